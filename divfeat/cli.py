@@ -1,0 +1,190 @@
+"""The command line of a study: flags to configuration, configuration to a study, outcome to an exit code.
+
+Imports nothing heavy before the arguments are known, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from divfeat.errors import DivfeatError
+
+if TYPE_CHECKING:
+    from divfeat.config import ExecutionConfig, StudyConfig
+
+OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL = 0, 1, 2, 3, 4, 70
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `studies/tau_search.py`."""
+    flags = argparse.ArgumentParser(
+        prog="tau_search.py",
+        description="Search cone thresholds tau+ of HingeCE, confirm the best against its baselines on fresh seeds, and "
+        "print a verdict. The same line resumes; a larger --trials extends; a finished study prints its verdict again.",
+        epilog="Exit codes: 0 done, 1 bad configuration or data, 2 usage, 3 too many failed trials, 4 time budget reached "
+        "(results valid), 70 internal error, 75 terminated and resumable, 130 interrupted and saved.",
+        allow_abbrev=False,
+    )
+    flags.add_argument(
+        "--preset",
+        default="digits",
+        metavar="NAME",
+        help="settings to start from; default digits (see docs/presets.md)",
+    )
+    flags.add_argument("--config", metavar="FILE", help="YAML laid over the preset")
+    flags.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="one setting over both; repeatable"
+    )
+    flags.add_argument("--name", metavar="NAME", help="of the study; default the preset and the hash of its settings")
+    flags.add_argument(
+        "--trials", type=_positive_int, metavar="N", help="proposals of the search; default the preset's"
+    )
+    flags.add_argument(
+        "--max-concurrent", type=_positive_int, metavar="N", help="trials at a time; default as many as fit"
+    )
+    flags.add_argument(
+        "--workers-per-trial", type=_positive_int, metavar="N", help="processes of one training; default 1"
+    )
+    flags.add_argument(
+        "--gpus-per-worker", type=_not_negative, metavar="X", help="GPUs (or a share of one) of a worker; default 0"
+    )
+    flags.add_argument("--address", metavar="auto", help="join a running Ray cluster; default starts Ray here")
+    flags.add_argument("--storage-path", metavar="PATH", help="folder of all studies; default runs")
+    flags.add_argument("--tracking-uri", metavar="URI", help="MLflow server; default sqlite in the study's folder")
+    flags.add_argument("--seed", type=_natural, metavar="N", help="of the whole study; default 0")
+    flags.add_argument("--time-budget", type=_positive, metavar="S", help="seconds, then stop and save; default none")
+    flags.add_argument(
+        "--smoke-test", action="store_true", help="the whole path in about a minute: few trials, epochs, seeds"
+    )
+    flags.add_argument(
+        "--dry-run", action="store_true", help="print what would run, how long and what it can detect; run nothing"
+    )
+    flags.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML; run nothing")
+    return flags
+
+
+#: What `--smoke-test` lays over the preset, below the user's own flags.
+SMOKE: dict[str, Any] = {
+    "train": {"epochs": 2, "warmup_epochs": 0},
+    "protocol": {
+        "learning_rates": [],
+        "weight_decays": [],
+        "select_top": 1,
+        "select_seeds": 2,
+        "grid_points": 0,
+        "confirm_seeds": 2,
+    },
+    "execution": {"trials": 3},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a study.
+
+    Returns:
+        The exit code.
+    """
+    flags = parser().parse_args(arguments)
+    try:
+        study, execution, about = configure(flags)
+        if flags.print_config:
+            return _print_config(study, execution)
+        from divfeat.search.command import run_study
+
+        return run_study(study, execution, about, dry_run=flags.dry_run, command=_command(arguments))
+    except DivfeatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_CONFIG
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        print(
+            "internal error: please report the lines above; what finished is saved, the same line resumes",
+            file=sys.stderr,
+        )
+        return INTERNAL
+
+
+def configure(flags: argparse.Namespace) -> tuple[StudyConfig, ExecutionConfig, str]:
+    """Preset, file, flags and assignments as configurations; later ones win.
+
+    Raises:
+        ConfigError: anything unknown or invalid.
+    """
+    from divfeat.config import load_file, make_configs, merge, parse_assignments
+
+    direct: dict[str, Any] = {} if flags.seed is None else {"seed": flags.seed}
+    names = (
+        "name",
+        "trials",
+        "max_concurrent",
+        "workers_per_trial",
+        "gpus_per_worker",
+        "address",
+        "storage_path",
+        "tracking_uri",
+        "time_budget",
+    )
+    execution = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if execution:
+        direct["execution"] = execution
+    file: Mapping[str, Any] = load_file(flags.config) if flags.config else {}
+    if flags.smoke_test:
+        file = merge(SMOKE, file)
+    return make_configs(flags.preset, file, merge(parse_assignments(flags.set), direct))
+
+
+def _print_config(study: StudyConfig, execution: ExecutionConfig) -> int:
+    import yaml
+
+    print(f"# identity {study.identity}")
+    print(yaml.safe_dump(study.to_dict() | {"execution": execution.to_dict()}, sort_keys=False), end="")
+    return OK
+
+
+def _command(arguments: Sequence[str] | None) -> str:
+    """The line that resumes this study."""
+    import shlex
+
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return shlex.join(
+        [
+            "python",
+            os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).suffix == ".py" else "studies/tau_search.py",
+            *words,
+        ]
+    )
+
+
+def _positive_int(text: str) -> int:
+    return int(_number(text, lambda value: value >= 1 and value == int(value), "a whole number of at least 1"))
+
+
+def _natural(text: str) -> int:
+    return int(_number(text, lambda value: value >= 0 and value == int(value), "a whole number of at least 0"))
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, lambda value: value >= 0, "a number of at least 0")
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda value: value > 0, "a number above 0")
+
+
+def _number(text: str, allowed: Any, wanted: str) -> float:
+    try:
+        value = float(json.loads(text))
+    except (ValueError, TypeError):
+        value = float("nan")
+    if value != value or not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value

@@ -1,0 +1,1 @@
+"""Ray: placing experiments on workers, sharing data between them, spanning one experiment over several."""

@@ -1,0 +1,164 @@
+"""What runs inside a trial: one experiment, its events and its record on disk, and word to Tune.
+
+A trial's own faults (NaN, memory, errors in code) end in a record with the status `failed` and a normal return, so that
+Tune retries only what infrastructure broke.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from divfeat import record
+from divfeat.config import ExperimentConfig
+from divfeat.data.prepare import PreparedData
+from divfeat.errors import DivfeatError, NonFiniteError
+from divfeat.experiment import run, stage_key
+from divfeat.files import append_line, read_json, read_lines, write_json
+
+Report = Callable[[dict[str, Any]], None]
+
+#: Seconds between two words to the driver while training goes on; rungs and the end are always told.
+REPORT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """Everything a trial needs, as JSON types.
+
+    Attributes:
+        key: Of the experiment.
+        experiment: `ExperimentConfig` as a mapping.
+        folder: Where record, events and files go, on storage that driver and workers share.
+        stages: Where checkpoints go.
+        rungs: Finished epochs at which the objectives are measured.
+        keep: Whether weights and features stay on disk.
+        workers: Processes the training spans.
+        cpus: Cores of each.
+        gpus: GPUs of each.
+    """
+
+    key: str
+    experiment: dict[str, Any]
+    folder: str
+    stages: str
+    rungs: tuple[int, ...] = ()
+    keep: bool = False
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def to_json(self) -> str:
+        """One string, since Tune takes nested mappings apart."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialSpec:
+        """The inverse of `to_json`."""
+        return cls(**json.loads(text))
+
+
+def run_spec(
+    spec: TrialSpec, data: PreparedData, report: Report, *, rank: int = 0, every_epochs: int | None = None
+) -> None:
+    """Run the experiment of `spec`, writing events as they come and the record at the end.
+
+    Args:
+        spec: What to run.
+        data: Images, shared between trials.
+        report: Tells the driver; gets `{"key", "events"}` and, at the end, `{"key", "done": True}`.
+        rank: Of this process; only rank 0 writes.
+        every_epochs: Report after every so many epochs on all ranks alike; None reports by the clock (one process).
+
+    Raises:
+        Exception: only what infrastructure broke.
+    """
+    torch.set_num_threads(max(1, int(spec.cpus)))
+    config = ExperimentConfig.model_validate(spec.experiment)
+    folder, stages = Path(spec.folder), Path(spec.stages)
+    if read_json(folder / "record.json") is not None:  # finished before a crash of the driver
+        report({"key": spec.key, "events": [], "done": True})
+        return
+    relay = _Relay(spec, report, rank, every_epochs)
+    try:
+        result = run(config, data, relay, stages=stages, rungs=spec.rungs)
+    except BaseException as error:
+        kind = fault_of(error)
+        if kind is None:
+            raise
+        history = [row for row in read_lines(folder / "events.jsonl") if "epoch" in row]
+        if rank == 0 or kind == "nan":
+            text = str(error) if isinstance(error, DivfeatError) else traceback.format_exc(limit=-6)
+            _write(folder, spec.key, record.ended("failed", config, text, kind, history))
+            shutil.rmtree(stages / stage_key(config), ignore_errors=True)
+        if every_epochs is not None:
+            raise  # other ranks wait in a collective; the record says it was the trial's own fault
+    else:
+        if rank == 0:
+            record.save_arrays(folder, result, weights=spec.keep, features=spec.keep and config.role == "confirm")
+            result.provenance["versions"] = dict(result.provenance["versions"])
+            _write(folder, spec.key, record.completed(config, result))
+            shutil.rmtree(stages / stage_key(config), ignore_errors=True)
+    relay.flush(done=True)
+
+
+def fault_of(error: BaseException) -> str | None:
+    """Whose fault an exception in a trial is: `nan`, `memory`, `config`, `error` are the trial's own; None is not."""
+    if isinstance(error, NonFiniteError):
+        return "nan"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return "memory"
+    if isinstance(error, DivfeatError):
+        return "config"
+    if isinstance(error, (KeyboardInterrupt, SystemExit, OSError, ConnectionError)) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+        return None
+    return "error"
+
+
+def _write(folder: Path, key: str, content: dict[str, Any]) -> None:
+    write_json(folder / "record.json", {"format": 1, "key": key, **content})
+
+
+class _Relay:
+    """Passes epochs on: to the event log at once, to the driver now and then."""
+
+    def __init__(self, spec: TrialSpec, report: Report, rank: int, every_epochs: int | None) -> None:
+        self.spec, self.report, self.rank, self.every_epochs = spec, report, rank, every_epochs
+        self.log = Path(spec.folder) / "events.jsonl"
+        self.waiting: list[dict[str, Any]] = []
+        self.last = time.monotonic()
+
+    def __call__(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        event = dict(metrics)
+        if self.rank == 0:
+            append_line(self.log, event)
+        self.waiting.append(event)
+        finished = epoch + 1
+        if self.every_epochs is not None:
+            due = finished % self.every_epochs == 0 or finished in self.spec.rungs
+        else:
+            due = finished in self.spec.rungs or time.monotonic() - self.last >= REPORT_SECONDS
+        if due:
+            self.flush()
+
+    def flush(self, done: bool = False) -> None:
+        """Tell the driver what it does not know yet."""
+        self.report({"key": self.spec.key, "events": self.waiting} | ({"done": True} if done else {}))
+        self.waiting, self.last = [], time.monotonic()
+
+
+def quiet_worker() -> None:
+    """Settings every worker process shares: one place for thread counts and telemetry."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,0 +1,425 @@
+"""Typed, validated configurations: what decides a result (identity, hashed) apart from how it is run (execution).
+
+Unknown keys are errors, every error names key, value and remedy, and a configuration is frozen once made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from divfeat.errors import ConfigError
+
+Release = Literal["paper", "theorem", "gate"]
+Level = Literal["coarse", "fine"]
+
+#: name -> (metric on validation, metric on test, what it is). All are better when higher.
+OBJECTIVES: dict[str, tuple[str, str, str]] = {
+    "fine_probe": ("probe/fine_top1", "test/fine_top1", "linear probe on fine labels, after the projector"),
+    "accuracy": ("val/accuracy", "test/accuracy", "accuracy of the classifier on its own labels"),
+    "balanced": ("val/accuracy_balanced", "test/accuracy_balanced", "mean of the classes' accuracies"),
+    "minor": ("val/accuracy_minor", "test/accuracy_minor", "mean accuracy of the minor classes"),
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return self.model_dump(mode="json")
+
+
+class DataConfig(_Frozen):
+    """Which images, which labels, which split (design: validation never comes from the test set)."""
+
+    source: str = Field(description="digits, torchvision:NAME, parquet:PATH or folder:PATH")
+    train_level: Level = Field("fine", description="labels the network is trained on")
+    probe_level: Level = Field("fine", description="labels the linear probe predicts")
+    image_size: int | None = Field(None, ge=8, description="pixels; needed where images differ in size")
+    download: bool = Field(False, description="let torchvision download the set")
+    train_size: int | None = Field(None, ge=1, description="train on a stratified subset of this many images")
+    imbalance: float | None = Field(None, ge=1, description="long tail: largest over smallest class count")
+    n_max: int | None = Field(None, ge=1, description="long tail: images of the largest class; default all")
+    boundary: int = Field(50, ge=0, description="a class with at most this many training images is minor")
+    val_per_class: int | None = Field(None, ge=1, description="validation images of each fine class")
+    val_fraction: float | None = Field(None, gt=0, lt=1, description="or this share of the training images")
+    seed: int = Field(0, ge=0, description="of subset, tail and split")
+
+    @model_validator(mode="after")
+    def _one_validation_rule(self) -> DataConfig:
+        if (self.val_per_class is None) == (self.val_fraction is None):
+            raise ValueError("give exactly one of val_per_class and val_fraction")
+        if self.imbalance is not None and self.train_size is not None:
+            raise ValueError("imbalance and train_size exclude each other; use n_max to make a long tail smaller")
+        if self.imbalance is None and self.n_max is not None:
+            raise ValueError("n_max belongs to a long tail; set imbalance too, or use train_size")
+        return self
+
+
+class ModelConfig(_Frozen):
+    """The network."""
+
+    backbone: str = Field(description="name of a backbone, e.g. resnet32")
+    projector_dim: int | None = Field(
+        None, ge=1, description="features after the projector; default the backbone's width"
+    )
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict, description="passed to the backbone")
+
+
+class ThresholdSpec(_Frozen):
+    """A family and its angles in radians."""
+
+    family: str = "none"
+    angles: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> ThresholdSpec:
+        from divfeat.thresholds import check_parameters, family_named
+
+        check_parameters(family_named(self.family), self.angles)
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """As `divfeat.thresholds.resolve` takes it."""
+        return {"family": self.family, **self.angles}
+
+
+class MethodConfig(_Frozen):
+    """A method by name with its own settings."""
+
+    name: str = "hinge_ce"
+    thresholds: ThresholdSpec = ThresholdSpec()
+    release: Release = "paper"
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="default: the method's own")
+
+
+class TrainConfig(_Frozen):
+    """SGD with Nesterov momentum; one epoch policy: the last epoch counts, never the best."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(128, ge=2, description="images over all workers")
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = Field((0.5, 0.75), description="step schedule: shares of the epochs")
+    step_factor: float = Field(0.1, gt=0, le=1)
+    warmup_epochs: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    augment: Literal["none", "flip", "crop_flip"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} must be shorter than epochs={self.epochs}")
+        if any(not 0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones={list(self.milestones)} must be increasing shares of the epochs in (0, 1)")
+        return self
+
+
+class ProbeConfig(_Frozen):
+    """The linear probe."""
+
+    search: Literal["coarse_to_fine", "grid"] = "coarse_to_fine"
+    strengths: tuple[float, ...] | None = Field(None, description="weight decays; default the 45-point protocol grid")
+    strengths_before: tuple[float, ...] | None = Field(None, description="before the projector; default `strengths`")
+    solver: Literal["lbfgs", "sgd"] = "lbfgs"
+    standardize: bool = False
+
+
+class ExperimentConfig(_Frozen):
+    """One training and its scores; its hash is the key of its record.
+
+    `role` says what it may see: `search` trains on the training part and is scored on validation; `confirm` trains on the
+    whole published training set, selects nothing, and is the only role that reads the test set.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    train: TrainConfig
+    probe: ProbeConfig = ProbeConfig()
+    seed: int = Field(0, ge=0)
+    role: Literal["search", "confirm"] = "search"
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits: two experiments with the same key are the same experiment."""
+        return digest(self.to_dict())
+
+
+class AshaConfig(_Frozen):
+    """Asynchronous successive halving; rungs measure the objective itself."""
+
+    first_rung: int = Field(4, ge=1, description="epochs")
+    reduction: int = Field(3, ge=2)
+
+
+class SearchConfig(_Frozen):
+    """What is searched, and how."""
+
+    family: str = "global"
+    releases: tuple[Release, ...] = ("gate", "paper", "theorem")
+    objectives: tuple[str, ...] = ("fine_probe",)
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = "tpe"
+    low: float = 0.0
+    high: float = Field(17 / 36 * math.pi, description="radians")
+    asha: AshaConfig | None = None
+
+    @field_validator("family")
+    @classmethod
+    def _family(cls, value: str) -> str:
+        from divfeat.thresholds import family_named
+
+        return family_named(value).name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchConfig:
+        from divfeat.thresholds import family_named
+
+        family_named(self.family).space(self.low, self.high)
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise ConfigError(unknown("objective", name, OBJECTIVES))
+        if not 1 <= len(set(self.objectives)) == len(self.objectives) <= 2:
+            raise ValueError(f"objectives={list(self.objectives)}: give one, or two different ones")
+        if not self.releases or len(set(self.releases)) != len(self.releases):
+            raise ValueError(f"releases={list(self.releases)}: give at least one, none twice")
+        if self.asha and len(self.objectives) > 1:
+            raise ValueError("asha compares trials by one number; it cannot stop trials of two objectives. Drop one")
+        if self.sampler == "cmaes" and len(self.objectives) > 1:
+            raise ValueError("sampler 'cmaes' handles one objective; use nsga2, tpe, gp, qmc or random for two")
+        return self
+
+
+class ProtocolConfig(_Frozen):
+    """Fixed before the search (design 5); every number here is part of the study's identity."""
+
+    baselines: tuple[str, ...] = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
+    learning_rates: tuple[float, ...] = Field((), description="tried with CE before the search; empty keeps train.lr")
+    weight_decays: tuple[float, ...] = Field(
+        (), description="tried with CE before the search; empty keeps the preset's"
+    )
+    select_top: int = Field(3, ge=1, description="proposals tried again")
+    select_seeds: int = Field(3, ge=2, description="further seeds, on validation")
+    grid_points: int = Field(8, ge=0, description="angles of the as-good-as-the-best grid; 0 leaves it out")
+    confirm_seeds: int = Field(5, ge=2, description="new seeds on test")
+    margin: float = Field(0.5, gt=0, description="points that count as equivalent")
+    alpha: float = Field(0.05, gt=0, lt=1)
+
+
+class StudyConfig(_Frozen):
+    """Identity of a study: everything that decides its results, apart from how many trials it has got so far."""
+
+    preset: str = "digits"
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    probe: ProbeConfig = ProbeConfig()
+    search: SearchConfig = SearchConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    seed: int = Field(0, ge=0)
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits over every field but the preset's name."""
+        return digest({name: value for name, value in self.to_dict().items() if name != "preset"})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        if self.search.asha and self.search.asha.first_rung >= self.train.epochs:
+            raise ValueError(
+                f"search.asha.first_rung={self.search.asha.first_rung} must be below train.epochs={self.train.epochs}"
+            )
+        if 0 < self.protocol.grid_points < 8:
+            raise ValueError(
+                f"protocol.grid_points={self.protocol.grid_points}: the as-good rule needs at least 8, or 0"
+            )
+        return self
+
+
+class ExecutionConfig(_Frozen):
+    """How a study is run; none of it changes a result."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    trials: int = Field(20, ge=1, description="proposals of the search")
+    max_concurrent: int | None = Field(None, ge=1, description="trials at a time; default what the machine holds")
+    workers_per_trial: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    address: str | None = None
+    storage_path: str = "runs"
+    tracking_uri: str | None = None
+    time_budget: float | None = Field(None, gt=0, description="seconds")
+    max_failed_share: float = Field(0.5, gt=0, le=1, description="of a phase's runs before the study gives up")
+
+
+# --- hashing ----------------------------------------------------------------------------------------------------------
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- presets, files, --set --------------------------------------------------------------------------------------------
+
+
+def preset_names() -> list[str]:
+    """Presets shipped with the package."""
+    folder = resources.files("divfeat") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The mapping of a preset: study fields, `execution`, and `about` (text).
+
+    Raises:
+        ConfigError: unknown name; the message lists the known ones.
+    """
+    if name not in preset_names():
+        raise ConfigError(unknown("preset", name, preset_names()))
+    text = (resources.files("divfeat") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """A YAML or JSON file of settings laid over the preset.
+
+    Raises:
+        ConfigError: missing, unreadable, or not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not valid YAML: {error}") from error
+    if not isinstance(loaded, Mapping):
+        raise ConfigError(f"--config {path}: expected a mapping of settings, found {type(loaded).__name__}")
+    return dict(loaded)
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``a.b=value`` strings as a nested mapping; values are read as YAML (numbers, lists, null, text).
+
+    Raises:
+        ConfigError: no equals sign, or a value that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for text in assignments:
+        path, sign, value = text.partition("=")
+        if not sign or not path:
+            raise ConfigError(f"--set {text!r}: expected KEY=VALUE, e.g. --set train.epochs=40")
+        try:
+            parsed = yaml.safe_load(value) if value else None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
+        if isinstance(parsed, str):  # YAML 1.1 reads 1e-4 as text
+            try:
+                parsed = float(parsed)
+            except ValueError:
+                pass
+        keys = path.split(".")
+        result = merge(result, {keys[0]: _nest(keys[1:], parsed)})
+    return result
+
+
+def _nest(keys: list[str], value: Any) -> Any:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mapping by mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def make_configs(
+    preset: str, file: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[StudyConfig, ExecutionConfig, str]:
+    """Study and execution from a preset, a file over it, and assignments over both.
+
+    Returns:
+        (study, execution, the preset's `about` text).
+
+    Raises:
+        ConfigError: anything unknown or invalid, all problems in one message.
+    """
+    settings = merge(load_preset(preset), merge(file or {}, overrides or {}))
+    about = str(settings.pop("about", ""))
+    execution = settings.pop("execution", {})
+    settings["preset"] = preset
+    return build(StudyConfig, settings), build(ExecutionConfig, execution, prefix="execution."), about
+
+
+def build(model: type[Any], settings: Any, prefix: str = "") -> Any:
+    """Validate `settings` as `model`.
+
+    Raises:
+        ConfigError: one line a problem, each with key, value and what is expected.
+    """
+    try:
+        return model.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(model, problem, prefix) for problem in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], problem: Any, prefix: str) -> str:
+    location = [str(part) for part in problem["loc"]]
+    where = prefix + ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return unknown("setting", where, _keys_at(model, location[:-1]), prefix=where.rpartition(".")[0])
+    if problem["type"] == "missing":
+        return f"setting {where} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" or not location:
+        return f"{where}: {message}" if where else message
+    value = repr(problem.get("input"))
+    return f"setting {where}={value[:80]}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Field names of the nested model at `location`."""
+    current: Any = model
+    for part in location:
+        fields = getattr(current, "model_fields", {})
+        if part not in fields:
+            return []
+        annotation = fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(getattr(current, "model_fields", {}))
+
+
+def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Message for a name that is not among `known`, with the closest one."""
+    known = list(known)
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+    hint = f" Did you mean {(prefix + '.' if prefix else '') + close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}"

@@ -1,0 +1,139 @@
+"""Batches: the one seam between data and the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from divfeat.data.keyed import keyed_bits, stream_key
+from divfeat.errors import ConfigError, DataError
+
+
+class Batch(NamedTuple):
+    """One rank's share of a global batch.
+
+    Attributes:
+        images: uint8 [B, C, H, W] on the training device.
+        labels: int64 [B], same device.
+        index: int64 [B], same device: the images' row numbers in the whole array, which key their augmentation.
+        global_size: images in the global batch, over all ranks. With summed losses divided by ``global_size`` (times
+            ``world`` where gradients are averaged over ranks) every image weighs the same whatever the world size.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
+    global_size: int
+
+
+class BatchStream(Protocol):
+    """What the loop needs. Its whole state is (epoch, step): nothing else is saved or restored."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the same on every rank."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from ``start_step`` on."""
+
+
+class Batches:
+    """Batches of images in memory.
+
+    The order of epoch e depends on (seed, e) alone. It is cut into ceil(N / batch_size) pieces whose sizes differ by at
+    most one, so no image is dropped and no batch is tiny; each piece is cut over the ranks in the same way. So every
+    world size sees the same global batches, and a resume at (epoch, step) continues as if nothing had happened.
+
+    Args:
+        images: uint8 [N, C, H, W]. A numpy array (which may be read-only shared memory) is read in place; a tensor is
+            indexed where it lies, so pass one on the GPU to keep the set resident there.
+        labels: int64 [N].
+        batch_size: largest global batch (over all ranks), in images.
+        seed: of the order.
+        rank: this worker, in [0, world).
+        world: number of workers.
+        device: where the batches go.
+        shuffle: False keeps the order of ``rows`` in every epoch (evaluation).
+        rows: int64 [M] rows to use, without copying the images of a split; None uses all.
+
+    Raises:
+        ConfigError: a batch size, rank or world size out of range, or batches too small for the number of ranks.
+        DataError: images and labels of different lengths, no row, or a row out of range.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | Tensor,
+        labels: np.ndarray | Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        shuffle: bool = True,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        if len(images) != len(labels):
+            raise DataError(f"{len(images)} images but {len(labels)} labels: they must be as many")
+        rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if rows.ndim != 1 or not rows.size:
+            raise DataError(f"batches need at least one row of images, got rows of shape {list(rows.shape)}")
+        if rows.min() < 0 or rows.max() >= len(images):
+            raise DataError(f"a row lies outside [0, {len(images)}): rows run from {rows.min()} to {rows.max()}")
+        if batch_size < 1 or world < 1 or not 0 <= rank < world:
+            raise ConfigError(
+                f"batch_size={batch_size}, rank={rank}, world={world}: needs batch_size >= 1 and 0 <= rank < world"
+            )
+        self.steps_per_epoch = -(-len(rows) // batch_size)
+        if len(rows) // self.steps_per_epoch < world:
+            raise ConfigError(
+                f"batch_size={batch_size} cuts {len(rows)} images into batches of {len(rows) // self.steps_per_epoch}, "
+                f"too few for {world} workers: raise the batch size or use fewer workers per trial"
+            )
+        self._images = images
+        self._labels = torch.as_tensor(np.array(labels)) if isinstance(labels, np.ndarray) else labels.cpu()
+        self._rows = torch.from_numpy(rows.copy())
+        self._seed, self._rank, self._world, self._shuffle = seed, rank, world, shuffle
+        self._device = torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def order(self, epoch: int) -> Tensor:
+        """Rows int64 [N] in the order in which epoch ``epoch`` visits them, over all ranks."""
+        if not self._shuffle:
+            return self._rows
+        bits = keyed_bits(stream_key(self._seed, "order", epoch), torch.arange(len(self._rows)))
+        return self._rows[torch.argsort(bits, stable=True)]
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This rank's batches of epoch ``epoch`` (from 0), from ``start_step`` on (``steps_per_epoch`` yields none).
+
+        Raises:
+            ConfigError: a negative epoch, or a step outside [0, steps_per_epoch].
+        """
+        if epoch < 0 or not 0 <= start_step <= self.steps_per_epoch:
+            raise ConfigError(f"epoch {epoch}, step {start_step}: this stream has steps 0 to {self.steps_per_epoch}")
+        return self._run(epoch, start_step)
+
+    def _run(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        order = self.order(epoch)
+        for whole in order.tensor_split(self.steps_per_epoch)[start_step:]:
+            index = whole.tensor_split(self._world)[self._rank]
+            labels, on_device = self._to_device(self._labels[index]), self._to_device(index)
+            if isinstance(self._images, np.ndarray):
+                images = self._to_device(torch.from_numpy(self._images[index.numpy()]))
+            else:
+                images = self._images[index.to(self._images.device)].to(self._device)
+            yield Batch(images, labels, on_device, len(whole))
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """Pinned, so that the copy runs beside the GPU's work instead of waiting for it."""
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)

@@ -1,0 +1,67 @@
+"""Where images come from. A source is one file here and one line in :data:`SOURCES`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from divfeat.data.images import ImageSet
+from divfeat.data.sources import digits, folder, parquet, torchvision_sets
+from divfeat.data.sources.request import Request, SplitName
+from divfeat.errors import DataError
+
+__all__ = ["SOURCES", "Request", "SplitName", "load_source"]
+
+SOURCES: dict[str, Callable[[Request], ImageSet]] = {
+    "digits": digits.load,
+    "torchvision": torchvision_sets.load,
+    "parquet": parquet.load,
+    "folder": folder.load,
+}
+
+
+def load_source(
+    spec: str,
+    *,
+    split: SplitName,
+    root: Path | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    image_column: str | None = None,
+    fine_column: str | None = None,
+    coarse_column: str | None = None,
+) -> ImageSet:
+    """Load one split of a data set. Loading ``train`` never reads a test image or a test label.
+
+    Args:
+        spec: ``digits``, ``torchvision:NAME``, ``parquet:PATH`` or ``folder:PATH``; see docs/add-a-dataset.md.
+        split: ``train`` or ``test``.
+        root: folder of local data sets; None takes the environment variable DIVFEAT_DATA.
+        download: let torchvision fetch what is missing (the other sources are local).
+        image_size: side in pixels to bring the images to; None keeps them, if they share one size.
+        image_column, fine_column, coarse_column: Parquet columns, where the usual names do not fit.
+
+    Raises:
+        DataError: an unknown source, missing or unreadable data; the message names the place and the remedy.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in SOURCES:
+        close = difflib.get_close_matches(name, SOURCES, n=1)
+        raise DataError(
+            f"unknown data source {name!r} in {spec!r}{f', did you mean {close[0]!r}?' if close else ''} Known: "
+            f"{', '.join(SOURCES)} (as in 'digits', 'torchvision:CIFAR100', 'parquet:cifar10', 'folder:birds')"
+        )
+    if split not in get_args(SplitName):
+        raise DataError(f"unknown split {split!r} of {spec!r}: use one of {', '.join(get_args(SplitName))}")
+    columns = {"image_column": image_column, "fine_column": fine_column, "coarse_column": coarse_column}
+    given = [f"{key}={value!r}" for key, value in columns.items() if value is not None]
+    if given and name != "parquet":
+        raise DataError(
+            f"{', '.join(given)} has no meaning for {spec!r}: only parquet sources have columns; leave it out"
+        )
+    if root is None and os.environ.get("DIVFEAT_DATA"):
+        root = Path(os.environ["DIVFEAT_DATA"])
+    return SOURCES[name](Request(spec, argument, split, root, download, image_size, **columns))

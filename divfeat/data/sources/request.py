@@ -1,0 +1,55 @@
+"""What a source is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from divfeat.errors import DataError
+
+SplitName = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of :func:`divfeat.data.load_source`, with the spec taken apart.
+
+    Attributes:
+        spec: as given, for messages.
+        argument: what follows the colon: a name or a path.
+        split: ``train`` or ``test``.
+        root: folder of local data sets, if one is known.
+        download: whether missing data may be fetched.
+        image_size: side in pixels, or None.
+        image_column: Parquet column of the images, or None for the usual names.
+        fine_column: Parquet column of the fine labels, likewise.
+        coarse_column: Parquet column of the coarse labels, likewise.
+    """
+
+    spec: str
+    argument: str
+    split: SplitName
+    root: Path | None = None
+    download: bool = False
+    image_size: int | None = None
+    image_column: str | None = None
+    fine_column: str | None = None
+    coarse_column: str | None = None
+
+    def candidates(self) -> list[Path]:
+        """Places where the path of the spec may lie: as it is (from the working directory), then under the root.
+
+        Raises:
+            DataError: the spec holds no path.
+        """
+        if not self.argument:
+            raise DataError(f"{self.spec!r} names no path: write it after a colon, as in 'parquet:cifar10'")
+        path = Path(self.argument).expanduser()
+        return [path] if path.is_absolute() or self.root is None else [path, self.root / path]
+
+    def missing(self, what: str) -> DataError:
+        """The error for a path that is in none of the candidate places."""
+        places = " nor ".join(str(path.absolute()) for path in self.candidates())
+        hint = "" if self.root is not None else ", or set DIVFEAT_DATA to the folder that holds your data sets"
+        return DataError(f"{self.spec!r}: there is no {what} at {places}: correct the path{hint}")

@@ -1,0 +1,410 @@
+"""One experiment end to end: data, pretraining, features, probe, metrics. SPMD and without Ray.
+
+`run` is what a trial calls in its own process and what Ray Train calls on every rank: ranks share training and feature
+extraction, rank 0 fits the probes and measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from divfeat.config import ExperimentConfig, digest
+from divfeat.data.batches import Batches
+from divfeat.data.prepare import PreparedData, prepare
+from divfeat.errors import ConfigError
+from divfeat.features import FeatureSet, extract
+from divfeat.methods import BuiltMethod, build_method, method_named
+from divfeat.metrics.accuracy import accuracy_by_class
+from divfeat.metrics.calibration import expected_calibration_error
+from divfeat.metrics.cones import axis_cosines
+from divfeat.metrics.summary import collapse_summary
+from divfeat.models import FeatureExtractor, build_extractor
+from divfeat.pretrain import Learner, train
+from divfeat.probe import ProbeResult, linear_probe
+from divfeat.provenance import commit, device_name, versions
+from divfeat.seeding import stream_seed
+from divfeat.thresholds import ThresholdContext
+
+#: Training accuracy from which on training is in its terminal phase (Papyan et al. 2020 take 100 %).
+TERMINAL_ACCURACY = 0.999
+#: Images of the fixed training subset on which collapse is followed during training.
+_FOLLOWED_IMAGES = 1000
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass
+class ExperimentResult:
+    """What one experiment found.
+
+    Attributes:
+        metrics: Flat names to numbers, used unchanged by Optuna, MLflow and the report; accuracies are shares in [0, 1].
+        history: One mapping an epoch (`epoch`, `time` in unix milliseconds, metrics).
+        per_class: One row a trained class.
+        provenance: Key, hashes, parameter count, feature dimension, seeds, epoch policy, commit, versions, device.
+        features: `train` and `val` or `test`.
+        correct: bool [N] of the scored images: `fine_probe`, and `accuracy` of the classifier; and int64 `fine`, `label`.
+        extractor: The trained network, on its device, in evaluation mode.
+        axes: [D, K] class axes.
+        notes: Sentences a reader of the numbers must know.
+    """
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    per_class: list[dict[str, Any]]
+    provenance: dict[str, Any]
+    features: dict[str, FeatureSet]
+    correct: dict[str, np.ndarray]
+    extractor: FeatureExtractor
+    axes: Tensor
+    notes: list[str] = field(default_factory=list)
+
+
+def stage_key(config: ExperimentConfig) -> str:
+    """Hash of what decides the pretraining alone: experiments that differ in their probe share the checkpoint."""
+    return digest(config.model_copy(update={"probe": type(config.probe)()}).to_dict())
+
+
+def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltMethod]:
+    """Network and method, initialised from streams of `config.seed` that do not depend on each other.
+
+    Raises:
+        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit.
+    """
+    mean, std = data.train.channel_stats()
+    extractor = build_extractor(
+        config.model.backbone,
+        image_shape=data.train.image_shape,
+        projector=method_named(config.method.name).projector,
+        projector_dim=config.model.projector_dim if method_named(config.method.name).projector else None,
+        mean=mean,
+        std=std,
+        seed=stream_seed(config.seed, "weights"),
+        **config.model.options,  # type: ignore[arg-type]
+    )
+    context = ThresholdContext(torch.as_tensor(data.class_counts), boundary=config.data.boundary)
+    method = build_method(config.method, extractor.feature_dim, context, seed=stream_seed(config.seed, "frame"))
+    return Learner(extractor, method.head), method
+
+
+def run(
+    config: ExperimentConfig,
+    data: PreparedData | None = None,
+    on_epoch: OnEpoch | None = None,
+    *,
+    stages: Path | None = None,
+    device: str | torch.device | None = None,
+    rungs: Sequence[int] = (),
+    root: Path | None = None,
+) -> ExperimentResult:
+    """Train, extract, probe, measure.
+
+    Args:
+        config: What to run.
+        data: Prepared images of `config.role`; None loads them.
+        on_epoch: Called on every rank after each epoch (0-based) with that epoch's metrics.
+        stages: Folder for checkpoints; training resumes from there. None keeps none.
+        device: Default the first GPU, else the CPU.
+        rungs: Numbers of finished epochs after which the objectives themselves are measured on validation.
+        root: Folder of local data sets.
+
+    Returns:
+        ExperimentResult, complete on rank 0; other ranks hold metrics of the training only.
+
+    Raises:
+        ConfigError, DataError: settings or data that cannot work.
+        NonFiniteError: training diverged.
+    """
+    started = time.time()
+    data = data or prepare(config.data, config.role, root=root)
+    if data.role != config.role or data.config != config.data:
+        raise ConfigError(f"data were prepared for {data.role!r} of another configuration than this {config.role!r}")
+    if config.role == "confirm" and config.probe.strengths is None and config.probe.solver == "lbfgs":
+        raise ConfigError("a confirmation selects nothing: give probe.strengths=[x] as frozen on validation")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    rank = dist.get_rank() if world > 1 else 0
+    learner, method = build(config, data)
+    learner.to(device)
+    batches = Batches(
+        data.train.images,
+        data.train_labels,
+        batch_size=config.train.batch_size,
+        seed=stream_seed(config.seed, "order"),
+        rank=rank,
+        world=world,
+        device=device,
+    )
+    observer = _Observer(config, data, method, on_epoch, set(rungs), rank)
+    trained = train(
+        learner,
+        method.objective,
+        batches,
+        config.train,
+        seed=stream_seed(config.seed, "augment"),
+        tau_plus=method.tau_plus,
+        axes=None if method.frame is None else method.frame.to(device),
+        checkpoint=stages / stage_key(config) / "checkpoint.pt" if stages else None,
+        on_epoch=observer,
+    )
+    learner.eval()
+    features = {
+        "train": extract(learner, data.train, channels_last=config.train.channels_last),
+        data.evaluation_name: extract(learner, data.evaluation, channels_last=config.train.channels_last),
+    }
+    axes = learner.head.axes.detach()
+    provenance = {
+        "key": config.key,
+        "split_hash": data.split_hash,
+        "train_hash": data.train.content_hash,
+        "evaluation_hash": data.evaluation.content_hash,
+        "train_images": len(data.train),
+        "evaluation_images": len(data.evaluation),
+        "parameter_count": learner.extractor.parameter_count,
+        "feature_dim": learner.extractor.feature_dim,
+        "seed": config.seed,
+        "role": config.role,
+        "epoch_policy": "last",
+        "workers": world,
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "training_seconds": round(trained.seconds, 3),
+        "images_per_second": round(trained.images / trained.seconds, 1) if trained.seconds else None,
+    }
+    result = ExperimentResult({}, trained.history, [], provenance, features, {}, learner.extractor, axes)
+    if data.note:
+        result.notes.append(data.note)
+    if rank == 0:
+        _measure(result, config, data, method)
+        provenance["terminal_phase"] = result.metrics["train/accuracy_eval"] >= TERMINAL_ACCURACY
+    result.metrics.update({name: value for name, value in trained.history[-1].items() if name.startswith("train/")})
+    provenance["seconds"] = round(time.time() - started, 3)
+    return result
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def _measure(result: ExperimentResult, config: ExperimentConfig, data: PreparedData, method: BuiltMethod) -> None:
+    """Fill metrics, per-class rows and correctness from the features."""
+    name = data.evaluation_name
+    train_set, scored = result.features["train"], result.features[name]
+    level = config.data.train_level
+    train_labels, labels = train_set.labels(level), scored.labels(level)
+    tau = method.tau_plus.to(train_set.after.device)
+    metrics = result.metrics
+    metrics["train/accuracy_eval"] = float((train_set.logits.argmax(-1) == train_labels).double().mean())
+    frame = None if method.frame is None else method.frame.to(train_set.after.device)
+    metrics.update(collapse_summary(train_set.after, train_labels, result.axes if frame is None else frame, tau))
+
+    predictions = scored.logits.argmax(-1)
+    classifier = classifier_scores(predictions, labels, data, config.data.boundary)
+    metrics.update({f"{name}/{key}": value for key, value in classifier.items()})
+    metrics[f"{name}/calibration_error"] = float(expected_calibration_error(scored.logits.softmax(-1), labels))
+    result.correct["label"] = labels.cpu().numpy()
+    result.correct["fine"] = scored.fine.cpu().numpy()
+    result.correct["accuracy"] = (predictions == labels).cpu().numpy()
+
+    probe = _probe(config, train_set, scored, "after")
+    before = _probe(config, train_set, scored, "before") if scored.before is not scored.after else probe
+    prefix = "probe" if name == "val" else "test"
+    target = scored.labels(config.data.probe_level)
+    for suffix, fitted, tap in (("", probe, "after"), ("_before", before, "before")):
+        metrics[f"{prefix}/fine_top1{suffix}"] = fitted.top1
+        metrics[f"{prefix}/fine_mean_class{suffix}"] = fitted.mean_class
+        metrics[f"probe/strength{suffix}"] = fitted.strength
+        metrics[f"{prefix}/unseen_top1{suffix}"] = unseen_probe(
+            getattr(scored, tap), target, fitted.strength, config.seed
+        )
+        if fitted.at_grid_end:
+            result.notes.append(
+                f"the probe's best strength ({tap} the projector) lies at the {fitted.at_grid_end} end of its grid"
+            )
+    result.correct["fine_probe"] = probe.correct
+    result.per_class = _per_class_rows(data, method, train_set, train_labels, predictions, labels, result.axes)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A probe with its scores on the scored images."""
+
+    strength: float
+    top1: float
+    mean_class: float
+    correct: np.ndarray
+    at_grid_end: str | None
+
+
+def _probe(config: ExperimentConfig, train_set: FeatureSet, scored: FeatureSet, tap: str) -> _Fitted:
+    """Probe on one tap. In a search the strength is chosen and scored on validation; in a confirmation it is given."""
+    level = config.data.probe_level
+    fit = (getattr(train_set, tap), train_set.labels(level))
+    score = (getattr(scored, tap), scored.labels(level))
+    settings = config.probe
+    strengths = settings.strengths_before if tap == "before" and settings.strengths_before else settings.strengths
+    frozen = config.role == "confirm"
+    found: ProbeResult = linear_probe(
+        fit,
+        None if frozen else score,
+        score if frozen else None,
+        strengths=strengths,
+        search=settings.search,
+        solver=settings.solver,
+        standardize=settings.standardize,
+    )
+    reached = found.test if frozen else found.val
+    assert reached is not None
+    correct = (reached.predictions == score[1]).cpu().numpy()
+    return _Fitted(found.strength, reached.top1, reached.per_class, correct, found.at_grid_end)
+
+
+def unseen_probe(features: Tensor, labels: Tensor, strength: float, seed: int) -> float:
+    """Top-1 of a probe fitted on images the backbone never saw: each half of the scored images predicted from the other.
+
+    Halves are drawn class by class; the strength is taken as given.
+    """
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stream_seed(seed, "unseen")))
+    by_class = shuffled[torch.argsort(labels.cpu()[shuffled], stable=True)].to(labels.device)
+    halves = (by_class[0::2], by_class[1::2])
+    classes = int(labels.max()) + 1
+    hits = 0.0
+    for fit, score in (halves, halves[::-1]):
+        found = linear_probe(
+            (features[fit], labels[fit]),
+            None,
+            (features[score], labels[score]),
+            strengths=[strength],
+            num_classes=classes,
+        )
+        assert found.test is not None
+        hits += found.test.top1 * len(score)
+    return hits / len(labels)
+
+
+def classifier_scores(predictions: Tensor, labels: Tensor, data: PreparedData, boundary: int) -> dict[str, float]:
+    """Accuracy, balanced accuracy, and the mean accuracy of major and minor classes where both exist."""
+    counts = torch.as_tensor(data.class_counts)
+    by_class = accuracy_by_class(predictions, labels, len(counts)).cpu()
+    present = ~torch.isnan(by_class)
+    scores = {
+        "accuracy": float((predictions == labels).double().mean()),
+        "accuracy_balanced": float(by_class[present].mean()),
+    }
+    minor = counts <= boundary
+    if 0 < int(minor.sum()) < len(counts):
+        scores["accuracy_minor"] = float(by_class[minor & present].mean())
+        scores["accuracy_major"] = float(by_class[~minor & present].mean())
+    return scores
+
+
+def _per_class_rows(
+    data: PreparedData,
+    method: BuiltMethod,
+    train_set: FeatureSet,
+    train_labels: Tensor,
+    predictions: Tensor,
+    labels: Tensor,
+    axes: Tensor,
+) -> list[dict[str, Any]]:
+    classes = len(data.class_counts)
+    by_class = accuracy_by_class(predictions, labels, classes).tolist()
+    positive, _ = axis_cosines(train_set.after, train_labels, axes)
+    norms = train_set.after.norm(dim=-1)
+    sizes = torch.bincount(train_labels, minlength=classes).clamp(min=1).double()
+    mean_cosine = (
+        torch.zeros(classes, dtype=torch.float64, device=norms.device).index_add_(0, train_labels, positive.double())
+        / sizes
+    ).tolist()
+    mean_norm = (
+        torch.zeros(classes, dtype=torch.float64, device=norms.device).index_add_(0, train_labels, norms.double())
+        / sizes
+    ).tolist()
+    return [
+        {
+            "class": k,
+            "name": data.class_names[k],
+            "train_images": int(data.class_counts[k]),
+            "tau_plus": float(method.tau_plus[k]),
+            "accuracy": by_class[k],
+            "positive_cosine": mean_cosine[k],
+            "feature_norm": mean_norm[k],
+        }
+        for k in range(classes)
+    ]
+
+
+# --- during training ----------------------------------------------------------------------------------------------------
+
+
+class _Observer:
+    """Adds collapse at log-spaced epochs and objectives at rungs to an epoch's metrics, then tells the caller."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: PreparedData,
+        method: BuiltMethod,
+        on_epoch: OnEpoch | None,
+        rungs: set[int],
+        rank: int,
+    ) -> None:
+        self.config, self.data, self.method = config, data, method
+        self.on_epoch, self.rungs, self.rank = on_epoch, rungs, rank
+        epochs = config.train.epochs
+        self.followed = {2**power for power in range(epochs.bit_length()) if 2**power < epochs} | {epochs}
+        chosen = np.random.default_rng(stream_seed(0, "followed")).permutation(len(data.train))[:_FOLLOWED_IMAGES]
+        self.subset = data.train.subset(np.sort(chosen))
+        self.warm: Any = None
+
+    def __call__(self, epoch: int, metrics: Mapping[str, float], learner: Learner) -> None:
+        assert isinstance(metrics, dict)
+        finished = epoch + 1
+        channels_last = self.config.train.channels_last
+        if finished in self.followed:
+            seen = extract(learner, self.subset, channels_last=channels_last)
+            if self.rank == 0:
+                axes = (
+                    learner.head.axes.detach() if self.method.frame is None else self.method.frame.to(seen.after.device)
+                )
+                labels = seen.labels(self.config.data.train_level)
+                found = collapse_summary(seen.after, labels, axes, self.method.tau_plus.to(seen.after.device))
+                metrics.update({f"followed/{name}": value for name, value in found.items()})
+        if finished in self.rungs and finished < self.config.train.epochs:
+            metrics.update(self._objectives(learner))
+        metrics["epoch"] = epoch
+        metrics["time"] = int(time.time() * 1000)
+        if self.on_epoch is not None:
+            self.on_epoch(epoch, metrics)
+
+    def _objectives(self, learner: Learner) -> dict[str, float]:
+        """The objectives on validation as they stand now; the probe starts from the last rung's."""
+        config, data = self.config, self.data
+        scored = extract(learner, data.evaluation, channels_last=config.train.channels_last)
+        fitted = extract(learner, data.train, channels_last=config.train.channels_last)
+        if self.rank != 0:
+            return {}
+        labels = scored.labels(config.data.train_level)
+        scores = classifier_scores(scored.logits.argmax(-1), labels, data, config.data.boundary)
+        level = config.data.probe_level
+        found = linear_probe(
+            (fitted.after, fitted.labels(level)),
+            (scored.after, scored.labels(level)),
+            strengths=config.probe.strengths,
+            search=config.probe.search,
+            standardize=config.probe.standardize,
+            warm_start=self.warm,
+        )
+        self.warm = found
+        assert found.val is not None
+        return {f"val/{name}": value for name, value in scores.items()} | {"probe/fine_top1": found.val.top1}

@@ -1,0 +1,69 @@
+"""Collapse, cones, accuracy and calibration: one-shot functions, and accumulators with update / merge / compute.
+
+Everything is float64 inside and takes features of any floating dtype on any device. Absent classes are left out and
+counted. One-shot functions raise `divfeat.errors.DataError` where a measure is undefined; accumulators and
+`collapse_summary` give NaN there.
+"""
+
+from divfeat.metrics.accuracy import (
+    Confusion,
+    ConfusionAccumulator,
+    accuracy,
+    accuracy_by_class,
+    accuracy_by_group,
+    balanced_accuracy,
+    confusion,
+)
+from divfeat.metrics.calibration import Calibration, CalibrationAccumulator, expected_calibration_error
+from divfeat.metrics.collapse import NC4Accumulator, NC4Result, cdnv, nc2, nc3, nc4
+from divfeat.metrics.cones import (
+    FIXED_DEGREES,
+    ConeAccumulator,
+    ConeStatistics,
+    axis_cosines,
+    clamped_share,
+    cone_occupancy,
+    cone_occupancy_at,
+    feature_norms,
+)
+from divfeat.metrics.rank import NumericalRankAccumulator, NumericalRankResult, numerical_rank
+from divfeat.metrics.statistics import ClassStatistics, ClassStatisticsAccumulator, class_statistics
+from divfeat.metrics.summary import collapse_summary
+from divfeat.metrics.variability import NC1Accumulator, NC1Result, nc1
+
+__all__ = [
+    "FIXED_DEGREES",
+    "Calibration",
+    "CalibrationAccumulator",
+    "ClassStatistics",
+    "ClassStatisticsAccumulator",
+    "ConeAccumulator",
+    "ConeStatistics",
+    "Confusion",
+    "ConfusionAccumulator",
+    "NC1Accumulator",
+    "NC1Result",
+    "NC4Accumulator",
+    "NC4Result",
+    "NumericalRankAccumulator",
+    "NumericalRankResult",
+    "accuracy",
+    "accuracy_by_class",
+    "accuracy_by_group",
+    "axis_cosines",
+    "balanced_accuracy",
+    "cdnv",
+    "clamped_share",
+    "class_statistics",
+    "collapse_summary",
+    "cone_occupancy",
+    "cone_occupancy_at",
+    "confusion",
+    "expected_calibration_error",
+    "feature_norms",
+    "nc1",
+    "nc2",
+    "nc3",
+    "nc4",
+    "numerical_rank",
+]

@@ -1,0 +1,20 @@
+"""Backbones by name, the FeatureExtractor around them, heads, and batch norm over ranks."""
+
+from divfeat.models.backbone import Backbone
+from divfeat.models.batchnorm import convert_batchnorm
+from divfeat.models.extractor import FeatureExtractor, Taps, build_extractor
+from divfeat.models.heads import FrameHead, Head, LinearHead, Outputs
+from divfeat.models.registry import BACKBONES
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "FeatureExtractor",
+    "FrameHead",
+    "Head",
+    "LinearHead",
+    "Outputs",
+    "Taps",
+    "build_extractor",
+    "convert_batchnorm",
+]

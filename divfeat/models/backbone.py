@@ -1,0 +1,51 @@
+"""What every backbone is: normalised images in, pooled features out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from divfeat.errors import ConfigError
+from divfeat.models.initialise import FanMode, initialise
+
+ImageShape = tuple[int, int, int]
+"""(channels, height, width)."""
+
+
+class Backbone(nn.Module):
+    """Base of the backbones: `forward` maps normalised images [B, C, H, W] to pooled features [B, out_dim].
+
+    A subclass takes `image_shape` first and its options by keyword, sets `out_dim`, and ends in a ReLU and a global
+    average, so its features are non-negative (which is why an ETF head needs the projector).
+
+    Attributes:
+        out_dim: Width of the pooled features.
+        fan: Which fan its He initialisation counts.
+        resolved: Options that were left to "auto" and what became of them, for the recorded config.
+    """
+
+    out_dim: int
+    fan: FanMode = "fan_in"
+    resolved: Mapping[str, object] = {}
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fills every parameter and buffer, drawing from `generator` alone."""
+        initialise(self, generator, self.fan)
+
+
+def global_average(maps: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C]."""
+    return maps.mean((2, 3))
+
+
+def positive_int(name: str, value: object) -> int:
+    """Returns `value` as an int.
+
+    Raises:
+        ConfigError: It is not a whole number of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} = {value!r}: must be a whole number of at least 1")
+    return value

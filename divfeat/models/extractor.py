@@ -1,0 +1,195 @@
+"""FeatureExtractor: images in, features before and after the projector out; rebuilt from a JSON-able config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from divfeat.errors import ConfigError, DataError
+from divfeat.models.backbone import Backbone, ImageShape, positive_int
+from divfeat.models.initialise import build_empty, initialise_linear, keyed_generator
+from divfeat.models.registry import create_backbone
+
+
+class Taps(NamedTuple):
+    """Where features can be read.
+
+    Attributes:
+        before: [B, F], the backbone's pooled output.
+        after: [B, D], the projector's output; the same tensor where there is no projector.
+    """
+
+    before: Tensor
+    after: Tensor
+
+
+class FeatureExtractor(nn.Module):
+    """Normalisation, backbone and, unless left out, a projector: one linear layer without activation.
+
+    The projector lets non-negative pooled features reach a simplex ETF (HingeCE, section 2.1). Build one with
+    `build_extractor`; `FeatureExtractor.from_config(extractor.config)` gives the same net for a state dict.
+
+    Attributes:
+        backbone: Normalised images to pooled features.
+        projector: Linear F -> D, or None.
+        mean, std: Buffers [C, 1, 1], for images in [0, 1].
+        config: JSON-able arguments of `build_extractor`, every option filled in.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        projector: nn.Linear | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        config: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+        self.backbone = backbone
+        self.projector = projector
+        self.config = dict(config)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FeatureExtractor:
+        """Rebuilds an extractor, with its initial weights, from its `config` or that after a trip through JSON.
+
+        Raises:
+            ConfigError: As `build_extractor`.
+        """
+        return build_extractor(**config)
+
+    @property
+    def backbone_dim(self) -> int:
+        """F, the width of `Taps.before`."""
+        return self.backbone.out_dim
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the width of `Taps.after`."""
+        return self.backbone_dim if self.projector is None else self.projector.out_features
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the backbone and the projector that training may change."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Scales uint8 to [0, 1], then subtracts the mean and divides by the standard deviation, per channel.
+
+        Args:
+            images: [B, C, H, W], uint8 in 0..255 or floating point in [0, 1].
+
+        Returns:
+            [B, C, H, W] in the extractor's dtype.
+
+        Raises:
+            DataError: Another dtype, or another number of dimensions or channels.
+        """
+        channels = self.mean.shape[0]
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise DataError(f"images of shape {tuple(images.shape)}: the extractor takes [B, {channels}, H, W]")
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        elif not images.is_floating_point():
+            raise DataError(f"images of {images.dtype}: give uint8 in 0..255 or floating point in [0, 1]")
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Taps:
+        """Extracts features.
+
+        Args:
+            images: [B, C, H, W], uint8 in 0..255 or floating point in [0, 1].
+
+        Returns:
+            Taps(before [B, F], after [B, D]).
+
+        Raises:
+            DataError: As `normalise`.
+        """
+        before = self.backbone(self.normalise(images))
+        return Taps(before, before if self.projector is None else self.projector(before))
+
+
+def build_extractor(
+    backbone: str,
+    *,
+    image_shape: ImageShape,
+    projector: bool = True,
+    projector_dim: int | None = None,
+    projector_bias: bool = True,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> FeatureExtractor:
+    """Builds an extractor on the CPU in float32.
+
+    Backbone and projector are drawn from generators keyed by (seed, component): the same seed gives the same backbone
+    with and without a projector, and the global random state neither matters nor changes.
+
+    Args:
+        backbone: A name in `BACKBONES`, or wrn<depth>_<k>.
+        image_shape: (channels, height, width).
+        projector: Whether a linear layer follows the backbone.
+        projector_dim: D; by default F, the backbone's width.
+        projector_bias: The paper does not say; True is what `torch.nn.Linear` does, and lets the projector move the
+            mean of the non-negative features to the origin, from which the cones' angles are measured.
+        mean: Per channel, for images in [0, 1]; by default 0.5.
+        std: Per channel; by default 0.5, which with that mean maps images to [-1, 1].
+        seed: Of the initial weights.
+        **options: Options of the backbone, such as width=2 or stem="small".
+
+    Raises:
+        ConfigError: Unknown backbone or option, or a value that does not fit.
+    """
+    shape = _checked_shape(image_shape)
+    mean = _per_channel("mean", mean, shape[0])
+    std = _per_channel("std", std, shape[0])
+    if min(std) <= 0:
+        raise ConfigError(f"std = {std}: must be positive in every channel (is a channel constant in the data?)")
+    if projector_dim is not None:
+        if not projector:
+            raise ConfigError(f"projector_dim = {projector_dim} without a projector: set projector=True or drop it")
+        positive_int("projector_dim", projector_dim)
+    net, options = create_backbone(backbone, shape, options)
+    net.initialise(keyed_generator(seed, "backbone"))
+    width = net.out_dim
+    linear: nn.Linear | None = None
+    if projector:
+        linear = build_empty(lambda: nn.Linear(width, projector_dim or width, bias=projector_bias))
+        initialise_linear(linear, keyed_generator(seed, "projector"))
+    config = {
+        "backbone": backbone,
+        "image_shape": list(shape),
+        "projector": projector,
+        "projector_dim": projector_dim,
+        "projector_bias": projector_bias,
+        "mean": mean,
+        "std": std,
+        "seed": seed,
+        **options,
+    }
+    return FeatureExtractor(net, linear, mean, std, config)
+
+
+def _checked_shape(image_shape: Sequence[int]) -> ImageShape:
+    if len(image_shape) != 3:
+        raise ConfigError(f"image_shape = {image_shape}: must be (channels, height, width)")
+    channels, height, width = (positive_int("a size in image_shape", size) for size in image_shape)
+    return channels, height, width
+
+
+def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> list[float]:
+    numbers = [0.5] * channels if values is None else [float(value) for value in values]
+    if len(numbers) != channels or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{name} = {numbers}: give one finite number for each of the {channels} channels")
+    return numbers

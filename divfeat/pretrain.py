@@ -1,0 +1,316 @@
+"""The training loop: plain PyTorch, alone or SPMD on every rank of a process group.
+
+The loop owns what needs the global batch: reduction, sample weights, gradient averaging. Everything random is keyed by
+(seed, epoch, image), so worker count and resume do not change it. The result for a given global batch does not depend on
+the number of ranks up to float rounding: batch-norm statistics go over a differentiable all-reduce (models.batchnorm) and
+the loss is divided by the global weight.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from divfeat.config import TrainConfig
+from divfeat.data.augment import Augment
+from divfeat.data.batches import Batches
+from divfeat.errors import DataError, NonFiniteError
+from divfeat.losses.objective import Objective, share_gated
+from divfeat.models.batchnorm import convert_batchnorm
+
+#: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
+_CHECK_EVERY_STEPS = 20
+
+EpochCallback = Callable[[int, Mapping[str, float], "Learner"], None]
+
+
+class Learner(nn.Module):
+    """Extractor and head as one module, so that one forward pass is what DDP and torch.compile see."""
+
+    def __init__(self, extractor: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.head = head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images [B, C, H, W] to (features [B, D], logits [B, K])."""
+        outputs = self.head(self.extractor(images))
+        return outputs.features, outputs.logits
+
+
+@dataclass
+class TrainResult:
+    """What training leaves behind.
+
+    Attributes:
+        history: One mapping an epoch, flat metric names.
+        seconds: Wall time of the epochs run in this process.
+        images: Training images passed in this process.
+        resumed_at: (epoch, step) where training went on, or None.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    images: int = 0
+    resumed_at: tuple[int, int] | None = None
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of optimizer step `step` (0-based): linear warmup, then cosine to zero, steps, or constant."""
+    total = config.epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule == "cosine":
+        progress = (step - warmup) / max(1, total - warmup)
+        return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if config.schedule == "step":
+        passed = sum(step >= share * total for share in config.milestones)
+        return config.lr * config.step_factor**passed
+    return config.lr
+
+
+def train(
+    learner: Learner,
+    objective: Objective,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    seed: int,
+    tau_plus: Tensor,
+    axes: Tensor | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    on_epoch: EpochCallback | None = None,
+    stop_after: tuple[int, int] | None = None,
+) -> TrainResult:
+    """Train `learner` for `config.epochs` epochs, or what is left of them after the checkpoint.
+
+    Args:
+        learner: On its device, in float32.
+        objective: On the same device.
+        batches: This rank's share of every global batch.
+        config: Optimizer, schedule, precision.
+        seed: Of the augmentation.
+        tau_plus: [K] radians, for the share of samples inside their cone.
+        axes: [D, K] class axes for the cosines of figure 3; None reads the head's learned weights.
+        checkpoint: File written by rank 0 at most every `checkpoint_seconds` and after the last epoch; read if present.
+        checkpoint_seconds: Seconds between two checkpoints; 0 writes after every epoch.
+        on_epoch: Called on every rank after each epoch with (epoch, metrics, learner).
+        stop_after: (epoch, step): write a checkpoint after that step and return (the preemption of a running epoch).
+
+    Returns:
+        TrainResult; history covers the epochs before the resume too.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite.
+        DataError: the checkpoint belongs to another configuration.
+    """
+    device = next(learner.parameters()).device
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    rank = dist.get_rank() if world > 1 else 0
+    if world > 1:
+        convert_batchnorm(learner)
+    if config.channels_last:
+        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        learner.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    state = _State(learner, optimizer, config, batches.steps_per_epoch)
+    result = TrainResult()
+    if checkpoint is not None and checkpoint.exists():
+        result.resumed_at = state.load(checkpoint)
+        result.history = list(state.history)
+    runner: nn.Module = learner
+    if world > 1:
+        ids = [device.index] if device.type == "cuda" else None
+        runner = nn.parallel.DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+    if config.compile:
+        runner = torch.compile(runner)  # type: ignore[assignment]
+    augment = Augment(config.augment, seed=seed)
+    objective.to(device)
+    tau_plus = tau_plus.to(device)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    started = last_save = time.monotonic()
+
+    while state.epoch < config.epochs:
+        epoch = state.epoch
+        learner.train()
+        sums = state.sums
+        for batch in batches.epoch(epoch, start_step=state.step):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    config, epoch * batches.steps_per_epoch + state.step, batches.steps_per_epoch
+                )
+            images = augment(batch.images, epoch, batch.index).contiguous(memory_format=memory_format)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+                features, logits = runner(images)
+            losses = objective(features, logits, batch.labels)
+            # DDP averages gradients over ranks; the loss is the mean over the global batch.
+            loss = losses.sum() * (world / batch.global_size)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
+            optimizer.step()
+            with torch.no_grad():
+                current = learner.head.axes if axes is None else axes
+                sums = _accumulate(sums, losses, features, logits, batch.labels, current, tau_plus, objective)
+            state.step += 1
+            result.images += len(batch.labels)
+            if device.type == "cpu" or state.step % _CHECK_EVERY_STEPS == 0:
+                _check_finite(losses, epoch, state.step)
+            if stop_after is not None and (epoch, state.step) == stop_after:
+                state.sums = sums
+                if checkpoint is not None and rank == 0:
+                    state.save(checkpoint)
+                return result
+        metrics = _epoch_metrics(_all_reduced(sums, world), epoch)
+        metrics["train/lr"] = optimizer.param_groups[0]["lr"]
+        state.finish_epoch(metrics)
+        result.history.append(metrics)
+        if on_epoch is not None:
+            on_epoch(epoch, metrics, learner)
+        now = time.monotonic()
+        due = now - last_save >= checkpoint_seconds or state.epoch == config.epochs
+        if checkpoint is not None and rank == 0 and due:
+            state.save(checkpoint)
+            last_save = now
+    result.seconds = time.monotonic() - started
+    return result
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+class _State:
+    """Everything a resumed run needs, and the only thing a checkpoint holds."""
+
+    def __init__(self, learner: Learner, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> None:
+        self.learner, self.optimizer = learner, optimizer
+        self.guard = {"train": config.model_dump(mode="json"), "steps_per_epoch": steps}
+        self.epoch = 0
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.history.append(metrics)
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a kill leaves the old checkpoint or the new one."""
+        payload = {
+            "guard": self.guard,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "sums": self.sums,
+            "rng": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            payload["rng_cuda"] = torch.cuda.get_rng_state()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        torch.save(payload, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> tuple[int, int]:
+        """Continue from `path`: returns (epoch, step)."""
+        device = next(self.learner.parameters()).device
+        payload: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if payload["guard"] != self.guard:
+            raise DataError(
+                f"checkpoint {path} was written by another training configuration; remove it to start afresh"
+            )
+        self.learner.load_state_dict(payload["learner"])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        self.epoch, self.step = payload["epoch"], payload["step"]
+        self.history, self.sums = payload["history"], payload["sums"]
+        torch.set_rng_state(payload["rng"].cpu())
+        if torch.cuda.is_available() and "rng_cuda" in payload:
+            torch.cuda.set_rng_state(payload["rng_cuda"].cpu())
+        return self.epoch, self.step
+
+
+# --- cheap statistics of the training batches ---------------------------------------------------------------------------
+
+
+def _accumulate(
+    sums: dict[str, Tensor],
+    losses: Tensor,
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    axes: Tensor,
+    tau_plus: Tensor,
+    objective: Objective,
+) -> dict[str, Tensor]:
+    """Add this batch's sums, on the device: no value is read back before the epoch ends."""
+    features = features.detach().float()
+    # Not metrics.axis_cosines, whose checks and float64 belong to a measurement, not to a step.
+    axes = torch.nn.functional.normalize(axes.detach().float(), dim=0)
+    cosines = torch.nn.functional.normalize(features, dim=-1) @ axes
+    positive = cosines.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    negative = (cosines.sum(-1) - positive) / (cosines.shape[-1] - 1)
+    count = torch.ones_like(losses, dtype=torch.float64).sum()
+    batch = {
+        "count": count,
+        "loss": losses.detach().double().sum(),
+        "accuracy": (logits.detach().argmax(-1) == labels).double().sum(),
+        "positive_cosine": positive.double().sum(),
+        "negative_cosine": negative.double().sum(),
+        "inside": ((tau_plus[labels] > 0) & (positive > torch.cos(tau_plus[labels]))).double().sum(),
+        "gated": share_gated(objective, features, labels).double() * count,
+        "norm": features.norm(dim=-1).double().sum(),
+    }
+    return {name: value + sums[name] if name in sums else value for name, value in batch.items()}
+
+
+def _all_reduced(sums: dict[str, Tensor], world: int) -> dict[str, Tensor]:
+    if world == 1:
+        return sums
+    packed = torch.stack(list(sums.values()))
+    dist.all_reduce(packed)
+    return dict(zip(sums, packed.unbind(), strict=True))
+
+
+def _epoch_metrics(sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
+    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+    count = values.pop("count")
+    if not math.isfinite(values["loss"]):
+        raise NonFiniteError(f"training loss became {values['loss']} in epoch {epoch}")
+    names = {
+        "loss": "train/loss",
+        "accuracy": "train/accuracy",
+        "positive_cosine": "train/positive_cosine",
+        "negative_cosine": "train/negative_cosine",
+        "inside": "train/inside_cone",
+        "gated": "train/gated",
+        "norm": "train/feature_norm",
+    }
+    return {names[name]: value / count for name, value in values.items()}
+
+
+def _check_finite(losses: Tensor, epoch: int, step: int) -> None:
+    if not torch.isfinite(losses).all():
+        raise NonFiniteError(
+            f"training loss became NaN or infinite in epoch {epoch}, step {step}; a lower train.lr, train.clip_norm or "
+            "(release 'theorem') a smaller angle helps"
+        )

@@ -1,0 +1,109 @@
+"""The probe's objective in coordinates where it is well conditioned; the objective itself is untouched.
+
+    F(W, b) = sum_i [logsumexp(z_i) - z_i[y_i]] + (strength / 2) ||W||^2,    z_i = x_i W + b,    bias unpenalised
+
+Two exact changes of variables. Centring, x -> x - mean with b -> b + mean W, uncouples bias and weight in the Hessian.
+Rotating onto the eigenvectors of X^T X makes its Gram matrix diagonal, so that the curvature bound
+(1/2) (I - 11^T/K) (x) X^T X + strength I (Boehning 1992) has a diagonal inverse root: one eigendecomposition serves all
+strengths. With more features than samples, the rotation keeps the span of the centred samples: the optimum lies in it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Problem:
+    """Value, gradient and preconditioner of F at a packed point: Tensor[R + 1, K], the last row the (centred) bias.
+
+    Args:
+        features: Tensor[N, D], float32 or float64, finite.
+        labels: int64 Tensor[N], every class in 0..K-1 present.
+        num_classes: K, at least 2.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
+        size, dim = features.shape
+        self.num_classes = num_classes
+        self.mean = features.mean(0)
+        centred = features - self.mean
+        span = None
+        if dim > size:
+            span, triangle = torch.linalg.qr(centred.T)  # centred = triangle^T span^T, exactly
+            centred = triangle.T
+        spectrum, rotation = torch.linalg.eigh(centred.T @ centred)
+        self.basis = rotation if span is None else span @ rotation  # [D, R], orthonormal columns
+        self.spectrum = torch.cat([spectrum.clamp_min(0), spectrum.new_tensor([size])])  # of X^T X, then of the bias
+        self.design = torch.cat([centred @ rotation, features.new_ones(size, 1)], 1)
+        self.flat = torch.arange(size, device=labels.device) * num_classes + labels
+        self.counts = torch.bincount(labels, minlength=num_classes).to(features)
+        self._shift = self.basis.T @ self.mean
+        self._shift_norm = 1 + self.mean.square().sum()
+        # Sums over samples run in float64 so that float32 features still give a usable line search.
+        self.sum_dtype = torch.float32 if features.device.type == "mps" else torch.float64
+        # The null model sets the unit of the gradient; rounding (constant features: all of it) must not.
+        rounding = torch.finfo(features.dtype).eps * size**0.5 * features.norm()
+        self._unit = features.new_ones(())
+        null_gradient = self._evaluate(self.null(), 0.0)
+        self._unit = torch.maximum(null_gradient[2], rounding) / null_gradient[3]
+
+    def null(self) -> Tensor:
+        """The minimiser among all models with W = 0: the bias is the log prior."""
+        packed = torch.zeros(self.design.shape[1], self.num_classes, dtype=self.design.dtype, device=self.design.device)
+        log_prior = (self.counts / self.counts.sum()).log()
+        packed[-1] = log_prior - log_prior.mean()
+        return packed
+
+    def evaluate(self, packed: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Objective, its gradient [R + 1, K], and the relative gradient of the ORIGINAL problem: 0-d tensors.
+
+        Relative: ||dF/d(W, b)|| over ||P - Y||_F, in units of the same ratio at the null model. Dividing by the
+        residual P - Y keeps the criterion meaningful on separable data, where F, residual and gradient vanish together.
+        """
+        objective, gradient, norm, residual_norm = self._evaluate(packed, strength)
+        return objective, gradient, norm / (residual_norm.clamp_min(torch.finfo(norm.dtype).tiny) * self._unit)
+
+    def _evaluate(self, packed: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits = self.design @ packed
+        top, own = logits.amax(1), logits.take(self.flat)
+        residual = torch.softmax(logits, 1)
+        log_top = residual.amax(1).log()
+        # 1 - p_y as the sum of the others: exact where p_y rounds to 1, the usual case at weak regularisation.
+        residual.view(-1)[self.flat] = 0
+        rest = residual.sum(1)
+        residual.view(-1)[self.flat] = -rest
+        losses = torch.where(rest < 0.5, -torch.log1p(-rest.clamp_max(0.5)), top - own - log_top)
+        gradient = self.design.T @ residual
+        gradient[:-1].add_(packed[:-1], alpha=strength)
+        penalty = 0.5 * strength * packed[:-1].square().sum(dtype=self.sum_dtype)
+        weight, bias = gradient[:-1], gradient[-1]
+        # dF/dW at fixed original bias is weight + mean (x) bias: expand its norm in the rotated basis.
+        cross = (self._shift @ weight) @ bias
+        square = weight.square().sum() + 2 * cross + self._shift_norm * bias.square().sum()
+        return losses.sum(dtype=self.sum_dtype) + penalty, gradient, square.clamp_min(0).sqrt(), residual.norm()
+
+    def preconditioner(self, packed: Tensor, strength: float) -> Tensor:
+        """Diagonal D [R + 1, K] such that the variable packed / D sees a curvature near one.
+
+        The bound's constant 1/2 is replaced by the class's mean curvature p_k (1 - p_k) at `packed`: under the bound,
+        and measured to need a third fewer evaluations. Only speed depends on it.
+        """
+        probabilities = torch.softmax(self.design @ packed, 1)
+        curvature = (probabilities - probabilities.square()).mean(0).clamp_min(torch.finfo(packed.dtype).eps)
+        bound = curvature * self.spectrum[:, None]
+        bound[:-1] += strength
+        return bound.rsqrt()
+
+    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [D, K] and bias [K] in the coordinates of the features given."""
+        weight = self.basis @ packed[:-1]
+        return weight, packed[-1] - self.mean @ weight
+
+    def pack(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The inverse of `unpack`.
+
+        A component of the weight outside the span of the centred samples acts on all of them alike: it goes to the
+        bias, without its penalty.
+        """
+        return torch.cat([self.basis.T @ weight, (bias + self.mean @ weight)[None]])

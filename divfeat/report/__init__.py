@@ -1,0 +1,1 @@
+"""Figures, tables and the report: reads the ledger, never MLflow."""

@@ -1,0 +1,18 @@
+"""The figures of a report: each function takes plain arrays and a path, writes a PNG, and returns its caption."""
+
+from divfeat.report.figures.comparison import confirmation, gain_by_class
+from divfeat.report.figures.features import feature_projection, plane_coordinates
+from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_by_threshold, two_thresholds
+from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
+
+__all__ = [
+    "accuracy_by_threshold",
+    "confirmation",
+    "cosines_over_epochs",
+    "diversity_by_threshold",
+    "feature_projection",
+    "gain_by_class",
+    "optimisation_history",
+    "plane_coordinates",
+    "two_thresholds",
+]

@@ -1,0 +1,160 @@
+"""The look that all figures share: Agg canvas, colours, angle axes, text that a hostile name cannot break."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+#: Okabe and Ito (2008), told apart by every common form of colour blindness; yellow left out, too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
+INK, MUTED, SHADE = "#222222", "#6b6b6b", "#009E73"
+DOTS_PER_INCH = 150
+
+
+def plain(text: object, limit: int = 48) -> str:
+    """Text for a figure: one line, no control characters, no mathtext, not hidden from a legend, shortened."""
+    line = " ".join(str(text).split())
+    line = "".join(c for c in line if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+    if len(line) > limit:
+        line = line[: limit - 1].rstrip() + "…"
+    line = line.replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line  # matplotlib leaves labels with a leading "_" out
+
+
+def canvas(
+    rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 4.6, **grid: Any
+) -> tuple[Figure, Any]:
+    """A figure on its own Agg canvas (no pyplot, no global state) and its axes, [rows, columns]."""
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, color="#e6e6e6", linewidth=0.7)
+        ax.set_axisbelow(True)
+        ax.tick_params(labelsize=9, colors=INK)
+    return figure, axes
+
+
+def label(ax: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """Title (wrapped) and axis labels."""
+    if title:
+        columns = int(ax.get_window_extent().width / DOTS_PER_INCH * 13)
+        ax.set_title(textwrap.fill(title, max(columns, 24)), fontsize=11, loc="left", color=INK)
+    if x:
+        ax.set_xlabel(x, fontsize=10)
+    if y:
+        ax.set_ylabel(y, fontsize=10)
+
+
+def save(figure: Figure, path: str | Path, caption: str) -> str:
+    """Write the PNG with the caption in small print below, and return the caption."""
+    columns = int(figure.get_figwidth() * 17)
+    figure.supxlabel(textwrap.fill(caption, columns), x=0.01, ha="left", fontsize=8, color=MUTED)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
+    return caption.replace(r"\$", "$")
+
+
+def say_empty(ax: Axes, reason: str = "no finite value to show") -> None:
+    """Words in place of data."""
+    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=MUTED, fontsize=10, wrap=True)
+
+
+def legend(ax: Axes, handles: Sequence[Any] | None = None, *, columns: int = 1, **where: Any) -> None:
+    """A legend where there is something to name; by default right of the axes, so that it never covers data."""
+    if handles is None:
+        handles = [h for h, text in zip(*ax.get_legend_handles_labels(), strict=True) if text]
+    if handles:
+        where = where or {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+        ax.legend(
+            handles, [str(h.get_label()) for h in handles], fontsize=8.5, frameon=False, ncols=columns,
+            borderaxespad=0.0, **where,
+        )  # fmt: skip
+
+
+def seeds_text(counts: Iterable[int]) -> str:
+    """ "5 seeds", or "3 to 5 seeds" where the numbers differ."""
+    found = sorted(set(counts)) or [0]
+    low, high = found[0], found[-1]
+    return f"{high} seed{'s' * (high != 1)}" if low == high else f"{low} to {high} seeds"
+
+
+def by_seed(values: ArrayLike, length: int) -> Floats:
+    """[G] or [G, S] -> [G, S] floats; a wrong length is an error of the caller."""
+    table = np.asarray(values, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or len(table) != length:
+        raise ValueError(f"values of shape {table.shape} for {length} points: give [points] or [points, seeds]")
+    return table
+
+
+def mean_sd(table: Floats, axis: int = -1) -> tuple[Floats, Floats]:
+    """Mean and sd (0 for a single value) over the finite values; NaN where there is none."""
+    finite = np.isfinite(table)
+    count = finite.sum(axis=axis)
+    kept = np.where(finite, table, 0.0)
+    mean = np.where(count > 0, kept.sum(axis=axis) / np.maximum(count, 1), math.nan)
+    deviation = np.where(finite, table - np.expand_dims(mean, axis), 0.0)
+    return mean, np.sqrt((deviation**2).sum(axis=axis) / np.maximum(count - 1, 1))
+
+
+def baselines(ax: Axes, scores: Mapping[str, ArrayLike]) -> list[Line2D]:
+    """Horizontal line (mean) and band (one sd over seeds) for each baseline; returns the legend's handles."""
+    handles = []
+    for place, (name, values) in enumerate(scores.items()):
+        mean, sd = mean_sd(np.atleast_1d(np.asarray(values, dtype=np.float64)))
+        if not np.isfinite(mean):
+            continue
+        colour = COLOURS[1 + place % (len(COLOURS) - 1)]
+        dash = DASHES[place % len(DASHES)]
+        if sd > 0:
+            ax.axhspan(float(mean - sd), float(mean + sd), color=colour, alpha=0.10, linewidth=0)
+        handles.append(ax.axhline(float(mean), color=colour, linestyle=dash, linewidth=1.5, label=plain(name)))
+    return handles
+
+
+def fraction_of_pi(radians: float) -> str:
+    """An angle as a fraction of pi: 13π/36; to two digits where no denominator up to 36 fits."""
+    ratio = radians / math.pi
+    fraction = Fraction(ratio).limit_denominator(36)
+    if abs(float(fraction) - ratio) > 1e-6:
+        return f"{ratio:.2f}π"
+    top = {0: "0", 1: "π", -1: "−π"}.get(fraction.numerator, f"{fraction.numerator}π")
+    return top if fraction.denominator == 1 or fraction.numerator == 0 else f"{top}/{fraction.denominator}"
+
+
+def angle_axis(ax: Axes, degrees: Floats, name: str, *, axis: str = "x", fractions: bool = True) -> None:
+    """Ticks in degrees at round fractions of pi, and the fractions themselves on the opposite side."""
+    finite = degrees[np.isfinite(degrees)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 85.0)
+    pad = max(0.04 * (high - low), 1.0) if high > low else 6.0  # one angle still gets a round tick beside it
+    step = next((s for s in (5, 10, 15, 30, 45) if (high - low) / s <= 7), 60)
+    ticks = np.arange(math.ceil((low - pad) / step), math.floor((high + pad) / step) + 1) * step
+    ticks = ticks[ticks >= 0]
+    limits = (low - pad, high + pad)
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(*limits)
+    (ax.set_xticks if axis == "x" else ax.set_yticks)(ticks)
+    (ax.set_xlabel if axis == "x" else ax.set_ylabel)(f"{name} (degrees)", fontsize=10)
+    if fractions:
+        second = ax.secondary_xaxis("top") if axis == "x" else ax.secondary_yaxis("right")
+        places = [fraction_of_pi(math.radians(tick)) for tick in ticks]
+        (second.set_xticks if axis == "x" else second.set_yticks)(ticks, places)
+        (second.set_xlabel if axis == "x" else second.set_ylabel)("fraction of π", fontsize=8.5, color=MUTED)
+        second.tick_params(labelsize=8.5, colors=MUTED)
+        second.spines[:].set_color("#bbbbbb")

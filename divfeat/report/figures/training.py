@@ -1,0 +1,145 @@
+"""Figures over time: cosines over the epochs of a training, objective over the trials of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from divfeat.report.figures._canvas import (
+    COLOURS,
+    DASHES,
+    INK,
+    MUTED,
+    canvas,
+    label,
+    legend,
+    mean_sd,
+    plain,
+    save,
+    say_empty,
+    seeds_text,
+)
+
+RELEASES = {"paper": (COLOURS[0], "o"), "theorem": (COLOURS[1], "s"), "gate": (COLOURS[2], "^")}
+"""Colour and marker of each way of letting go of a sample."""
+
+
+def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: str | Path) -> str:
+    """Mean cosine of training features to their own axis and to the others, as figures 3a and 3b of the paper.
+
+    Args:
+        methods: name -> {"epoch": [E], "own": [S, E] or [E], "other": [S, E] or [E]}; several seeds give mean and band.
+        path: PNG to write.
+
+    Returns:
+        The caption, also printed on the figure.
+    """
+    figure, axes = canvas(1, 2, width=9.6, height=4.0)
+    seeds, shown = [], False
+    for place, (key, title) in enumerate((("own", "Cosine to the own axis"), ("other", "Cosine to the other axes"))):
+        ax = axes[0, place]
+        for number, (name, curves) in enumerate(methods.items()):
+            epochs = np.asarray(curves["epoch"], dtype=np.float64).reshape(-1)
+            table = np.atleast_2d(np.asarray(curves[key], dtype=np.float64))
+            mean, sd = mean_sd(table, axis=0)
+            if not np.isfinite(mean).any():
+                continue
+            shown = True
+            seeds.append(len(table))
+            colour = COLOURS[number % len(COLOURS)]
+            dash = "-" if number == 0 else DASHES[(number - 1) % len(DASHES)]
+            marker = "o" if len(epochs) < 2 else None
+            ax.plot(epochs, mean, color=colour, linestyle=dash, marker=marker, linewidth=1.8, label=plain(name))
+            ax.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.13, linewidth=0)
+        if not ax.lines:
+            say_empty(ax)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        label(ax, title, "epoch", "mean cosine (no unit)")
+        if place == 1:
+            legend(ax)
+    caption = "Training features" + (f"; mean and one standard deviation over {seeds_text(seeds)}." if shown else ".")
+    return save(figure, path, caption)
+
+
+def optimisation_history(
+    trials: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    metric: str = "validation accuracy",
+    unit: str = "%",
+) -> str:
+    """Objective by trial number with the best so far, coloured by the way of letting go of a sample.
+
+    Args:
+        trials: {"number": int, "value": float or None, "status": "completed" | "pruned" | "failed", "release": str};
+            a pruned trial is drawn hollow at its last value, a trial without a value as a tick on the lower edge.
+        path: PNG to write.
+        metric: what the objective is.
+        unit: of the metric.
+
+    Returns:
+        The caption, also printed on the figure.
+    """
+    figure, axes = canvas(width=8.6)
+    ax = axes[0, 0]
+    ordered = sorted(trials, key=lambda trial: trial["number"])
+    numbers = np.array([trial["number"] for trial in ordered], dtype=np.float64)
+    values = np.array([np.nan if t.get("value") is None else t["value"] for t in ordered], dtype=np.float64)
+    status = np.array([str(trial.get("status", "completed")) for trial in ordered])
+    release = np.array([str(trial.get("release") or "other") for trial in ordered])
+    # An infinite value is a failure however the trial ended.
+    with_value = np.isfinite(values)
+    done = (status == "completed") & with_value
+    failed = (status == "failed") | ((status != "pruned") & ~with_value)
+    pruned = (status == "pruned") & ~failed
+    for name in dict.fromkeys([*RELEASES, *release]):
+        colour, marker = RELEASES.get(name, (COLOURS[3], "D"))
+        mine = release == name
+        for some, face in ((mine & done, colour), (mine & pruned & with_value, "white")):
+            ax.scatter(numbers[some], values[some], s=34, marker=marker, facecolors=face, edgecolors=colour, zorder=3)
+    best = np.maximum.accumulate(values[done]) if done.any() else np.empty(0)
+    if best.size:
+        places = np.append(numbers[done], numbers.max())
+        ax.step(places, np.append(best, best[-1]), where="post", color=INK, linewidth=1.6, zorder=2)
+        _frame(ax, values[done])
+    else:
+        say_empty(ax, "no finished trial")
+    edge = ax.get_xaxis_transform()
+    for some, marker in ((pruned & ~with_value, "|"), (failed, "x")):
+        if not some.any():  # an empty line outside the clip would still claim room in the layout
+            continue
+        ax.plot(numbers[some], np.full(some.sum(), 0.02), marker, color=MUTED, markersize=7, transform=edge, zorder=3,
+                clip_on=False)  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, min_n_ticks=1))
+    label(ax, f"Search: {plain(metric)} of each trial", "trial number", f"{plain(metric)} ({plain(unit)})")
+    handles = [Line2D([], [], color=INK, linewidth=1.6, label="best so far")] if best.size else []
+    for name in dict.fromkeys(release):
+        colour, marker = RELEASES.get(name, (COLOURS[3], "D"))
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=plain(name)))
+    if (pruned & with_value).any():
+        handles.append(Line2D([], [], color=MUTED, marker="o", markerfacecolor="white", linestyle="", label="pruned"))
+    if (pruned & ~with_value).any():
+        handles.append(Line2D([], [], color=MUTED, marker="|", linestyle="", label="pruned, no value"))
+    if failed.any():
+        handles.append(Line2D([], [], color=MUTED, marker="x", linestyle="", label="failed"))
+    legend(ax, handles)
+    below = int((with_value & ~failed & (values < ax.get_ylim()[0])).sum()) if best.size else 0
+    caption = f"{int(done.sum())} finished, {int(pruned.sum())} pruned, {int(failed.sum())} failed; one seed a trial."
+    if below:
+        caption += f" {below} value{'s' * (below != 1)} below the axis not shown."
+    return save(figure, path, caption)
+
+
+def _frame(ax: Any, finished: np.ndarray) -> None:
+    """Start the axis at most three quartile ranges below the bulk: a few collapsed trials would flatten all others."""
+    middle, upper = np.quantile(finished, [0.25, 0.75])
+    top = float(finished.max())
+    low = max(float(finished.min()), float(middle - 3 * max(upper - middle, 0.02 * abs(top), 1e-6)))
+    pad = 0.08 * (top - low) or max(abs(top) * 0.02, 0.5)
+    ax.set_ylim(low - 1.5 * pad, top + pad)

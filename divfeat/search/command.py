@@ -1,0 +1,172 @@
+"""From a configuration to a printed verdict: what the command does once its flags are understood."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from divfeat.config import ExecutionConfig, StudyConfig
+from divfeat.errors import ConfigError
+from divfeat.experiment import build
+from divfeat.methods import build_method  # noqa: F401 - imported early so that a broken install fails before the study
+from divfeat.search import protocol
+from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
+from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
+from divfeat.search.ledger import Ledger
+from divfeat.search.progress import clock
+from divfeat.search.study import Study
+from divfeat.statistics import detectable_difference
+
+
+def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str) -> int:
+    """Run, resume or print a study.
+
+    Args:
+        study: Identity.
+        execution: How to run it.
+        about: Text of the preset.
+        dry_run: Print the plan only.
+        command: The line that resumes it, printed when it stops early.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        DivfeatError: bad configuration or data.
+    """
+    console = Console()
+    name = execution.name or f"{study.preset}-{study.identity[:8]}"
+    folder = _folder(execution.storage_path, name)
+    interrupt = Interrupt(execution.time_budget)
+    runner = Study(study, execution, folder, name, console=console, interrupt=interrupt)
+    if dry_run:
+        return _dry_run(runner, console)
+    interrupt.install()
+    console.print(f"study {name}: {' '.join(about.split())}", highlight=False)
+    console.print(f"folder {folder}; the same line resumes, Ctrl-C saves", highlight=False)
+    try:
+        runner.run()
+    except StoppedError as stopped:
+        console.print(
+            f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}", highlight=False
+        )
+        return EXIT_CODES[stopped.reason]
+    except TooManyFailuresError as failure:
+        console.print(
+            f"\nerror: {failure}\nThe records are in {folder / 'runs'}; mend the cause and repeat the line:\n  {command}",
+            highlight=False,
+        )
+        return 3
+    from divfeat.report.build import build_report
+
+    report = build_report(runner)
+    report.print(console)
+    return 0
+
+
+def _folder(storage: str, name: str) -> Path:
+    if "://" in storage:
+        raise ConfigError(f"--storage-path {storage}: only folders are supported so far; give a path")
+    return Path(storage).expanduser() / name
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+#: Seconds that Ray takes around one run: process, data, record.
+_WARM_UP_STEPS = 8
+
+
+def _dry_run(runner: Study, console: Console) -> int:
+    """Print runs, detectable difference, disk and time; train nothing but a few warm-up steps."""
+    study, execution = runner.config, runner.execution
+    data = runner.check()
+    plan = protocol.planned_runs(study, execution.trials)
+    seconds, parameters = _warm_up(runner, data)
+    concurrent = execution.max_concurrent or max(1, int((torch.get_num_threads() or 1) // execution.cpus_per_worker))
+    table = Table(title=f"plan of {runner.name}", title_justify="left")
+    for column, side in (("phase", "left"), ("runs", "right"), ("seeds", "left")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    seeds = {
+        "search": "1",
+        "calibrate": "1",
+        "confirm": f"{study.protocol.confirm_seeds} new ones, on test",
+    }
+    for phase, runs in plan.items():
+        table.add_row(phase, str(runs), seeds.get(phase, f"{study.protocol.select_seeds}, on validation"))
+    console.print(table)
+    runs = sum(plan.values())
+    protocol_config = study.protocol
+    console.print(
+        f"{runs} runs of {study.train.epochs} epochs on {len(data.train)} images, scored on {len(data.evaluation)}; "
+        f"{parameters:,} parameters",
+        highlight=False,
+    )
+    unit = detectable_difference(1.0, protocol_config.confirm_seeds, len(protocol_config.baselines))
+    floor = _measured_noise(runner.folder)
+    detail = f" = {unit * floor:.2f} points at the noise floor measured here ({floor:.2f})" if floor else ""
+    console.print(
+        f"{protocol_config.confirm_seeds} seeds against {len(protocol_config.baselines)} baselines detect a difference of "
+        f"{unit:.2f} standard deviations of a seed with probability 0.8{detail}",
+        highlight=False,
+    )
+    console.print(
+        f"about {clock(runs * seconds / concurrent)} with {concurrent} trials at a time, from a warm-up of {_WARM_UP_STEPS} steps "
+        f"({seconds:.1f} s a run, without the start of Ray)",
+        highlight=False,
+    )
+    per_run = 4 * parameters * (len(protocol_config.baselines) + 2) * protocol_config.confirm_seeds
+    features = (
+        2 * data.train.images.shape[0] * 512 * (len(protocol_config.baselines) + 1) * protocol_config.confirm_seeds
+    )
+    checkpoints = 8 * parameters * concurrent
+    console.print(
+        f"disk: about {(2 * per_run + 2 * features + checkpoints) / 2**20:.0f} MiB under {runner.folder}",
+        highlight=False,
+    )
+    return 0
+
+
+def _warm_up(runner: Study, data: Any) -> tuple[float, int]:
+    """Seconds of one run, extrapolated from a few steps and one probe; parameters of the network."""
+    from divfeat.config import MethodConfig
+    from divfeat.experiment import run
+
+    torch.set_num_threads(max(1, int(runner.execution.cpus_per_worker)))
+    config = experiment(runner.config, MethodConfig(name="ce_etf"), seed_of(runner.config, SEARCH_SEED))
+    learner, _ = build(config, data)
+    steps = -(-len(data.train) // config.train.batch_size)
+    images = min(len(data.train), _WARM_UP_STEPS * config.train.batch_size)
+    small = config.model_copy(
+        update={"train": config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "schedule": "constant"})}
+    )
+    part = type(data)(
+        data.config,
+        data.role,
+        data.train.subset(_every(len(data.train), images)),
+        data.evaluation,
+        data.class_counts,
+        data.split_hash,
+        data.note,
+    )
+    started = time.monotonic()
+    result = run(small, part)
+    rest = time.monotonic() - started - result.provenance["training_seconds"]
+    per_step = result.provenance["training_seconds"] / -(-images // config.train.batch_size)
+    return per_step * steps * config.train.epochs + rest, learner.extractor.parameter_count  # type: ignore[return-value]
+
+
+def _every(total: int, wanted: int) -> Any:
+    import numpy as np
+
+    return np.linspace(0, total - 1, wanted).astype(np.int64)
+
+
+def _measured_noise(folder: Path) -> float | None:
+    found: Mapping[str, Any] | None = Ledger(folder).phase("protocol")
+    return None if found is None else found["noise"]["sd"]

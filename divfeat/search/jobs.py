@@ -1,0 +1,114 @@
+"""Jobs: experiments to be placed, each known by the key of its configuration, so that phases share what they have in common."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec, unknown
+from divfeat.errors import ConfigError
+from divfeat.methods import METHODS, method_named
+from divfeat.thresholds import PAPER_ANGLE
+
+#: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
+SEARCH_SEED, SELECT_SEED, CONFIRM_SEED = 0, 1_000, 2_000
+_SEEDS_PER_STUDY = 10_000
+#: Between the paper's two ranges for minor classes, 7/36..1/4 pi (section 5) and 1/6..5/18 pi (figure 5).
+PAPER_MINOR = 2 / 9 * math.pi
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment to place.
+
+    Attributes:
+        experiment: What to run.
+        phase: Phase of the protocol that asked for it first.
+        name: What people call it, e.g. `ce_etf` or `gate 65.0 deg`.
+        number: Optuna's trial number for a proposal.
+        rungs: Finished epochs after which the objectives are measured.
+    """
+
+    experiment: ExperimentConfig
+    phase: str
+    name: str
+    number: int | None = None
+    rungs: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Key of the experiment."""
+        return self.experiment.key
+
+
+def seed_of(study: StudyConfig, stream: int, index: int = 0) -> int:
+    """Seed number `index` of a stream; no two studies with different seeds share one."""
+    return study.seed * _SEEDS_PER_STUDY + stream + index
+
+
+def experiment(
+    study: StudyConfig, method: MethodConfig, seed: int, role: str = "search", **changes: Any
+) -> ExperimentConfig:
+    """The experiment of `method` in this study.
+
+    Args:
+        study: Everything else.
+        method: Made canonical first, so that equal trainings have equal keys.
+        seed: Of weights, order and augmentation.
+        role: `search` or `confirm`.
+        changes: Replaced fields, e.g. `train` or `probe`.
+    """
+    fields: dict[str, Any] = {
+        "data": study.data,
+        "model": study.model,
+        "method": canonical(method),
+        "train": study.train,
+        "probe": study.probe,
+        "seed": seed,
+        "role": role,
+    }
+    return ExperimentConfig(**(fields | changes))
+
+
+def canonical(method: MethodConfig) -> MethodConfig:
+    """`method` by its plainest name: a hinge that clamps nothing is CE+ETF, bit for bit.
+
+    Not so for the release 'theorem', which clamps negatives even at tau+ = 0.
+    """
+    if not method_named(method.name).hinge:
+        return method.model_copy(update={"thresholds": ThresholdSpec(), "release": "paper"})
+    no_cone = all(angle == 0 for angle in method.thresholds.angles.values())
+    if no_cone and method.release != "theorem" and method.label_smoothing is None:
+        return MethodConfig(name="ce_etf")
+    return method
+
+
+def baseline(name: str, study: StudyConfig) -> MethodConfig:
+    """A baseline by name: a method without thresholds, or `hinge_fixed`, the paper's fixed thresholds as printed.
+
+    `hinge_fixed` is tau+ = 13/36 pi for every class (tables 1 and 3); on a long tail, the best threshold of figure 5 (2/9
+    pi, between both ranges the paper gives) on minor classes and none on major ones (section 4.2).
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name == "hinge_fixed":
+        if study.data.imbalance is not None and study.search.family == "major_minor":
+            thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
+        else:
+            thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
+        return MethodConfig(name="hinge_ce", thresholds=thresholds, release="paper")
+    known = [*[m for m in METHODS if m != "hinge_ce"], "hinge_fixed"]
+    if name not in known:
+        raise ConfigError(unknown("baseline", name, known))
+    return MethodConfig(name=name)
+
+
+def name_of(method: MethodConfig) -> str:
+    """What people call a method: `ce_etf`, `gate 65.0 deg`, `paper 0.0/40.0 deg`."""
+    method = canonical(method)
+    if not method_named(method.name).hinge:
+        return method.name
+    angles = "/".join(f"{math.degrees(angle):.1f}" for angle in method.thresholds.angles.values())
+    return f"{method.release} {angles} deg".replace("  ", " ")

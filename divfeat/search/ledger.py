@@ -1,0 +1,169 @@
+"""The ledger: the study's truth on disk. Optuna, MLflow and the report are projections of it.
+
+study.json               identity of the study
+execution.json           how it was last run
+proposals/<number>.json  what Optuna proposed
+runs/<key>/record.json   one finished experiment, written by the process that ran it, by atomic rename
+runs/<key>/events.jsonl  one line an epoch; the key of an event is its epoch, the last line of an epoch counts
+runs/<key>/start.json    what was launched: phase, name, seed
+phases/<name>.json       what each phase of the protocol decided
+test_reads.jsonl         every read of the test set
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from divfeat.config import StudyConfig
+from divfeat.errors import ConfigError
+from divfeat.files import append_line, read_json, read_lines, write_json
+
+FORMAT = 1
+
+
+class Ledger:
+    """Reads and writes the folder of one study.
+
+    Args:
+        folder: The study's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: Any = None
+
+    # --- the study -----------------------------------------------------------------------------------------------------
+
+    def open(self, study: StudyConfig) -> bool:
+        """Make the study's folder, or check that it holds this very study; lock it for this process.
+
+        Returns:
+            Whether the study existed.
+
+        Raises:
+            ConfigError: the folder is not writable, holds another study (the differences are named), was written by
+                another version of the format, or another process runs it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
+        except OSError as error:
+            raise ConfigError(
+                f"--storage-path: {self.folder} cannot be written ({error.strerror}); choose a folder you may write to"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            raise ConfigError(
+                f"study {self.folder.name!r} is being run by process {owner}; wait for it, or use --name"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        found = read_json(self.folder / "study.json")
+        if found is None:
+            write_json(
+                self.folder / "study.json",
+                {"format": FORMAT, "identity": study.identity, "config": study.to_dict(), "created": time.time()},
+            )
+            return False
+        if found.get("format") != FORMAT:
+            raise ConfigError(
+                f"{self.folder} was written by another version of divfeat (format {found.get('format')}); use --name"
+            )
+        if found["identity"] != study.identity:
+            lines = "\n".join(differences(found["config"], study.to_dict()))
+            raise ConfigError(
+                f"the name {self.folder.name!r} is taken by a study with other settings:\n{lines}\n"
+                "choose another --name, or repeat the settings of that study to resume it"
+            )
+        return True
+
+    def close(self) -> None:
+        """Let other processes run the study."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # --- runs -----------------------------------------------------------------------------------------------------------
+
+    def run_folder(self, key: str) -> Path:
+        """Folder of the experiment `key`."""
+        return self.folder / "runs" / key
+
+    def start(self, key: str, info: dict[str, Any]) -> None:
+        """Note that an experiment is launched; noting it again changes nothing."""
+        path = self.run_folder(key) / "start.json"
+        if not path.exists():
+            write_json(path, {"key": key, "time": time.time(), **info})
+
+    def started(self) -> dict[str, dict[str, Any]]:
+        """What was launched, by key."""
+        found = {}
+        for path in sorted((self.folder / "runs").glob("*/start.json")):
+            found[path.parent.name] = read_json(path)
+        return found
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The finished experiment `key`, or None."""
+        found: dict[str, Any] | None = read_json(self.run_folder(key) / "record.json")
+        return found
+
+    def write_record(self, key: str, record: dict[str, Any]) -> None:
+        """The truth about one experiment; written once."""
+        write_json(self.run_folder(key) / "record.json", {"format": FORMAT, "key": key, **record})
+
+    def event(self, key: str, event: dict[str, Any]) -> None:
+        """Append one epoch of a running experiment."""
+        append_line(self.run_folder(key) / "events.jsonl", event)
+
+    def events(self, key: str) -> list[dict[str, Any]]:
+        """One row an epoch, in order; a repeated epoch counts once, with its last values."""
+        rows = {row["epoch"]: row for row in read_lines(self.run_folder(key) / "events.jsonl") if "epoch" in row}
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    # --- proposals and phases ------------------------------------------------------------------------------------------
+
+    def write_proposal(self, number: int, proposal: dict[str, Any]) -> None:
+        """What Optuna proposed as trial `number`."""
+        write_json(self.folder / "proposals" / f"{number:05d}.json", {"number": number, **proposal})
+
+    def proposals(self) -> dict[int, dict[str, Any]]:
+        """Proposals by number."""
+        found = (read_json(path) for path in sorted((self.folder / "proposals").glob("*.json")))
+        return {row["number"]: row for row in found}
+
+    def phase(self, name: str) -> dict[str, Any] | None:
+        """What the phase `name` decided, or None."""
+        found: dict[str, Any] | None = read_json(self.folder / "phases" / f"{name}.json")
+        return found
+
+    def write_phase(self, name: str, decision: dict[str, Any]) -> None:
+        """Freeze a decision."""
+        write_json(self.folder / "phases" / f"{name}.json", decision)
+
+    def test_read(self, key: str, why: str) -> None:
+        """Note a read of the test set; the same experiment counts once."""
+        path = self.folder / "test_reads.jsonl"
+        if all(row["key"] != key for row in read_lines(path)):
+            append_line(path, {"key": key, "time": time.time(), "why": why})
+
+    def test_reads(self) -> list[dict[str, Any]]:
+        """Every read of the test set."""
+        return read_lines(self.folder / "test_reads.jsonl")
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Lines 'a.b: old -> new' where two nested mappings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            lines += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        return lines
+    return [] if old == new else [f"  {prefix}: {old!r} -> {new!r}"]

@@ -1,0 +1,124 @@
+"""One calm table of the study's progress: live in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from divfeat.search.jobs import Job
+
+#: Seconds between two lines where there is no terminal.
+_LINE_SECONDS = 15.0
+
+
+class Progress:
+    """Counts runs by phase and guesses the time left from the runs finished so far.
+
+    Args:
+        plan: phase -> runs still to do, in order.
+        objective: Metric shown as the best so far.
+        concurrent: Trials at a time.
+        epochs: Of one run.
+        console: Where to print.
+    """
+
+    def __init__(self, plan: Mapping[str, int], objective: str, concurrent: int, epochs: int, console: Console) -> None:
+        self.plan = dict(plan)
+        self.objective, self.concurrent, self.epochs, self.console = objective, concurrent, epochs, console
+        self.done: dict[str, int] = dict.fromkeys(plan, 0)
+        self.failed: dict[str, int] = dict.fromkeys(plan, 0)
+        self.phase = next(iter(self.plan), "")
+        self.running: dict[str, tuple[str, int]] = {}
+        self.durations: list[float] = []
+        self.began: dict[str, float] = {}
+        self.best: tuple[float, str] | None = None
+        self.last_line = 0.0
+        self.start_time = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=2, transient=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*error)
+
+    def started(self, job: Job) -> None:
+        """A job is placed."""
+        self.began[job.key] = time.monotonic()
+        self.running[job.key] = (job.name, 0)
+
+    def heard(self, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
+        """A job went on."""
+        self.running[job.key] = (job.name, int(events[-1]["epoch"]) + 1)
+        self._line()
+
+    def finished(self, job: Job, record: Mapping[str, Any], fresh: bool) -> None:
+        """A job has its record."""
+        self.running.pop(job.key, None)
+        self.done[self.phase] = self.done.get(self.phase, 0) + 1
+        if record["status"] == "failed":
+            self.failed[self.phase] = self.failed.get(self.phase, 0) + 1
+        if fresh and job.key in self.began:
+            self.durations.append(time.monotonic() - self.began[job.key])
+        value = record.get("metrics", {}).get(self.objective)
+        if self.phase == "search" and value is not None and (self.best is None or value > self.best[0]):
+            self.best = (value, job.name)
+        self._line()
+
+    def seconds_left(self) -> float | None:
+        """A guess, None before the first run has finished."""
+        if not self.durations:
+            return None
+        recent = self.durations[-20:]
+        left = sum(max(0, total - self.done[name]) for name, total in self.plan.items())
+        return left * sum(recent) / len(recent) / self.concurrent
+
+    def table(self) -> Table:
+        """The whole state as one table."""
+        left = self.seconds_left()
+        title = (
+            f"{clock(time.monotonic() - self.start_time)} passed, about {clock(left)} left"
+            if left is not None
+            else "starting"
+        )
+        table = Table(title=title, title_justify="left")
+        for column, side in (("phase", "left"), ("done", "right"), ("failed", "right"), ("now", "left")):
+            table.add_column(column, justify=side)  # type: ignore[arg-type]
+        now = ", ".join(f"{name} {epoch}/{self.epochs}" for name, epoch in list(self.running.values())[:4])
+        for name, total in self.plan.items():
+            note = now if name == self.phase else ""
+            if name == "search" and self.best is not None:
+                note = f"best {100 * self.best[0]:.2f} % ({self.best[1]})  {note}"
+            table.add_row(name, f"{self.done[name]}/{total}", str(self.failed[name] or ""), note)
+        return table
+
+    def _line(self) -> None:
+        if self._live is not None or time.monotonic() - self.last_line < _LINE_SECONDS:
+            return
+        self.last_line = time.monotonic()
+        total, done = sum(self.plan.values()), sum(self.done.values())
+        left = self.seconds_left()
+        best = f", best {100 * self.best[0]:.2f} % ({self.best[1]})" if self.best else ""
+        guess = f", about {clock(left)} left" if left is not None else ""
+        self.console.print(f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False)
+
+
+def clock(seconds: float | None) -> str:
+    """'3 min 20 s'."""
+    if seconds is None:
+        return "?"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

@@ -1,0 +1,217 @@
+"""Proposals: Optuna asked and told directly, with its storage a projection of the ledger.
+
+Ray's own Optuna searcher tells stopped trials as complete and leaves NaN trials running; here a pruned trial is told as
+pruned with its intermediate values, a failed one as failed, and none is left running.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from divfeat.config import OBJECTIVES, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.errors import ConfigError
+from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
+from divfeat.search.ledger import Ledger
+from divfeat.seeding import stream_seed
+from divfeat.thresholds import family_named
+
+#: Trials a model-based sampler sees before it models: the settings tried first count.
+_STARTUP_TRIALS = 8
+
+
+def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
+    """An Optuna sampler by name, made anew for every trial from (study seed, trial number): resuming changes nothing.
+
+    CMA-ES, NSGA-II and QMC keep their state in the storage; QMC's scrambling must stay the study's own.
+    """
+    if name == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            constant_liar=True,
+            n_startup_trials=_STARTUP_TRIALS,
+            warn_independent_sampling=False,
+        )
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    if name == "cmaes":
+        return optuna.samplers.CmaEsSampler(
+            seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
+        )
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=10)
+    if name == "qmc":
+        return optuna.samplers.QMCSampler(
+            seed=study_seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
+        )
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
+    """Angles in radians, and the way of letting go where more than one is searched.
+
+    Raises:
+        ConfigError: the sampler cannot search this space.
+    """
+    family = family_named(study.search.family)
+    space: dict[str, BaseDistribution] = {
+        dimension.name: FloatDistribution(dimension.low, dimension.high)
+        for dimension in family.space(study.search.low, study.search.high)
+    }
+    if study.search.sampler == "cmaes" and len(space) < 2:
+        raise ConfigError(
+            f"sampler 'cmaes' needs two angles or more, the family {family.name!r} has {len(space)}; "
+            "use search.sampler=tpe (or gp, qmc, random)"
+        )
+    if len(study.search.releases) > 1 and space:
+        space["release"] = CategoricalDistribution(study.search.releases)
+    return space
+
+
+def tried_first(study: StudyConfig) -> list[dict[str, Any]]:
+    """The paper's settings inside the searched box: the first one under every way of letting go, the others under one."""
+    family = family_named(study.search.family)
+    releases = study.search.releases
+    rows: list[dict[str, Any]] = []
+    for index, setting in enumerate(family.tried_first):
+        if any(not study.search.low <= angle <= study.search.high for angle in setting.values()):
+            continue
+        for release in releases if index == 0 else releases[:1]:
+            rows.append(dict(setting) | ({"release": release} if len(releases) > 1 and setting else {}))
+    return rows
+
+
+class Proposals:
+    """Asks Optuna for experiments and tells it how they went.
+
+    Args:
+        study: Space, sampler, seeds.
+        ledger: Truth; proposals are noted there before they run.
+        storage: Optuna storage URL; opens in optuna-dashboard.
+        name: Of the Optuna study.
+    """
+
+    def __init__(self, study: StudyConfig, ledger: Ledger, storage: str, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("optuna").propagate = False
+        self.study, self.ledger = study, ledger
+        self.space = search_space(study)
+        self.metrics = [OBJECTIVES[objective][0] for objective in study.search.objectives]
+        self.optuna = optuna.create_study(
+            storage=storage, study_name=name, load_if_exists=True, directions=["maximize"] * len(self.metrics)
+        )
+        self.optuna.set_metric_names(list(study.search.objectives))
+        self._reconcile()
+
+    def __len__(self) -> int:
+        return len(self.ledger.proposals())
+
+    def ask(self) -> Job:
+        """The next experiment, noted in the ledger before anybody runs it."""
+        number = len(self.optuna.get_trials(deepcopy=False))
+        self.optuna.sampler = make_sampler(
+            self.study.search.sampler, stream_seed(self.study.seed, "sampler", number) % 2**32, self.study.seed
+        )
+        trial = self.optuna.ask(self.space)
+        self._note(trial.number, trial.params)
+        return self.job(trial.number, trial.params)
+
+    def job(self, number: int, params: Mapping[str, Any]) -> Job:
+        """The experiment that the parameters of trial `number` stand for."""
+        release = params.get("release", self.study.search.releases[0])
+        angles = {name: value for name, value in params.items() if name != "release"}
+        method = MethodConfig(
+            name="hinge_ce", thresholds=ThresholdSpec(family=self.study.search.family, angles=angles), release=release
+        )
+        config = experiment(self.study, method, seed_of(self.study, SEARCH_SEED))
+        return Job(config, "search", name_of(method), number, self.rungs)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Finished epochs at which running trials are compared."""
+        asha = self.study.search.asha
+        if asha is None:
+            return ()
+        rungs, epochs = [], asha.first_rung
+        while epochs < self.study.train.epochs:
+            rungs.append(epochs)
+            epochs *= asha.reduction
+        return tuple(rungs)
+
+    def pending(self) -> list[Job]:
+        """Proposals without a record, in order: what a resumed study runs first."""
+        jobs = [self.job(number, row["params"]) for number, row in self.ledger.proposals().items()]
+        return [job for job in jobs if self.ledger.record(job.key) is None]
+
+    def values(self, record: Mapping[str, Any]) -> list[float] | None:
+        """The objectives of a completed record, None where it has none."""
+        values = [record.get("metrics", {}).get(metric) for metric in self.metrics]
+        return None if record["status"] != "completed" or any(value is None for value in values) else values
+
+    def tell(self, number: int, record: Mapping[str, Any]) -> None:
+        """Tell Optuna how trial `number` ended: complete, pruned with its rungs, or failed. Telling twice is harmless."""
+        trials = self.optuna.get_trials(deepcopy=False)
+        if trials[number].state.is_finished():
+            return
+        values = self.values(record)
+        if record["status"] == "pruned" or values is not None:
+            self._report_rungs(trials[number], record)
+        if values is not None:
+            self.optuna.tell(number, values if len(values) > 1 else values[0])
+        elif record["status"] == "pruned":
+            self.optuna.tell(number, state=TrialState.PRUNED)
+        else:
+            self.optuna.tell(number, state=TrialState.FAIL)
+
+    def _report_rungs(self, frozen: FrozenTrial, record: Mapping[str, Any]) -> None:
+        if len(self.metrics) > 1:
+            return  # Optuna keeps no intermediate values of multi-objective trials
+        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+        for epochs, value in self._rung_values(record).items():
+            trial.report(value, epochs)
+
+    def _rung_values(self, record: Mapping[str, Any]) -> dict[int, float]:
+        rows = {int(row["epoch"]) + 1: row.get(self.metrics[0]) for row in record.get("history", ())}
+        return {epochs: rows[epochs] for epochs in self.rungs if rows.get(epochs) is not None}
+
+    def _note(self, number: int, params: Mapping[str, Any]) -> None:
+        job = self.job(number, params)
+        self.ledger.write_proposal(number, {"params": dict(params), "key": job.key, "name": job.name})
+
+    def _reconcile(self) -> None:
+        """Bring Optuna's storage in line with the ledger, whichever of the two a crash left behind."""
+        trials = self.optuna.get_trials(deepcopy=False)
+        noted = self.ledger.proposals()
+        if not trials and not noted:
+            for setting in tried_first(self.study):
+                self.optuna.enqueue_trial(setting)
+            return
+        for number in sorted(noted):
+            if number == len(trials):  # the storage was lost: tell it again
+                self.optuna.add_trial(
+                    create_trial(state=TrialState.RUNNING, params=noted[number]["params"], distributions=self.space)
+                )
+                trials = self.optuna.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state != TrialState.RUNNING:
+                continue
+            if trial.number not in noted:
+                if set(trial.params) != set(self.space):  # killed between ask and suggest: nothing ran
+                    self.optuna.tell(trial.number, state=TrialState.FAIL)
+                    continue
+                self._note(trial.number, trial.params)
+            record = self.ledger.record(self.ledger.proposals()[trial.number]["key"])
+            if record is not None:
+                self.tell(trial.number, record)
+
+
+def storage_url(folder: Path) -> str:
+    """The study's own sqlite file."""
+    return f"sqlite:///{folder / 'optuna.db'}"

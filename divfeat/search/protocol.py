@@ -1,0 +1,260 @@
+"""The phases of a study as lists of jobs and decisions: what design section 5 calls the protocol.
+
+calibrate -> noise -> search -> select -> grid -> confirm. Every function here is pure: it reads records and returns jobs or
+a decision; who runs the jobs and who writes the decision down is `divfeat.search.study`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from divfeat.config import OBJECTIVES, ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.search.jobs import (
+    CONFIRM_SEED,
+    SEARCH_SEED,
+    SELECT_SEED,
+    Job,
+    baseline,
+    canonical,
+    experiment,
+    name_of,
+    seed_of,
+)
+from divfeat.statistics import select_top
+from divfeat.thresholds import family_named
+
+Record = Mapping[str, Any]
+RecordOf = Callable[[str], Record | None]
+
+#: What CE's learning rate and weight decay are frozen on (design 5.1).
+CALIBRATION_METRIC = "val/accuracy"
+NOISE_METHOD = "ce_etf"
+
+
+def calibration_jobs(study: StudyConfig) -> list[Job]:
+    """CE at every learning rate and weight decay of the protocol; none where both lists are empty."""
+    protocol = study.protocol
+    if not protocol.learning_rates and not protocol.weight_decays:
+        return []
+    jobs = []
+    for lr in protocol.learning_rates or (study.train.lr,):
+        for decay in protocol.weight_decays or (study.train.weight_decay,):
+            settings = study.train.model_copy(update={"lr": lr, "weight_decay": decay})
+            config = experiment(study, MethodConfig(name="ce"), seed_of(study, SEARCH_SEED), train=settings)
+            jobs.append(Job(config, "calibrate", f"ce lr {lr:g} wd {decay:g}"))
+    return jobs
+
+
+def calibration_decision(jobs: Sequence[Job], record_of: RecordOf) -> dict[str, Any]:
+    """The learning rate and weight decay with CE's best validation accuracy; ties keep the first."""
+    rows = []
+    for job in jobs:
+        value = metric_of(record_of(job.key), CALIBRATION_METRIC)
+        rows.append(
+            {
+                "key": job.key,
+                "lr": job.experiment.train.lr,
+                "weight_decay": job.experiment.train.weight_decay,
+                "value": value,
+            }
+        )
+    best = max((row for row in rows if row["value"] is not None), key=lambda row: row["value"], default=None)
+    return {
+        "tried": rows,
+        "lr": best and best["lr"],
+        "weight_decay": best and best["weight_decay"],
+        "metric": CALIBRATION_METRIC,
+    }
+
+
+def with_calibration(study: StudyConfig, decision: Mapping[str, Any]) -> StudyConfig:
+    """The study at the frozen learning rate and weight decay."""
+    train = study.train.model_copy(update={"lr": decision["lr"], "weight_decay": decision["weight_decay"]})
+    return study.model_copy(update={"train": train})
+
+
+def select_seeds(study: StudyConfig) -> list[int]:
+    """Seeds of selection, noise floor and grid: none of them was used in the search."""
+    return [seed_of(study, SELECT_SEED, index) for index in range(study.protocol.select_seeds)]
+
+
+def confirm_seeds(study: StudyConfig) -> list[int]:
+    """Seeds of the confirmation: new ones."""
+    return [seed_of(study, CONFIRM_SEED, index) for index in range(study.protocol.confirm_seeds)]
+
+
+def noise_jobs(study: StudyConfig) -> list[Job]:
+    """CE+ETF on the selection seeds: the noise floor, measured before the search."""
+    return seeded_jobs(study, "noise", NOISE_METHOD, MethodConfig(name=NOISE_METHOD), select_seeds(study))
+
+
+def seeded_jobs(study: StudyConfig, phase: str, name: str, method: MethodConfig, seeds: Sequence[int]) -> list[Job]:
+    """One method over several seeds, on validation."""
+    return [Job(experiment(study, method, seed), phase, name) for seed in seeds]
+
+
+def candidates(
+    study: StudyConfig, proposals: Mapping[int, Mapping[str, Any]], record_of: RecordOf
+) -> list[dict[str, Any]]:
+    """The top proposals by their search score, each experiment once; on the Pareto front first for two objectives.
+
+    Returns:
+        Rows with `name`, `method` (mapping), `number`, `search_values`.
+    """
+    metrics = objective_metrics(study)
+    rows: dict[str, dict[str, Any]] = {}
+    for number, proposal in proposals.items():
+        record = record_of(proposal["key"])
+        values = [metric_of(record, metric) for metric in metrics]
+        if record is None or any(value is None for value in values) or proposal["key"] in rows:
+            continue
+        rows[proposal["key"]] = {
+            "name": proposal["name"],
+            "method": record["config"]["method"],
+            "number": number,
+            "key": proposal["key"],
+            "search_values": values,
+        }
+    found = list(rows.values())
+    if not found:
+        return []
+    order = select_top(np.array([row["search_values"] for row in found]), study.protocol.select_top)
+    return [found[index] for index in order]
+
+
+def selection_jobs(study: StudyConfig, chosen: Sequence[Mapping[str, Any]]) -> list[Job]:
+    """Candidates and baselines on the selection seeds; baselines too, since their probe strengths are frozen here."""
+    jobs = []
+    for row in chosen:
+        jobs += seeded_jobs(
+            study, "select", row["name"], MethodConfig.model_validate(row["method"]), select_seeds(study)
+        )
+    for name in study.protocol.baselines:
+        jobs += seeded_jobs(study, "select", name, baseline(name, study), select_seeds(study))
+    return jobs
+
+
+def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], record_of: RecordOf) -> dict[str, Any]:
+    """The candidate with the best mean on the selection seeds alone; for two objectives the front's compromise.
+
+    Returns:
+        Mapping with `winner` (the row, with `values` per seed and `mean`), all `candidates`, and `equals`: the baseline
+        whose configuration the winner has, or None.
+
+    Raises:
+        ValueError: no candidate has a complete record on any selection seed.
+    """
+    rows = []
+    for row in chosen:
+        method = MethodConfig.model_validate(row["method"])
+        values = seed_values(study, method, select_seeds(study), record_of)
+        rows.append(
+            dict(row) | {"values": values, "mean": [float(np.mean(column)) if column else None for column in values]}
+        )
+    complete = [row for row in rows if all(mean is not None for mean in row["mean"])]
+    if not complete:
+        raise ValueError("no candidate of the search finished on the selection seeds")
+    means = np.array([row["mean"] for row in complete])
+    index = int(select_top(means, 1)[0])
+    winner = complete[index]
+    method = canonical(MethodConfig.model_validate(winner["method"]))
+    equals = [name for name in study.protocol.baselines if canonical(baseline(name, study)) == method]
+    return {"winner": winner, "candidates": rows, "equals": equals[0] if equals else None, "seeds": select_seeds(study)}
+
+
+def seed_values(
+    study: StudyConfig, method: MethodConfig, seeds: Sequence[int], record_of: RecordOf
+) -> list[list[float]]:
+    """Objective values [objectives][finished seeds] of one method on validation."""
+    found = [record_of(experiment(study, method, seed).key) for seed in seeds]
+    columns = []
+    for metric in objective_metrics(study):
+        column = [metric_of(record, metric) for record in found]
+        columns.append([value for value in column if value is not None])
+    return columns
+
+
+def grid_angles(study: StudyConfig) -> list[float]:
+    """The fixed grid over the searched range."""
+    points = study.protocol.grid_points
+    if points == 0 or len(family_named(study.search.family).parameters) != 1:
+        return []
+    return [float(angle) for angle in np.linspace(study.search.low, study.search.high, points)]
+
+
+def grid_jobs(study: StudyConfig, release: str) -> list[Job]:
+    """The one-dimensional family over its grid, at the winner's way of letting go, on the selection seeds."""
+    jobs = []
+    for angle in grid_angles(study):
+        method = grid_method(study, angle, release)
+        jobs += seeded_jobs(study, "grid", name_of(method), method, select_seeds(study))
+    return jobs
+
+
+def grid_method(study: StudyConfig, angle: float, release: str) -> MethodConfig:
+    """The method at one angle of the grid."""
+    (parameter,) = family_named(study.search.family).parameters
+    spec = ThresholdSpec(family=study.search.family, angles={parameter: angle})
+    return MethodConfig(name="hinge_ce", thresholds=spec, release=release)  # type: ignore[arg-type]
+
+
+def confirmed_methods(study: StudyConfig, winner: Mapping[str, Any]) -> dict[str, MethodConfig]:
+    """Winner and baselines by name."""
+    return {"winner": MethodConfig.model_validate(winner["method"])} | {
+        name: baseline(name, study) for name in study.protocol.baselines
+    }
+
+
+def confirmation_jobs(study: StudyConfig, winner: Mapping[str, Any], record_of: RecordOf) -> list[Job]:
+    """Winner and baselines on new seeds, trained as published; the probe's strength is the one validation chose."""
+    jobs = []
+    for name, method in confirmed_methods(study, winner).items():
+        jobs += [Job(config, "confirm", name) for config in confirmation_experiments(study, method, record_of)]
+    return jobs
+
+
+def confirmation_experiments(study: StudyConfig, method: MethodConfig, record_of: RecordOf) -> list[ExperimentConfig]:
+    """One experiment a confirmation seed, or none where the method has no finished selection run to take a strength from."""
+    found = [record_of(experiment(study, method, seed).key) for seed in select_seeds(study)]
+    strengths = {}
+    for field, metric in (("strengths", "probe/strength"), ("strengths_before", "probe/strength_before")):
+        values = [value for value in (metric_of(record, metric) for record in found) if value is not None]
+        if not values:
+            return []
+        strengths[field] = (math.exp(float(np.median(np.log(values)))),)
+    probe = study.probe.model_copy(update=strengths)
+    return [experiment(study, method, seed, "confirm", probe=probe) for seed in confirm_seeds(study)]
+
+
+def objective_metrics(study: StudyConfig) -> list[str]:
+    """Metric names of the objectives on validation."""
+    return [OBJECTIVES[name][0] for name in study.search.objectives]
+
+
+def metric_of(record: Record | None, metric: str) -> float | None:
+    """A metric of a completed record, else None."""
+    if record is None or record["status"] != "completed":
+        return None
+    value = record["metrics"].get(metric)
+    return None if value is None else float(value)
+
+
+def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
+    """Runs of each phase before anything is known; shared ones are counted where they are first needed."""
+    protocol = study.protocol
+    seeds = protocol.select_seeds
+    baselines = set(protocol.baselines) - {NOISE_METHOD}
+    grid = max(0, len(grid_angles(study)) - 1) * seeds  # the angle 0 is CE+ETF, the noise floor
+    plan = {
+        "calibrate": len(calibration_jobs(study)),
+        "noise": seeds,
+        "search": trials,
+        "select": (protocol.select_top + len(baselines)) * seeds,
+        "grid": grid,
+        "confirm": (1 + len(protocol.baselines)) * protocol.confirm_seeds,
+    }
+    return {name: runs for name, runs in plan.items() if runs}

@@ -1,0 +1,147 @@
+"""The queue of one phase: hands jobs to the executor, keeps the ledger, tells those who follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from divfeat import record as records
+from divfeat.cluster.trial import TrialSpec
+from divfeat.search.asha import decide
+from divfeat.search.interrupt import Interrupt, TooManyFailuresError
+from divfeat.search.jobs import Job
+from divfeat.search.ledger import Ledger
+
+
+class Follower(Protocol):
+    """Hears what happens to jobs: MLflow and the progress table."""
+
+    def started(self, job: Job) -> None:
+        """A job is about to run."""
+
+    def heard(self, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
+        """New epochs of a running job."""
+
+    def finished(self, job: Job, record: Mapping[str, Any], fresh: bool) -> None:
+        """A job has its record; `fresh` if it ran just now."""
+
+
+class JobQueue:
+    """A `JobSource` over jobs made one by one.
+
+    Args:
+        jobs: Made lazily, since a proposal depends on what finished before it.
+        ledger: Truth.
+        spec_of: How a job is placed.
+        interrupt: When to stop.
+        followers: Told in this order.
+        on_record: Called with every job that has its record.
+        objective: Metric compared at rungs, or None where nothing is stopped early.
+        reduction: Of the halving.
+        max_failed_share: Of the finished jobs, judged from the fourth on.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterator[Job],
+        ledger: Ledger,
+        spec_of: Callable[[Job], TrialSpec],
+        interrupt: Interrupt,
+        followers: Sequence[Follower],
+        on_record: Callable[[Job, Mapping[str, Any]], None] = lambda job, record: None,
+        objective: str | None = None,
+        reduction: int = 3,
+        max_failed_share: float = 0.5,
+    ) -> None:
+        self.jobs, self.ledger, self.spec_of, self.interrupt = jobs, ledger, spec_of, interrupt
+        self.followers, self.on_record = followers, on_record
+        self.objective, self.reduction, self.max_failed_share = objective, reduction, max_failed_share
+        self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
+        self.table: dict[int, dict[str, float]] = {}
+        self.pruned: dict[str, int] = {}
+        self.statuses: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.fatal: Exception | None = None
+
+    def next(self) -> TrialSpec | None:
+        """The next job without a record."""
+        for job in self.jobs:
+            found = self.ledger.record(job.key)
+            if found is not None:
+                self._finish(job, found, fresh=False)
+            elif job.key in self.running:
+                self.running[job.key].append(job)
+            else:
+                self.ledger.start(
+                    job.key,
+                    {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number},
+                )
+                if job.experiment.role == "confirm":
+                    self.ledger.test_read(job.key, f"{job.name}, seed {job.experiment.seed}")
+                self.running[job.key] = [job]
+                for follower in self.followers:
+                    follower.started(job)
+                return self.spec_of(job)
+            if self.stopping():
+                return None
+        return None
+
+    def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
+        """Pass epochs on and compare at rungs."""
+        job = self.running[key][0]
+        if events:
+            for follower in self.followers:
+                follower.heard(job, events)
+        for event in events:
+            epochs = int(event["epoch"]) + 1
+            if self.objective is None or epochs not in job.rungs or self.objective not in event:
+                continue
+            self.table.setdefault(epochs, {})[key] = float(event[self.objective])
+            if decide(self.table, key, epochs, self.reduction) == "stop":
+                self.pruned[key] = epochs
+        return key in self.pruned
+
+    def ended(self, key: str, lost: bool) -> None:
+        """Read the record, or write why there is none."""
+        jobs = self.running.pop(key)
+        found = self.ledger.record(key)
+        if found is None:
+            if key in self.pruned:
+                status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
+            elif lost:
+                status, why, kind = "failed", "its workers were lost repeatedly", "infrastructure"
+            else:
+                return  # the study is stopping; the trial goes on from its checkpoint next time
+            config = jobs[0].experiment
+            self.ledger.write_record(key, records.ended(status, config, why, kind, self.ledger.events(key)))
+            found = self.ledger.record(key)
+            assert found is not None
+        for index, job in enumerate(jobs):
+            self._finish(job, found, fresh=index == 0)
+
+    def stopping(self) -> bool:
+        """Whether to start nothing more."""
+        return self.fatal is not None or self.interrupt.reason is not None
+
+    def _finish(self, job: Job, found: Mapping[str, Any], fresh: bool) -> None:
+        self.on_record(job, found)
+        for follower in self.followers:
+            follower.finished(job, found, fresh)
+        self.statuses[found["status"]] += 1
+        if found["status"] == "failed":
+            self.errors[str(found["error"]).strip().splitlines()[-1]] += 1
+        self._judge(job, found)
+
+    def _judge(self, job: Job, found: Mapping[str, Any]) -> None:
+        """One bad trial never ends a study; a bad configuration, or too many, do."""
+        total, failed = self.statuses.total(), self.statuses["failed"]
+        if found["status"] != "failed":
+            return
+        cause, times = self.errors.most_common(1)[0]
+        if found.get("error_kind") == "config":
+            self.fatal = TooManyFailuresError(f"{job.name} cannot run: {cause}")
+        elif total >= 4 and failed > self.max_failed_share * total:
+            self.fatal = TooManyFailuresError(
+                f"{failed} of {total} runs of the phase {job.phase!r} failed, {times} of them with: {cause}"
+            )

@@ -1,0 +1,311 @@
+"""A study from start to verdict: runs the phases of the protocol, each resumable, and writes down what each decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from divfeat.cluster.executor import RayExecutor
+from divfeat.cluster.trial import TrialSpec
+from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.data.prepare import PreparedData, prepare
+from divfeat.experiment import build
+from divfeat.files import write_json
+from divfeat.provenance import commit, versions
+from divfeat.search import protocol
+from divfeat.search.followers import TrackingFollower
+from divfeat.search.interrupt import Interrupt, StoppedError, TooManyFailuresError
+from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
+from divfeat.search.ledger import Ledger
+from divfeat.search.progress import Progress
+from divfeat.search.proposals import Proposals, storage_url
+from divfeat.search.queue import JobQueue
+from divfeat.statistics import noise_floor
+from divfeat.tracking import Tracker
+
+#: Phases whose weights are kept: the registered extractor comes from a selection run, confirmed runs keep theirs.
+_KEPT = ("noise", "select", "confirm")
+
+
+@dataclass
+class Study:
+    """A study and where it stands.
+
+    Args:
+        config: Identity.
+        execution: How to run it.
+        folder: Of the study.
+        name: Of the study.
+        root: Folder of local data sets.
+    """
+
+    config: StudyConfig
+    execution: ExecutionConfig
+    folder: Path
+    name: str
+    root: Path | None = None
+    console: Console = field(default_factory=Console)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+
+    def check(self) -> PreparedData:
+        """Everything that can be known to be wrong before a trial starts: data, network, every baseline, every corner.
+
+        Returns:
+            The search's data.
+
+        Raises:
+            ConfigError, DataError: with value, place and remedy.
+        """
+        data = prepare(self.config.data, "search", root=self.root)
+        seed = seed_of(self.config, SEARCH_SEED)
+        for name in self.config.protocol.baselines:
+            build(experiment(self.config, baseline(name, self.config), seed), data)
+        for release in self.config.search.releases:
+            for angle in (self.config.search.low, self.config.search.high):
+                spec = {"family": self.config.search.family, "angles": self._corner(angle)}
+                method = MethodConfig.model_validate({"name": "hinge_ce", "thresholds": spec, "release": release})
+                build(experiment(self.config, method, seed), data)
+        for metric in protocol.objective_metrics(self.config):
+            if metric == "val/accuracy_minor" and not 0 < (data.class_counts <= self.config.data.boundary).sum() < len(
+                data.class_counts
+            ):
+                from divfeat.errors import ConfigError
+
+                counts = f"{data.class_counts.min()} to {data.class_counts.max()}"
+                raise ConfigError(
+                    f"objective 'minor' needs minor and major classes, but data.boundary={self.config.data.boundary} and "
+                    f"classes have {counts} training images; set data.boundary between those"
+                )
+        return data
+
+    def _corner(self, angle: float) -> dict[str, float]:
+        from divfeat.thresholds import family_named
+
+        return dict.fromkeys(family_named(self.config.search.family).parameters, angle)
+
+    def run(self) -> dict[str, Any]:
+        """Run what is left, up to the confirmed winner.
+
+        Returns:
+            The winner's decision (phase `winner`).
+
+        Raises:
+            ConfigError, DataError: before anything costly.
+            StoppedError: a signal or the time budget; the same call goes on.
+            TooManyFailuresError: a phase cannot be finished.
+        """
+        data = self.check()
+        ledger = Ledger(self.folder)
+        resumed = ledger.open(self.config)
+        tracker = Tracker.open(self.folder, self.name, self.execution.tracking_uri)
+        executor = RayExecutor(
+            workers=self.execution.workers_per_trial,
+            cpus=self.execution.cpus_per_worker,
+            gpus=self.execution.gpus_per_worker,
+            address=self.execution.address,
+            storage=self.folder,
+            max_concurrent=self.execution.max_concurrent,
+        )
+        try:
+            return _Session(self, ledger, tracker, executor, data, resumed).run()
+        finally:
+            executor.close()
+            ledger.close()
+
+
+class _Session:
+    """One run of a study in one process."""
+
+    def __init__(
+        self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor, data: PreparedData, resumed: bool
+    ) -> None:
+        self.study, self.ledger, self.tracker, self.executor, self.resumed = study, ledger, tracker, executor, resumed
+        self.config = study.config  # replaced once learning rate and weight decay are frozen
+        self.interrupt = study.interrupt
+        self.following = TrackingFollower(tracker, ledger)
+        plan = protocol.planned_runs(self.config, study.execution.trials)
+        metric = protocol.objective_metrics(self.config)[0]
+        self.progress = Progress(plan, metric, executor.concurrent, self.config.train.epochs, study.console)
+        executor.share("search", data)
+        self.test_shared = False
+
+    def run(self) -> dict[str, Any]:
+        study, ledger = self.study, self.ledger
+        write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
+        self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
+        self.following.reconcile()
+        status = "stopped"
+        try:
+            with self.progress:
+                decision = self._phases()
+            status = "completed"
+            return decision
+        except TooManyFailuresError:
+            status = "failed"
+            raise
+        finally:
+            if status != "completed":
+                self.tracker.finish_study(status)
+
+    def _phases(self) -> dict[str, Any]:
+        self._calibrate()
+        self._noise()
+        proposals = Proposals(self.config, self.ledger, storage_url(self.study.folder), self.study.name)
+        self._search(proposals)
+        winner = self._select()
+        grid = protocol.grid_jobs(self.config, self._grid_release(winner))
+        if grid:
+            self._run("grid", grid)
+            self.ledger.write_phase("grid", self._grid(winner))
+        self._confirm(winner)
+        return winner
+
+    # --- phases ---------------------------------------------------------------------------------------------------------
+
+    def _calibrate(self) -> None:
+        jobs = protocol.calibration_jobs(self.config)
+        if not jobs:
+            return
+        decision = self.ledger.phase("calibrate")
+        if decision is None:
+            self._run("calibrate", jobs)
+            decision = protocol.calibration_decision(jobs, self.ledger.record)
+            if decision["lr"] is None:
+                raise TooManyFailuresError(
+                    "no learning rate of protocol.learning_rates trained CE to the end; try smaller ones"
+                )
+            self.ledger.write_phase("calibrate", decision)
+        else:
+            self._skip("calibrate", jobs)
+        self.config = protocol.with_calibration(self.config, decision)
+
+    def _noise(self) -> None:
+        jobs = protocol.noise_jobs(self.config)
+        self._run("noise", jobs)
+        if self.ledger.phase("protocol") is None:
+            metric = protocol.objective_metrics(self.config)[0]
+            values = [protocol.metric_of(self.ledger.record(job.key), metric) for job in jobs]
+            scores = [100 * value for value in values if value is not None]
+            floor = noise_floor(np.array(scores)).sd if len(scores) >= 2 else None
+            self.ledger.write_phase(
+                "protocol",
+                {
+                    "written": time.time(),
+                    "commit": commit(),
+                    "versions": versions(),
+                    "primary_metric": metric,
+                    "objectives": list(self.config.search.objectives),
+                    "train": self.config.train.to_dict(),
+                    "noise": {"method": protocol.NOISE_METHOD, "scores": scores, "sd": floor},
+                    "pareto_rule": "closest to the utopia point of the front, objectives scaled to [0, 1]",
+                    **self.config.protocol.to_dict(),
+                },
+            )
+
+    def _search(self, proposals: Proposals) -> None:
+        def jobs() -> Iterator[Job]:
+            yield from proposals.pending()
+            while len(proposals) < self.study.execution.trials:
+                yield proposals.ask()
+
+        def told(job: Job, record: Mapping[str, Any]) -> None:
+            assert job.number is not None
+            proposals.tell(job.number, record)
+
+        asha = self.config.search.asha
+        self.progress.done["search"] = len(proposals) - len(proposals.pending())
+        objective = protocol.objective_metrics(self.config)[0] if asha else None
+        self._run("search", jobs(), on_record=told, objective=objective, reduction=asha.reduction if asha else 3)
+
+    def _select(self) -> dict[str, Any]:
+        chosen = protocol.candidates(self.config, self.ledger.proposals(), self.ledger.record)
+        if not chosen:
+            raise TooManyFailuresError("no trial of the search was completed, so there is nothing to select from")
+        self._run("select", protocol.selection_jobs(self.config, chosen))
+        try:
+            winner = protocol.winner_decision(self.config, chosen, self.ledger.record)
+        except ValueError as error:
+            raise TooManyFailuresError(str(error)) from error
+        self.ledger.write_phase("winner", winner)
+        return winner
+
+    def _grid_release(self, winner: Mapping[str, Any]) -> str:
+        method = MethodConfig.model_validate(winner["winner"]["method"])
+        return method.release if method.name == "hinge_ce" else self.config.search.releases[0]
+
+    def _grid(self, winner: Mapping[str, Any]) -> dict[str, Any]:
+        release = self._grid_release(winner)
+        angles = protocol.grid_angles(self.config)
+        seeds = protocol.select_seeds(self.config)
+        rows = [
+            protocol.seed_values(
+                self.config, protocol.grid_method(self.config, angle, release), seeds, self.ledger.record
+            )[0]
+            for angle in angles
+        ]
+        return {"release": release, "angles": angles, "seeds": seeds, "values": rows}
+
+    def _confirm(self, winner: Mapping[str, Any]) -> None:
+        jobs = protocol.confirmation_jobs(self.config, winner["winner"], self.ledger.record)
+        if any(self.ledger.record(job.key) is None for job in jobs) and not self.test_shared:
+            self.executor.share("confirm", prepare(self.config.data, "confirm", root=self.study.root))
+            self.test_shared = True
+        self._run("confirm", jobs, role="confirm")
+
+    # --- the queue --------------------------------------------------------------------------------------------------------
+
+    def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> None:
+        """Run the jobs that have no record yet."""
+        self._phase(phase)
+        jobs = self._without_done(jobs) if isinstance(jobs, Sequence) else jobs
+        queue = JobQueue(
+            iter(jobs),
+            self.ledger,
+            self._spec,
+            self.interrupt,
+            [self.following, self.progress],
+            max_failed_share=self.study.execution.max_failed_share,
+            **options,
+        )
+        if isinstance(jobs, Sequence) and not jobs:
+            return
+        self.executor.run(queue, role)
+        if queue.fatal is not None:
+            raise queue.fatal
+        if self.interrupt.reason is not None:
+            raise StoppedError(self.interrupt.reason)
+
+    def _without_done(self, jobs: Sequence[Job]) -> list[Job]:
+        """Leave out what has a record: no cluster is asked for a phase that is done."""
+        done = [job for job in jobs if self.ledger.record(job.key) is not None]
+        self._skip(self.progress.phase, done)
+        return [job for job in jobs if self.ledger.record(job.key) is None]
+
+    def _skip(self, phase: str, jobs: Sequence[Job]) -> None:
+        self.progress.done[phase] = self.progress.done.get(phase, 0) + len(jobs)
+
+    def _phase(self, phase: str) -> None:
+        self.progress.phase = phase
+        self.progress.plan.setdefault(phase, 0)
+        self.progress.done.setdefault(phase, 0)
+        self.progress.failed.setdefault(phase, 0)
+
+    def _spec(self, job: Job) -> TrialSpec:
+        folder = self.study.folder.resolve()
+        return TrialSpec(
+            key=job.key,
+            experiment=job.experiment.to_dict(),
+            folder=str(folder / "runs" / job.key),
+            stages=str(folder / "stages"),
+            rungs=job.rungs,
+            keep=job.phase in _KEPT,
+            workers=self.study.execution.workers_per_trial,
+            cpus=self.study.execution.cpus_per_worker,
+            gpus=self.study.execution.gpus_per_worker,
+        )

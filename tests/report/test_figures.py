@@ -1,0 +1,305 @@
+import inspect
+import math
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from divfeat.report import figures
+from divfeat.report.figures._canvas import fraction_of_pi, mean_sd, plain
+from divfeat.statistics import verdict
+
+NAN = math.nan
+GRID = np.arange(0, 18, 2) * math.pi / 36
+HOSTILE = "_$\\frac{<b>\n\x00%s " + "x" * 80
+RNG = np.random.default_rng(0)
+THREE = np.repeat([0, 1, 2], 3)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved, for a look at what is on them."""
+    found, original = [], Figure.savefig
+
+    def spy(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        found.append(self)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _strict():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def legend_of(ax):
+    return [text.get_text().replace(r"\$", "$") for text in ax.get_legend().get_texts()] if ax.get_legend() else []
+
+
+def line_named(ax, name):
+    (line,) = [line for line in ax.get_lines() if line.get_label() == name]
+    return line
+
+
+def assert_png(path):
+    image = imread(path)
+    assert min(image.shape[:2]) > 250
+    assert image[..., :3].std() > 0.005
+
+
+def test_accuracy_by_threshold(tmp_path, drawn):
+    table = 70 + RNG.standard_normal((9, 5))
+    table[2, 1] = NAN
+    shuffled = RNG.permutation(9)
+    caption = figures.accuracy_by_threshold(
+        GRID[shuffled],
+        table[shuffled],
+        tmp_path / "a.png",
+        baseline_accuracy={"CE": [68.0, 69.0, 70.0], "failed": [NAN]},
+        as_good=(GRID[3], GRID[6]),
+    )
+    assert_png(tmp_path / "a.png")
+    (ax,) = drawn[0].axes
+    curve = line_named(ax, "HingeCE")
+    np.testing.assert_allclose(curve.get_xdata(), np.arange(0, 90, 10), atol=1e-9)
+    np.testing.assert_allclose(curve.get_ydata(), np.nanmean(table, axis=1))
+    assert len(line_named(ax, "one seed").get_ydata()) == 45
+    assert set(line_named(ax, "CE").get_ydata()) == {69.0}
+    assert legend_of(ax) == ["HingeCE", "one seed", "as good as the best", "CE"]
+    shade = next(patch for patch in ax.patches if patch.get_label() == "as good as the best")
+    np.testing.assert_allclose([shade.get_x(), shade.get_x() + shade.get_width()], [30, 60])
+    assert "degrees" in ax.get_xlabel()
+    assert "(%)" in ax.get_ylabel()
+    (second,) = ax.child_axes
+    assert [label.get_text() for label in second.get_xticklabels()][:3] == ["0", "π/12", "π/6"]
+    assert "5 seeds" in caption
+    assert "over 1 to 3 seeds" in caption
+    assert caption.split()[0] in drawn[0].get_supxlabel()
+
+
+def test_diversity_by_threshold(tmp_path, drawn):
+    nc1, rank = np.exp(3 * GRID)[:, None] * np.ones((9, 3)), 1 + GRID
+    figures.diversity_by_threshold(GRID, nc1, rank, tmp_path / "b.png", baseline_diversity={"CE": ([2.0], [3.0])})
+    left, right = drawn[0].axes
+    assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
+    assert line_named(left, "CE").get_ydata()[0] == 2
+    assert line_named(right, "CE").get_ydata()[0] == 3
+    np.testing.assert_allclose(line_named(right, "HingeCE").get_ydata(), rank)
+
+
+def test_cosines_over_epochs(tmp_path, drawn):
+    curves = {
+        name: {"epoch": [1, 2, 3], "own": RNG.random((2, 3)), "other": RNG.random(3)} for name in ("CE+ETF", "gate")
+    }
+    caption = figures.cosines_over_epochs(curves, tmp_path / "c.png")
+    left, right = drawn[0].axes
+    np.testing.assert_allclose(line_named(left, "gate").get_ydata(), curves["gate"]["own"].mean(axis=0))
+    np.testing.assert_allclose(line_named(right, "gate").get_ydata(), curves["gate"]["other"])
+    assert legend_of(right) == ["CE+ETF", "gate"]
+    assert "1 to 2 seeds" in caption
+    assert_png(tmp_path / "c.png")
+
+
+@given(st.integers(0, 1000), st.integers(2, 20), st.floats(0.01, 100))
+def test_projection_is_an_isometry_of_the_plane_up_to_scale(seed, dim, norm):
+    rng = np.random.default_rng(seed)
+    features, labels = norm * rng.standard_normal((30, dim)), np.arange(30) % 3
+    flat = figures.plane_coordinates(features, labels, [0, 1, 2])
+    means = np.stack([features[labels == k].mean(axis=0) for k in range(3)])
+    corners = np.stack([flat[labels == k].mean(axis=0) for k in range(3)])
+    pairs = [(0, 1), (1, 2), (2, 0)]
+    wide = np.array([np.linalg.norm(means[i] - means[j]) for i, j in pairs])
+    shown = np.array([np.linalg.norm(corners[i] - corners[j]) for i, j in pairs])
+    np.testing.assert_allclose(shown, wide / wide.mean(), rtol=1e-6)
+    np.testing.assert_allclose(corners.sum(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(corners[0, 0], 0, atol=1e-9)
+    assert corners[0, 1] >= 0
+    assert corners[1, 0] >= 0
+    # Orthogonal to the plane is lost, nothing is stretched.
+    between = np.linalg.norm(flat[:, None] - flat[None], axis=-1) * wide.mean()
+    true = np.linalg.norm(features[:, None] - features[None], axis=-1)
+    assert (between <= true * (1 + 1e-6) + 1e-9).all()
+    if dim == 2:
+        np.testing.assert_allclose(between, true, rtol=1e-6, atol=1e-6 * norm)
+
+
+def test_projection_on_given_axes():
+    """Only what lies in the span of the axes' differences is seen."""
+    features = np.array([[1.0, 0, 0, 9], [0, 1.0, 0, -9], [0, 0, 1.0, 4], [1, 0, 0, 100]])
+    labels = np.array([0, 1, 2, 0])
+    frame = np.eye(4)[:, :3]
+    flat = figures.plane_coordinates(features, labels, [0, 1, 2], frame)
+    np.testing.assert_allclose(flat[0], flat[3], atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(flat[0] - flat[1]), 1.0)
+    with pytest.raises(ValueError, match="class 7 has no sample"):
+        figures.plane_coordinates(features, labels, [0, 1, 7])
+    with pytest.raises(ValueError, match="2 classes"):
+        figures.plane_coordinates(features, labels, [0, 1])
+
+
+def test_feature_projection(tmp_path, drawn):
+    coarse = np.repeat(np.arange(4), [30, 60, 60, 60])
+    fine = coarse * 2 + np.arange(210) % 2
+    panel = {"features": np.eye(4)[coarse] + 0.1 * RNG.standard_normal((210, 4)), "coarse": coarse, "fine": fine}
+    figures.feature_projection({"CE": panel, "gate": panel}, tmp_path / "d.png", fine_names={2: "beaver"})
+    left, right = drawn[0].axes
+    assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("CE", "gate")
+    np.testing.assert_allclose(left.get_xlim(), right.get_xlim())
+    assert len(left.collections) == 6  # three classes (not the rare one) of two fine ones
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names == ["beaver", *(f"fine class {k}" for k in range(3, 8))]
+    assert_png(tmp_path / "d.png")
+
+
+def test_gain_by_class(tmp_path, drawn):
+    counts = np.array([5, 500, 50, 51])
+    winner = np.array([[40.0, 42], [60, 60], [50, 50], [70, 71]])
+    baseline = winner - np.array([4.0, -1, 2, 1])[:, None]
+    caption = figures.gain_by_class(winner, baseline, counts, tmp_path / "e.png", baseline_name="CE")
+    upper, lower = drawn[0].axes
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in upper.patches}
+    assert heights == {0: -1.0, 1: 1.0, 2: 2.0, 3: 4.0}
+    assert {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in lower.patches}[3] == 5
+    assert legend_of(upper)[:2] == ["major: 2 classes, mean +0.0", "minor: 2 classes, mean +3.0"]
+    assert "2 seeds" in caption
+
+
+def test_optimisation_history(tmp_path, drawn):
+    values = [60.0, 63.0, 61.0, NAN, 64.0, 62.0, None, 1.0]
+    status = ["completed"] * 3 + ["failed", "completed", "pruned", "pruned", "completed"]
+    release = ["paper", "gate", "theorem", "gate", "paper", "gate", "gate", "paper"]
+    trials = [
+        {"number": i, "value": v, "status": s, "release": r}
+        for i, (v, s, r) in enumerate(zip(values, status, release, strict=True))
+    ]
+    caption = figures.optimisation_history(trials[::-1], tmp_path / "f.png")
+    (ax,) = drawn[0].axes
+    assert ax.get_lines()[0].get_ydata().tolist() == [60, 63, 63, 64, 64, 64]
+    assert legend_of(ax) == ["best so far", "paper", "gate", "theorem", "pruned", "pruned, no value", "failed"]
+    assert caption == "5 finished, 2 pruned, 1 failed; one seed a trial. 1 value below the axis not shown."
+    assert ax.get_ylim()[0] > 40
+
+
+def test_confirmation(tmp_path, drawn):
+    winner = 70 + 0.1 * RNG.standard_normal(10)
+    others = {"CE": winner - 3 + 0.1 * RNG.standard_normal(10), "paper": 70 + 0.1 * RNG.standard_normal(10)}
+    result = verdict(winner, others, seeds=range(10))
+    caption = figures.confirmation({c.name: c.__dict__ for c in result.comparisons}, tmp_path / "g.png", margin=0.5)
+    (ax,) = drawn[0].axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["CE", "paper"]
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[0].startswith("better\n+")
+    assert texts[1].startswith("equivalent\n")
+    low, high = result.comparisons[0].low, result.comparisons[0].high
+    assert any(
+        line.get_xdata().tolist() == [low, high] for line in ax.get_lines() if hasattr(line.get_xdata(), "tolist")
+    )
+    assert "10 seeds" in caption
+    assert "97.5 %" in caption
+    assert "±0.5 points" in caption
+
+
+def test_two_thresholds(tmp_path, drawn):
+    first, second = RNG.random((2, 30))
+    objective = 60 - (first - 0.5) ** 2 - second
+    objective[4] = NAN
+    caption = figures.two_thresholds(first, second, objective, tmp_path / "h.png")
+    ax = drawn[0].axes[0]
+    best = int(np.nanargmax(objective))
+    star = ax.get_lines()[0]
+    np.testing.assert_allclose([star.get_xdata()[0], star.get_ydata()[0]], np.degrees([first[best], second[best]]))
+    assert legend_of(ax)[1] == "failed or pruned"
+    assert caption.startswith("29 finished trials")
+    assert len(ax.child_axes) == 2
+    assert_png(tmp_path / "h.png")
+
+
+DEGENERATE = {
+    "one threshold": lambda p: figures.accuracy_by_threshold([1.0], [70.0], p, as_good=(1.0, 1.0)),
+    "no threshold": lambda p: figures.accuracy_by_threshold([], np.zeros((0, 3)), p),
+    "no accuracy": lambda p: figures.accuracy_by_threshold([0, 1], [NAN, NAN], p, baseline_accuracy={HOSTILE: [1, 2]}),
+    "no baseline value": lambda p: figures.accuracy_by_threshold([0, 1], [1, 2], p, baseline_accuracy={"a": [NAN]}),
+    "hostile note": lambda p: figures.accuracy_by_threshold([0], [1], p, as_good_note=HOSTILE, metric=HOSTILE),
+    "no diversity": lambda p: figures.diversity_by_threshold([0.5], [0.0], [NAN], p),
+    "no curve": lambda p: figures.cosines_over_epochs({}, p),
+    "one epoch": lambda p: figures.cosines_over_epochs({HOSTILE: {"epoch": [1], "own": [0.5], "other": [NAN]}}, p),
+    "no panel": lambda p: figures.feature_projection({}, p),
+    "collapsed": lambda p: figures.feature_projection(
+        {HOSTILE: {"features": np.ones((9, 4)), "coarse": THREE, "fine": THREE}}, p, coarse_names={0: HOSTILE}
+    ),
+    "not finite": lambda p: figures.feature_projection(
+        {"a": {"features": np.full((9, 4), NAN), "coarse": THREE, "fine": THREE}}, p
+    ),
+    "one dimension": lambda p: figures.feature_projection(
+        {"a": {"features": np.arange(9.0)[:, None], "coarse": THREE, "fine": THREE}}, p
+    ),
+    "two classes": lambda p: figures.feature_projection(
+        {"a": {"features": np.eye(4), "coarse": [0, 0, 1, 1], "fine": [0, 1, 2, 3]}}, p
+    ),
+    "one class": lambda p: figures.gain_by_class([50.0], [NAN], [3], p, baseline_name=HOSTILE),
+    "no class": lambda p: figures.gain_by_class([], [], [], p),
+    "empty class": lambda p: figures.gain_by_class([1, 2], [2, 1], [0, 5], p),
+    "no trial": lambda p: figures.optimisation_history([], p),
+    "one trial": lambda p: figures.optimisation_history([{"number": 0, "value": 0.0, "status": "completed"}], p),
+    "failures only": lambda p: figures.optimisation_history(
+        [
+            {"number": 3, "value": math.inf, "status": "failed", "release": HOSTILE},
+            {"number": 4, "value": 3.0, "status": "pruned", "release": None},
+        ],
+        p,
+    ),
+    "nothing compared": lambda p: figures.confirmation({}, p),
+    "no margin": lambda p: figures.confirmation(
+        {HOSTILE: {"differences": [NAN, 0], "mean": 0, "low": NAN, "high": NAN, "verdict": "no verdict", "level": 0.9}},
+        p,
+        margin=0,
+    ),
+    "no pair": lambda p: figures.two_thresholds([], [], [], p),
+    "one pair": lambda p: figures.two_thresholds([0.5], [0.5], [60], p, names=(HOSTILE, "b")),
+    "a line": lambda p: figures.two_thresholds(GRID.repeat(2), GRID.repeat(2), GRID.repeat(2), p),
+    "failed pairs": lambda p: figures.two_thresholds([0.1, NAN], [0.2, 0.3], [NAN, 1], p),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_input_still_gives_a_figure(name, tmp_path):
+    caption = DEGENERATE[name](tmp_path / "new" / "z.png")
+    assert_png(tmp_path / "new" / "z.png")
+    assert caption
+
+
+def test_every_figure_has_a_degenerate_case():
+    source = inspect.getsource(sys.modules[__name__]).split("DEGENERATE =")[1]
+    drawing = [name for name in figures.__all__ if name != "plane_coordinates"]
+    assert all(f"figures.{name}(" in source for name in drawing)
+
+
+def test_wrong_shapes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="for 2 points"):
+        figures.accuracy_by_threshold([0, 1], [1, 2, 3], tmp_path / "a.png")
+
+
+def test_text_helpers():
+    assert plain("_x") == " _x"
+    assert plain("a$b\n c\x07") == r"a\$b c"
+    assert plain("x" * 50) == "x" * 47 + "…"
+    assert [fraction_of_pi(k * math.pi / 36) for k in (0, 9, 13, 36, 72)] == ["0", "π/4", "13π/36", "π", "2π"]
+    assert fraction_of_pi(1.0) == "0.32π"
+    mean, sd = mean_sd(np.array([[1.0, NAN, 3.0], [NAN, NAN, NAN], [5.0, NAN, NAN]]))
+    np.testing.assert_array_equal(mean, [2, NAN, 5])
+    np.testing.assert_allclose(sd[[0, 2]], [math.sqrt(2), 0])
+
+
+def test_no_pyplot():
+    code = "import sys, divfeat.report.figures; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,223 @@
+"""The parts of the probe: search over a ladder, L-BFGS, the conditioned problem, the SGD recipe."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from divfeat.errors import NonFiniteError
+from divfeat.probe import linear_probe
+from divfeat.probe.lbfgs import minimise
+from divfeat.probe.problem import Problem
+from divfeat.probe.search import best_index, coarse_to_fine, grid, nearest
+from divfeat.probe.sgd import sgd
+
+from .test_probe import clusters
+
+# --- search --------------------------------------------------------------------------------------------------------
+
+
+@given(peak=st.integers(0, 44), left=st.floats(0.001, 0.02), right=st.floats(0.001, 0.02))
+def test_coarse_to_fine_finds_any_single_peak(peak: int, left: float, right: float) -> None:
+    curve = [0.9 - (left * (peak - index) if index < peak else right * (index - peak)) for index in range(45)]
+    found = coarse_to_fine(45, curve.__getitem__, samples=500)
+    assert best_index(found) == peak
+    assert len(found) <= 18
+    assert found == {index: curve[index] for index in found}
+
+
+def test_coarse_to_fine_leaves_the_weak_end_alone_once_past_the_peak() -> None:
+    curve = [0.5 - 0.01 * abs(index - 30) for index in range(45)]
+    assert min(coarse_to_fine(45, curve.__getitem__, samples=10**6)) > 16
+    # A plateau at chance is no decline: the peak behind it is found.
+    flat = [0.5 if index == 4 else 0.1 for index in range(45)]
+    assert best_index(coarse_to_fine(45, flat.__getitem__, samples=10**6)) == 4
+
+
+@given(count=st.integers(1, 12))
+def test_short_ladders_are_walked_whole(count: int) -> None:
+    order: list[int] = []
+
+    def accuracy(index: int) -> float:
+        order.append(index)
+        return 0.5
+
+    assert set(coarse_to_fine(count, accuracy, 10)) == set(range(count))
+    assert order == sorted(order, reverse=True)
+    assert grid(count, accuracy) == dict.fromkeys(range(count), 0.5)
+    assert best_index(grid(count, accuracy)) == count - 1
+
+
+def test_the_nearest_start_prefers_the_stronger() -> None:
+    assert nearest(5, [3, 7]) == 7
+    assert nearest(5, [4, 7]) == 4
+
+
+# --- L-BFGS --------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), decades=st.integers(0, 4), dim=st.integers(1, 20))
+def test_lbfgs_solves_quadratics(seed: int, decades: int, dim: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(dim, dim, generator=generator).double())[0]
+    matrix = basis * torch.logspace(0, decades, dim).double() @ basis.T
+    target = torch.randn(dim, generator=generator).double()
+
+    def quadratic(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient = matrix @ (point - target)
+        return 0.5 * (point - target) @ gradient, gradient, gradient.norm()
+
+    found = minimise(quadratic, torch.zeros(dim).double(), tol=1e-9, max_iter=500)
+    assert found.converged and found.gradient <= 1e-9
+    torch.testing.assert_close(found.point, target, rtol=1e-6, atol=1e-6)
+
+
+def test_lbfgs_survives_a_start_where_the_first_step_overflows() -> None:
+    def steep(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value = (point.exp() - point).sum()
+        return value, point.exp() - 1, (point.exp() - 1).norm()
+
+    found = minimise(steep, torch.full((3,), 20.0).double(), tol=1e-8, max_iter=200)
+    assert found.converged
+    torch.testing.assert_close(found.point, torch.zeros(3).double(), rtol=0, atol=1e-7)
+
+
+def test_lbfgs_stops_where_arithmetic_ends() -> None:
+    def noisy(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return point.square().sum(), torch.ones_like(point), torch.ones(())  # a gradient that is not the function's
+
+    found = minimise(noisy, torch.zeros(2), tol=1e-3, max_iter=50)
+    assert not found.converged and found.iterations <= 50
+    torch.testing.assert_close(found.point, torch.zeros(2), rtol=0, atol=1e-2)
+
+
+# --- the conditioned problem ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "dim"), [(60, 8), (12, 30)])
+def test_problem_is_the_original_one_in_other_coordinates(size: int, dim: int) -> None:
+    features, labels = clusters(size, dim=dim, classes=4, imbalance=5)
+    problem = Problem(features, labels, 4)
+    generator = torch.Generator().manual_seed(3)
+    packed = torch.randn(problem.null().shape, generator=generator).double()
+    weight, bias = (part.requires_grad_() for part in problem.unpack(packed))
+    torch.testing.assert_close(problem.pack(weight.detach(), bias.detach()), packed)
+
+    def original(strength: float) -> Tensor:
+        loss = torch.nn.functional.cross_entropy(features @ weight + bias, labels, reduction="sum")
+        return loss + strength / 2 * weight.square().sum()
+
+    value, gradient, relative = problem.evaluate(packed, 0.7)
+    assert float(value) == pytest.approx(float(original(0.7)), rel=1e-12)
+    moving = packed.clone().requires_grad_()
+    logits = problem.design @ moving
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") + 0.35 * moving[:-1].square().sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(loss, moving)[0])
+
+    def ratio(weight: Tensor, bias: Tensor, strength: float) -> float:
+        loss = torch.nn.functional.cross_entropy(features @ weight + bias, labels, reduction="sum")
+        parts = torch.autograd.grad(loss + strength / 2 * weight.square().sum(), (weight, bias))
+        residual = (features @ weight + bias).softmax(1) - torch.nn.functional.one_hot(labels, 4)
+        return float(torch.cat([parts[0], parts[1][None]]).norm() / residual.norm())
+
+    null = [part.requires_grad_() for part in problem.unpack(problem.null())]
+    assert float(relative) == pytest.approx(ratio(weight, bias, 0.7) / ratio(null[0], null[1], 0.0), rel=1e-9)
+
+
+def test_null_model_is_stationary_in_the_bias() -> None:
+    features, labels = clusters(90, classes=4, imbalance=8)
+    problem = Problem(features, labels, 4)
+    value, gradient, relative = problem.evaluate(problem.null(), 5.0)
+    shares = torch.bincount(labels).double() / 90
+    assert float(value) == pytest.approx(-90 * float((shares * shares.log()).sum()))
+    torch.testing.assert_close(gradient[-1], torch.zeros(4).double(), rtol=0, atol=1e-10)
+    assert float(relative) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_far_below_rounding_of_a_probability_keep_their_digits(dtype: torch.dtype) -> None:
+    features = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]], dtype=dtype)
+    problem = Problem(features, torch.tensor([0, 1, 0, 1]), 2)
+    for margin in (1.0, 15.0, 40.0, -15.0, -200.0):
+        half = torch.tensor([[margin / 2, -margin / 2]], dtype=dtype)
+        packed = problem.pack(half, torch.zeros(2, dtype=dtype))
+        value, gradient, _ = problem.evaluate(packed, 0.0)
+        expected = 4 * (math.log1p(math.exp(-margin)) if margin > 0 else -margin + math.log1p(math.exp(margin)))
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+        slope = 4 / (1 + math.exp(margin))
+        assert float(gradient[:-1].abs().max()) == pytest.approx(slope, rel=1e-5)
+
+
+def test_preconditioning_pays() -> None:
+    features, labels = clusters(300, dim=20, classes=6)
+    problem = Problem(features * torch.logspace(0, 2, 20).double(), labels, 6)
+    spent = {}
+    for name, diagonal in (
+        ("plain", torch.ones_like(problem.null())),
+        ("ours", problem.preconditioner(problem.null(), 0.1)),
+    ):
+
+        def function(point: Tensor, diagonal: Tensor = diagonal) -> tuple[Tensor, Tensor, Tensor]:
+            value, gradient, relative = problem.evaluate(point * diagonal, 0.1)
+            return value, gradient * diagonal, relative
+
+        found = minimise(function, problem.null() / diagonal, tol=1e-4, max_iter=2000)
+        assert found.converged
+        spent[name] = found.evaluations
+    assert spent["ours"] * 4 < spent["plain"]
+
+
+# --- SGD -----------------------------------------------------------------------------------------------------------
+
+
+def test_sgd_is_the_naive_loop() -> None:
+    features, labels = clusters(20, dim=4, classes=3)
+    weights, biases = sgd(features, labels, 3, [0.0, 2.0], epochs=2, batch_size=8, learning_rate=0.3, seed=5)
+    for strength, weight, bias in zip([0.0, 2.0], weights, biases, strict=True):
+        model = [torch.zeros(4, 3).double().requires_grad_(), torch.zeros(3).double().requires_grad_()]
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(2):
+            order = torch.randperm(20, generator=generator)
+            for first in range(0, 20, 8):
+                batch = order[first : first + 8]
+                loss = torch.nn.functional.cross_entropy(features[batch] @ model[0] + model[1], labels[batch])
+                parts = torch.autograd.grad(loss, model)
+                with torch.no_grad():
+                    model[0].sub_(0.3 * parts[0]).div_(1 + 0.3 * strength / 20)
+                    model[1].sub_(0.3 * parts[1])
+        torch.testing.assert_close(weight, model[0].detach())
+        torch.testing.assert_close(bias, model[1].detach())
+
+
+def test_sgd_recipe_is_deterministic_and_seeded() -> None:
+    train, test = clusters(200), clusters(100, draw=2)
+    first, again, other = (linear_probe(train, None, test, solver="sgd", epochs=5, seed=seed) for seed in (0, 0, 1))
+    assert first.solver == "sgd" and first.strength == 0.0 and first.iterations == 5 * 2
+    assert torch.equal(first.weight, again.weight) and first.objective == again.objective
+    assert not torch.equal(first.weight, other.weight)
+
+
+@pytest.mark.parametrize("strength", [1.0, 30.0])
+def test_sgd_comes_near_the_minimum(strength: float) -> None:
+    train = clusters(600, dim=8, spread=0.8)
+    best = linear_probe(train, strengths=[strength], tol=1e-8)
+    found = linear_probe(train, strengths=[strength], solver="sgd", standardize=False, learning_rate=0.05)
+    assert best.objective <= found.objective <= 1.02 * best.objective
+    assert not found.converged
+
+
+def test_sgd_objective_counts_the_whole_weight() -> None:
+    features, labels = clusters(20, dim=40)
+    found = linear_probe((features, labels), strengths=[3.0], solver="sgd", learning_rate=0.1, epochs=3)
+    loss = torch.nn.functional.cross_entropy(features @ found.weight + found.bias, labels, reduction="sum")
+    assert found.objective == pytest.approx(float(loss + 1.5 * found.weight.square().sum()), rel=1e-12)
+
+
+def test_divergence_is_named() -> None:
+    features, labels = clusters(50)
+    with pytest.raises(NonFiniteError, match="diverged at learning rate"):
+        linear_probe((features.float() * 1e30, labels), solver="sgd", learning_rate=1e30, epochs=3, dtype=torch.float32)
