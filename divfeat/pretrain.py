@@ -24,7 +24,7 @@ from divfeat.config import TrainConfig
 from divfeat.data.augment import Augment
 from divfeat.data.batches import Batches
 from divfeat.errors import DataError, NonFiniteError
-from divfeat.losses.objective import Objective, share_gated
+from divfeat.losses.objective import Objective
 from divfeat.models.batchnorm import convert_batchnorm
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
@@ -169,7 +169,7 @@ def train(
             optimizer.step()
             with torch.no_grad():
                 current = learner.head.axes if axes is None else axes
-                sums = _accumulate(sums, losses, features, logits, batch.labels, current, tau_plus, objective)
+                sums = _accumulate(sums, losses, features, logits, batch.labels, current, tau_plus)
             state.step += 1
             result.images += len(batch.labels)
             if device.type == "cpu" or state.step % _CHECK_EVERY_STEPS == 0:
@@ -260,7 +260,6 @@ def _accumulate(
     labels: Tensor,
     axes: Tensor,
     tau_plus: Tensor,
-    objective: Objective,
 ) -> dict[str, Tensor]:
     """Add this batch's sums, on the device: no value is read back before the epoch ends."""
     features = features.detach().float()
@@ -277,7 +276,6 @@ def _accumulate(
         "positive_cosine": positive.double().sum(),
         "negative_cosine": negative.double().sum(),
         "inside": ((tau_plus[labels] > 0) & (positive > torch.cos(tau_plus[labels]))).double().sum(),
-        "gated": share_gated(objective, features, labels).double() * count,
         "norm": features.norm(dim=-1).double().sum(),
     }
     return {name: value + sums[name] if name in sums else value for name, value in batch.items()}
@@ -302,7 +300,6 @@ def _epoch_metrics(sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
         "positive_cosine": "train/positive_cosine",
         "negative_cosine": "train/negative_cosine",
         "inside": "train/inside_cone",
-        "gated": "train/gated",
         "norm": "train/feature_norm",
     }
     return {names[name]: value / count for name, value in values.items()}

@@ -14,6 +14,7 @@ from divfeat.probe.lbfgs import minimise
 from divfeat.probe.problem import Problem
 from divfeat.probe.search import best_index, coarse_to_fine, grid, nearest
 from divfeat.probe.sgd import sgd
+from divfeat.probe.solve import solve
 
 from .test_probe import clusters
 
@@ -71,7 +72,7 @@ def test_lbfgs_solves_quadratics(seed: int, decades: int, dim: int) -> None:
         gradient = matrix @ (point - target)
         return 0.5 * (point - target) @ gradient, gradient, gradient.norm()
 
-    found = minimise(quadratic, torch.zeros(dim).double(), tol=1e-9, max_iter=500)
+    found = minimise(quadratic, torch.zeros(dim).double(), torch.clone, tol=1e-9, max_iter=500)
     assert found.converged and found.gradient <= 1e-9
     torch.testing.assert_close(found.point, target, rtol=1e-6, atol=1e-6)
 
@@ -81,7 +82,7 @@ def test_lbfgs_survives_a_start_where_the_first_step_overflows() -> None:
         value = (point.exp() - point).sum()
         return value, point.exp() - 1, (point.exp() - 1).norm()
 
-    found = minimise(steep, torch.full((3,), 20.0).double(), tol=1e-8, max_iter=200)
+    found = minimise(steep, torch.full((3,), 20.0).double(), torch.clone, tol=1e-8, max_iter=200)
     assert found.converged
     torch.testing.assert_close(found.point, torch.zeros(3).double(), rtol=0, atol=1e-7)
 
@@ -90,7 +91,7 @@ def test_lbfgs_stops_where_arithmetic_ends() -> None:
     def noisy(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return point.square().sum(), torch.ones_like(point), torch.ones(())  # a gradient that is not the function's
 
-    found = minimise(noisy, torch.zeros(2), tol=1e-3, max_iter=50)
+    found = minimise(noisy, torch.zeros(2), torch.clone, tol=1e-3, max_iter=50)
     assert not found.converged and found.iterations <= 50
     torch.testing.assert_close(found.point, torch.zeros(2), rtol=0, atol=1e-2)
 
@@ -112,7 +113,7 @@ def test_problem_is_the_original_one_in_other_coordinates(size: int, dim: int) -
         return loss + strength / 2 * weight.square().sum()
 
     value, gradient, relative = problem.evaluate(packed, 0.7)
-    assert float(value) == pytest.approx(float(original(0.7)), rel=1e-12)
+    assert float(value) == pytest.approx(original(0.7).item(), rel=1e-12)
     moving = packed.clone().requires_grad_()
     logits = problem.design @ moving
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") + 0.35 * moving[:-1].square().sum()
@@ -122,7 +123,7 @@ def test_problem_is_the_original_one_in_other_coordinates(size: int, dim: int) -
         loss = torch.nn.functional.cross_entropy(features @ weight + bias, labels, reduction="sum")
         parts = torch.autograd.grad(loss + strength / 2 * weight.square().sum(), (weight, bias))
         residual = (features @ weight + bias).softmax(1) - torch.nn.functional.one_hot(labels, 4)
-        return float(torch.cat([parts[0], parts[1][None]]).norm() / residual.norm())
+        return (torch.cat([parts[0], parts[1][None]]).norm() / residual.norm()).item()
 
     null = [part.requires_grad_() for part in problem.unpack(problem.null())]
     assert float(relative) == pytest.approx(ratio(weight, bias, 0.7) / ratio(null[0], null[1], 0.0), rel=1e-9)
@@ -155,20 +156,65 @@ def test_losses_far_below_rounding_of_a_probability_keep_their_digits(dtype: tor
 def test_preconditioning_pays() -> None:
     features, labels = clusters(300, dim=20, classes=6)
     problem = Problem(features * torch.logspace(0, 2, 20).double(), labels, 6)
-    spent = {}
-    for name, diagonal in (
-        ("plain", torch.ones_like(problem.null())),
-        ("ours", problem.preconditioner(problem.null(), 0.1)),
-    ):
+    start = problem.null()
 
-        def function(point: Tensor, diagonal: Tensor = diagonal) -> tuple[Tensor, Tensor, Tensor]:
-            value, gradient, relative = problem.evaluate(point * diagonal, 0.1)
-            return value, gradient * diagonal, relative
+    def function(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return problem.evaluate(point, 0.1)
 
-        found = minimise(function, problem.null() / diagonal, tol=1e-4, max_iter=2000)
+    diagonal, blocks = problem.diagonal(start, 0.1), problem.blocks(start, 0.1)
+    spent = []
+    for inverse in (torch.clone, lambda vector: vector * diagonal, lambda vector: apply_blocks(blocks, vector)):
+        found = minimise(function, start, inverse, tol=1e-4, max_iter=5000)
         assert found.converged
-        spent[name] = found.evaluations
-    assert spent["ours"] * 4 < spent["plain"]
+        spent.append(found.evaluations)
+    assert spent[1] * 4 < spent[0]
+    assert spent[2] * 4 < spent[0]
+
+
+def apply_blocks(blocks: Tensor, vector: Tensor) -> Tensor:
+    return torch.stack([block @ column for block, column in zip(blocks, vector.T, strict=True)], 1)
+
+
+def test_blocks_invert_the_hessian_of_each_class() -> None:
+    features, labels = clusters(40, dim=5, classes=3)
+    problem = Problem(features, labels, 3)
+    packed = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double()
+    blocks = problem.blocks(packed, 0.5)
+    for label in range(3):
+        columns = []
+        for row in range(6):
+            step = torch.zeros(6, 3).double()
+            step[row, label] = 1e-5
+            ahead, behind = (problem.evaluate(packed + sign * step, 0.5)[1][:, label] for sign in (1, -1))
+            columns.append((ahead - behind) / 2e-5)
+        torch.testing.assert_close(blocks[label] @ torch.stack(columns, 1), torch.eye(6).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [1e-5, 1e-2])
+def test_hard_problems_and_bad_starts_converge_through_the_blocks(strength: float) -> None:
+    features, labels = clusters(200, spread=0.8)
+    problem = Problem(features, labels, 5)
+    good = solve(problem, problem.null(), strength, tol=1e-6, max_iter=1000)
+    far = 30 * torch.randn(problem.null().shape, generator=torch.Generator().manual_seed(0)).double()
+    bad = solve(problem, far, strength, tol=1e-6, max_iter=1000)
+    assert good.converged
+    assert bad.converged
+    assert bad.objective == pytest.approx(good.objective, rel=1e-7)
+    short = solve(problem, far, strength, tol=1e-6, max_iter=25)
+    assert short.iterations == 25
+    assert not short.converged
+
+
+def test_without_room_for_blocks_the_diagonal_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clusters(200, spread=0.8)
+    problem = Problem(features, labels, 5)
+    expected = solve(problem, problem.null(), 0.01, tol=1e-6, max_iter=1000)
+    monkeypatch.setattr("divfeat.probe.solve._BLOCK_NUMBERS", 0)
+    monkeypatch.setattr(Problem, "blocks", None)
+    found = solve(problem, problem.null(), 0.01, tol=1e-6, max_iter=1000)
+    assert found.converged
+    assert found.iterations > 20
+    assert found.objective == pytest.approx(expected.objective, rel=1e-8)
 
 
 # --- SGD -----------------------------------------------------------------------------------------------------------
@@ -204,8 +250,8 @@ def test_sgd_recipe_is_deterministic_and_seeded() -> None:
 @pytest.mark.parametrize("strength", [1.0, 30.0])
 def test_sgd_comes_near_the_minimum(strength: float) -> None:
     train = clusters(600, dim=8, spread=0.8)
-    best = linear_probe(train, strengths=[strength], tol=1e-8)
-    found = linear_probe(train, strengths=[strength], solver="sgd", standardize=False, learning_rate=0.05)
+    best = linear_probe(train, strengths=[strength], standardize=True, tol=1e-8)
+    found = linear_probe(train, strengths=[strength], solver="sgd", standardize=True, learning_rate=0.05)
     assert best.objective <= found.objective <= 1.02 * best.objective
     assert not found.converged
 

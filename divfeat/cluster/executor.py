@@ -175,7 +175,14 @@ def _connect(address: str | None, *, spanning: bool) -> None:
         raise ConfigError(f"{place}: {error}; leave --address out to run on this machine") from error
 
 
-class _Queue(Searcher):
+class _Unpickled:
+    """Pickles as an empty shell: Tune's snapshot, which pickles all it is given, is never read."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Queue(_Unpickled, Searcher):
     """Tune's view of a source: suggestions are trials, results are epochs."""
 
     def __init__(self, source: JobSource) -> None:
@@ -214,7 +221,7 @@ class _Queue(Searcher):
         """See `save`."""
 
 
-class _Scheduler(FIFOScheduler):
+class _Scheduler(_Unpickled, FIFOScheduler):
     """Asks the source after every report whether the trial goes on."""
 
     def __init__(self, queue: _Queue) -> None:
@@ -227,7 +234,7 @@ class _Scheduler(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
-class _StopAll(Stopper):
+class _StopAll(_Unpickled, Stopper):
     """Ends what runs once the source is stopping; checkpoints stay."""
 
     def __init__(self, source: JobSource) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from divfeat.losses.functional import cross_entropy
@@ -75,10 +74,3 @@ class Objective(nn.Module):
         if self.gate is not None:
             loss = loss.masked_fill(self.gate(features, labels), 0.0)
         return loss
-
-
-def share_gated(objective: Objective, features: Tensor, labels: Tensor) -> Tensor:
-    """Share of samples outside the loss, a scalar tensor."""
-    if objective.gate is None:
-        return torch.zeros((), device=features.device)
-    return objective.gate(features, labels).float().mean()

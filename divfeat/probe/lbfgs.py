@@ -1,7 +1,7 @@
 """L-BFGS for a smooth convex function (Nocedal & Wright 2006, algorithms 7.4 and 3.5) with its own stopping rule.
 
-torch.optim.LBFGS stops on the gradient of the variable it is given, here the preconditioned one; this one asks the
-function for the quantity to stop on, and keeps every vector on the device with one transfer an evaluation.
+torch.optim.LBFGS takes no preconditioner and stops on the largest entry of the gradient; this one starts its recursion
+from a given inverse Hessian, stops on a quantity the function supplies, and makes one transfer an evaluation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Linear = Callable[[Tensor], Tensor]  # a symmetric positive map, shaped as the point
 Function = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # point -> objective, gradient, relative gradient
 
 
 class Solution(NamedTuple):
-    """Where the solver stopped; `gradient` is the relative gradient there."""
+    """Where the solver stopped: `gradient` is the relative gradient there, `stalled` that no step descends any more."""
 
     point: Tensor
     objective: float
@@ -26,6 +27,7 @@ class Solution(NamedTuple):
     iterations: int
     evaluations: int
     converged: bool
+    stalled: bool
 
 
 class _Sample(NamedTuple):
@@ -37,12 +39,24 @@ class _Sample(NamedTuple):
     gradient: Tensor
 
 
-def minimise(function: Function, start: Tensor, *, tol: float, max_iter: int, memory: int = 10) -> Solution:
+class _Pair(NamedTuple):
+    """One step taken: its change of point and of gradient, their product, and the scale it gives the inverse."""
+
+    change: Tensor
+    turn: Tensor
+    curvature: Tensor
+    scale: Tensor
+
+
+def minimise(
+    function: Function, start: Tensor, inverse: Linear, *, tol: float, max_iter: int, memory: int = 10
+) -> Solution:
     """Minimise a convex function from `start` until its relative gradient is at most `tol`.
 
     Args:
         function: returns 0-d objective, gradient shaped as the point, and the 0-d relative gradient to stop on.
-        start: any shape; a good scale is one where the curvature is near one.
+        start: any shape.
+        inverse: multiplies by an approximate inverse Hessian, fixed.
         tol: dimensionless.
         max_iter: directions, not evaluations.
         memory: pairs kept.
@@ -55,41 +69,41 @@ def minimise(function: Function, start: Tensor, *, tol: float, max_iter: int, me
         numbers = torch.stack([objective, slope.to(objective), relative.to(objective)]).tolist()
         return _Sample(numbers[0], numbers[1], numbers[2], gradient)
 
-    point, evaluations, iterations = start, 1, 0
+    point, evaluations, iterations, stalled = start, 1, 0, False
     here = sample(point, torch.zeros_like(point))
-    pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=memory)
+    pairs: deque[_Pair] = deque(maxlen=memory)
     while here.relative > tol and iterations < max_iter:
-        direction = _direction(here.gradient, pairs)
+        direction = _direction(here.gradient, pairs, inverse)
         slope = torch.dot(direction.flatten(), here.gradient.flatten()).item()
         step, there, spent = _line_search(sample, point, direction, here, slope)
         evaluations += spent
         if there is None:
             if not pairs:
-                break  # not even the gradient descends: the limit of the arithmetic
+                stalled = True  # not even the preconditioned gradient descends: the limit of the arithmetic
+                break
             pairs.clear()
             continue
         change, turn = step * direction, there.gradient - here.gradient
-        curvature = torch.dot(change.flatten(), turn.flatten())
-        if step * (there.slope - slope) > 0:
-            pairs.append((change, turn, curvature))
+        if there.slope > slope:
+            curvature = torch.dot(change.flatten(), turn.flatten())
+            pairs.append(_Pair(change, turn, curvature, curvature / torch.dot(turn.flatten(), inverse(turn).flatten())))
         point, here, iterations = point + change, there, iterations + 1
-    return Solution(point, here.objective, here.relative, iterations, evaluations, here.relative <= tol)
+    return Solution(point, here.objective, here.relative, iterations, evaluations, here.relative <= tol, stalled)
 
 
-def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def _direction(gradient: Tensor, pairs: deque[_Pair], inverse: Linear) -> Tensor:
     """Minus the inverse-curvature estimate times the gradient (two-loop recursion); scalars stay on the device."""
     direction = gradient.neg()
-    flat = direction.view(-1)
     weights = []
-    for change, turn, curvature in reversed(pairs):
-        weight = torch.dot(change.view(-1), flat) / curvature
-        flat.addcmul_(turn.view(-1), weight, value=-1)
+    for pair in reversed(pairs):
+        weight = torch.dot(pair.change.flatten(), direction.flatten()) / pair.curvature
+        direction.addcmul_(pair.turn, weight, value=-1)
         weights.append(weight)
+    direction = inverse(direction)
     if pairs:
-        _, turn, curvature = pairs[-1]
-        flat.mul_(curvature / torch.dot(turn.view(-1), turn.view(-1)))
-    for (change, turn, curvature), weight in zip(pairs, reversed(weights), strict=True):
-        flat.addcmul_(change.view(-1), weight - torch.dot(turn.view(-1), flat) / curvature)
+        direction = direction * pairs[-1].scale
+    for pair, weight in zip(pairs, reversed(weights), strict=True):
+        direction.addcmul_(pair.change, weight - torch.dot(pair.turn.flatten(), direction.flatten()) / pair.curvature)
     return direction
 
 
@@ -102,23 +116,20 @@ def _line_search(
     secant steps is enough. The decrease is asked up to rounding of the objective, which near the optimum exceeds it.
     """
     slack = 16 * torch.finfo(direction.dtype).eps * abs(here.objective)
-    low, low_slope, high, high_slope = 0.0, slope, math.inf, math.inf
+    low, low_slope, high = 0.0, slope, math.inf
     step = 1.0
-    for spent in range(1, 31):
+    for spent in range(1, 41):
         there = sample(point + step * direction, direction)
-        finite = math.isfinite(there.objective) and math.isfinite(there.slope)
-        decreases = finite and there.objective <= here.objective + 1e-4 * step * slope + slack
+        decreases = there.objective <= here.objective + 1e-4 * step * slope + slack  # False for NaN
         if decreases and abs(there.slope) <= -0.9 * slope:
             return step, there, spent
+        share = 0.5
         if decreases and there.slope < 0:
             low, low_slope = step, there.slope
         else:
-            high, high_slope = step, there.slope if finite else math.inf
-        if high == math.inf:
-            step *= 4
-        elif math.isfinite(high_slope) and high_slope > 0:
-            share = low_slope / (low_slope - high_slope)
-            step = low + min(max(share, 0.1), 0.9) * (high - low)
-        else:
-            step = 0.5 * (low + high)
+            high = step
+            if 0 < there.slope < math.inf:
+                # Where the objective rose, the slope says little: the secant would creep down from far above.
+                share = min(max(low_slope / (low_slope - there.slope), 0.1), 0.9 if decreases else 0.5)
+        step = 4 * step if high == math.inf else low + share * (high - low)
     return 0.0, None, spent

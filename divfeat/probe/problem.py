@@ -4,8 +4,9 @@
 
 Two exact changes of variables. Centring, x -> x - mean with b -> b + mean W, uncouples bias and weight in the Hessian.
 Rotating onto the eigenvectors of X^T X makes its Gram matrix diagonal, so that the curvature bound
-(1/2) (I - 11^T/K) (x) X^T X + strength I (Boehning 1992) has a diagonal inverse root: one eigendecomposition serves all
-strengths. With more features than samples, the rotation keeps the span of the centred samples: the optimum lies in it.
+(1/2) (I - 11^T/K) (x) X^T X + strength I (Boehning 1992) is diagonal but for its class part: one eigendecomposition
+serves all strengths. With more features than samples, the rotation keeps the span of the centred samples, in which the
+optimum lies.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ class Problem:
         self.flat = torch.arange(size, device=labels.device) * num_classes + labels
         self.counts = torch.bincount(labels, minlength=num_classes).to(features)
         self._shift = self.basis.T @ self.mean
-        self._shift_norm = 1 + self.mean.square().sum()
+        self._shift_square = self.mean.square().sum()
         # Sums over samples run in float64 so that float32 features still give a usable line search.
         self.sum_dtype = torch.float32 if features.device.type == "mps" else torch.float64
-        # The null model sets the unit of the gradient; rounding (constant features: all of it) must not.
-        rounding = torch.finfo(features.dtype).eps * size**0.5 * features.norm()
-        self._unit = features.new_ones(())
-        null_gradient = self._evaluate(self.null(), 0.0)
-        self._unit = torch.maximum(null_gradient[2], rounding) / null_gradient[3]
+        # What rounding makes of a gradient (all of it, where features are constant), for a residual of norm one.
+        self._rounding = (
+            4 * torch.finfo(features.dtype).eps * torch.stack([features.norm(), features.new_tensor(size**0.5)])
+        )
+        ratio = self._evaluate(self.null(), 0.0)[2]
+        self._unit = torch.where(ratio > 0, ratio, torch.ones_like(ratio))
 
     def null(self) -> Tensor:
         """The minimiser among all models with W = 0: the bias is the log prior."""
@@ -61,10 +63,10 @@ class Problem:
         Relative: ||dF/d(W, b)|| over ||P - Y||_F, in units of the same ratio at the null model. Dividing by the
         residual P - Y keeps the criterion meaningful on separable data, where F, residual and gradient vanish together.
         """
-        objective, gradient, norm, residual_norm = self._evaluate(packed, strength)
-        return objective, gradient, norm / (residual_norm.clamp_min(torch.finfo(norm.dtype).tiny) * self._unit)
+        objective, gradient, ratio = self._evaluate(packed, strength)
+        return objective, gradient, ratio / self._unit
 
-    def _evaluate(self, packed: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate(self, packed: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
         logits = self.design @ packed
         top, own = logits.amax(1), logits.take(self.flat)
         residual = torch.softmax(logits, 1)
@@ -79,21 +81,38 @@ class Problem:
         penalty = 0.5 * strength * packed[:-1].square().sum(dtype=self.sum_dtype)
         weight, bias = gradient[:-1], gradient[-1]
         # dF/dW at fixed original bias is weight + mean (x) bias: expand its norm in the rotated basis.
-        cross = (self._shift @ weight) @ bias
-        square = weight.square().sum() + 2 * cross + self._shift_norm * bias.square().sum()
-        return losses.sum(dtype=self.sum_dtype) + penalty, gradient, square.clamp_min(0).sqrt(), residual.norm()
+        by_bias = bias.square().sum()
+        by_weight = weight.square().sum() + 2 * (self._shift @ weight) @ bias + self._shift_square * by_bias
+        per_residual = torch.stack([by_weight, by_bias]) / residual.square().sum().clamp_min(
+            torch.finfo(bias.dtype).tiny
+        )
+        ratio = (per_residual - self._rounding.square()).clamp_min(0).sum().sqrt()
+        return losses.sum(dtype=self.sum_dtype) + penalty, gradient, ratio
 
-    def preconditioner(self, packed: Tensor, strength: float) -> Tensor:
-        """Diagonal D [R + 1, K] such that the variable packed / D sees a curvature near one.
+    def diagonal(self, packed: Tensor, strength: float) -> Tensor:
+        """Approximate inverse Hessian [R + 1, K], diagonal, for the price of half an evaluation.
 
-        The bound's constant 1/2 is replaced by the class's mean curvature p_k (1 - p_k) at `packed`: under the bound,
-        and measured to need a third fewer evaluations. Only speed depends on it.
+        The bound's constant 1/2 is replaced by the class's mean curvature p_k (1 - p_k) at `packed`, which it exceeds:
+        measured to need a third fewer evaluations. Only speed depends on it.
         """
+        hessian = self._curvature(packed).mean(0) * self.spectrum[:, None]
+        hessian[:-1] += strength
+        return hessian.reciprocal()
+
+    def blocks(self, packed: Tensor, strength: float) -> Tensor:
+        """The inverses [K, R + 1, R + 1] of the Hessian's diagonal blocks, one a class, for about R / 2 evaluations."""
+        curvature = self._curvature(packed)
+        hessian = torch.stack([(self.design.T * weights) @ self.design for weights in curvature.T])
+        ridge = torch.full_like(self.spectrum, strength)
+        ridge[-1] = 0
+        diagonal = hessian.diagonal(dim1=1, dim2=2)
+        diagonal.add_(ridge + 8 * torch.finfo(packed.dtype).eps * diagonal.sum(1, keepdim=True))
+        return torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+
+    def _curvature(self, packed: Tensor) -> Tensor:
+        """The second derivative p (1 - p) [N, K] of each sample's loss in each of its logits."""
         probabilities = torch.softmax(self.design @ packed, 1)
-        curvature = (probabilities - probabilities.square()).mean(0).clamp_min(torch.finfo(packed.dtype).eps)
-        bound = curvature * self.spectrum[:, None]
-        bound[:-1] += strength
-        return bound.rsqrt()
+        return (probabilities - probabilities.square()).clamp_min(torch.finfo(packed.dtype).eps)
 
     def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [D, K] and bias [K] in the coordinates of the features given."""

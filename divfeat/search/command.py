@@ -14,7 +14,6 @@ from rich.table import Table
 from divfeat.config import ExecutionConfig, StudyConfig
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
-from divfeat.methods import build_method  # noqa: F401 - imported early so that a broken install fails before the study
 from divfeat.search import protocol
 from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
@@ -48,19 +47,22 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
     if dry_run:
         return _dry_run(runner, console)
     interrupt.install()
-    console.print(f"study {name}: {' '.join(about.split())}", highlight=False)
-    console.print(f"folder {folder}; the same line resumes, Ctrl-C saves", highlight=False)
+    console.print(f"study {name}: {' '.join(about.split())}", highlight=False, soft_wrap=True)
+    console.print(f"folder {folder}; the same line resumes, Ctrl-C saves", highlight=False, soft_wrap=True)
     try:
         runner.run()
     except StoppedError as stopped:
         console.print(
-            f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}", highlight=False
+            f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",
+            highlight=False,
+            soft_wrap=True,
         )
         return EXIT_CODES[stopped.reason]
     except TooManyFailuresError as failure:
         console.print(
             f"\nerror: {failure}\nThe records are in {folder / 'runs'}; mend the cause and repeat the line:\n  {command}",
             highlight=False,
+            soft_wrap=True,
         )
         return 3
     from divfeat.report.build import build_report
@@ -106,6 +108,7 @@ def _dry_run(runner: Study, console: Console) -> int:
         f"{runs} runs of {study.train.epochs} epochs on {len(data.train)} images, scored on {len(data.evaluation)}; "
         f"{parameters:,} parameters",
         highlight=False,
+        soft_wrap=True,
     )
     unit = detectable_difference(1.0, protocol_config.confirm_seeds, len(protocol_config.baselines))
     floor = _measured_noise(runner.folder)
@@ -114,11 +117,13 @@ def _dry_run(runner: Study, console: Console) -> int:
         f"{protocol_config.confirm_seeds} seeds against {len(protocol_config.baselines)} baselines detect a difference of "
         f"{unit:.2f} standard deviations of a seed with probability 0.8{detail}",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(
-        f"about {clock(runs * seconds / concurrent)} with {concurrent} trials at a time, from a warm-up of {_WARM_UP_STEPS} steps "
-        f"({seconds:.1f} s a run, without the start of Ray)",
+        f"about {clock(runs * seconds / concurrent)} with {concurrent} trials at a time, from a warm-up of {_WARM_UP_STEPS} "
+        f"steps ({seconds:.1f} s a run, without the start of Ray)",
         highlight=False,
+        soft_wrap=True,
     )
     per_run = 4 * parameters * (len(protocol_config.baselines) + 2) * protocol_config.confirm_seeds
     features = (
@@ -128,6 +133,7 @@ def _dry_run(runner: Study, console: Console) -> int:
     console.print(
         f"disk: about {(2 * per_run + 2 * features + checkpoints) / 2**20:.0f} MiB under {runner.folder}",
         highlight=False,
+        soft_wrap=True,
     )
     return 0
 

@@ -109,7 +109,7 @@ class Progress:
         left = self.seconds_left()
         best = f", best {100 * self.best[0]:.2f} % ({self.best[1]})" if self.best else ""
         guess = f", about {clock(left)} left" if left is not None else ""
-        self.console.print(f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False)
+        self.console.print(f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float | None) -> str:

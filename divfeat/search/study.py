@@ -15,6 +15,7 @@ from divfeat.cluster.executor import RayExecutor
 from divfeat.cluster.trial import TrialSpec
 from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
 from divfeat.data.prepare import PreparedData, prepare
+from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.files import write_json
 from divfeat.provenance import commit, versions
@@ -27,6 +28,7 @@ from divfeat.search.progress import Progress
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.queue import JobQueue
 from divfeat.statistics import noise_floor
+from divfeat.thresholds import family_named
 from divfeat.tracking import Tracker
 
 #: Phases whose weights are kept: the registered extractor comes from a selection run, confirmed runs keep theirs.
@@ -75,8 +77,6 @@ class Study:
             if metric == "val/accuracy_minor" and not 0 < (data.class_counts <= self.config.data.boundary).sum() < len(
                 data.class_counts
             ):
-                from divfeat.errors import ConfigError
-
                 counts = f"{data.class_counts.min()} to {data.class_counts.max()}"
                 raise ConfigError(
                     f"objective 'minor' needs minor and major classes, but data.boundary={self.config.data.boundary} and "
@@ -85,8 +85,6 @@ class Study:
         return data
 
     def _corner(self, angle: float) -> dict[str, float]:
-        from divfeat.thresholds import family_named
-
         return dict.fromkeys(family_named(self.config.search.family).parameters, angle)
 
     def run(self) -> dict[str, Any]:
@@ -136,7 +134,7 @@ class _Session:
         self.test_shared = False
 
     def run(self) -> dict[str, Any]:
-        study, ledger = self.study, self.ledger
+        study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
         self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
         self.following.reconcile()

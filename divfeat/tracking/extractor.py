@@ -26,7 +26,7 @@ from torch import Tensor
 from divfeat.errors import ConfigError
 from divfeat.models import FeatureExtractor
 
-ARTIFACT_PATH = "extractor"
+ARTIFACT_PATH = "model"
 """Folder of the model among the artifacts of the run that trained it."""
 
 REQUIREMENTS = ("numpy", "pydantic", "pyyaml", "torch", "torchvision")

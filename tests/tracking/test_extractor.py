@@ -106,14 +106,14 @@ def test_the_model_says_what_it_takes_and_carries_no_pickled_object(study_dir: P
     extractor, tracker = trained(), begun(study_dir)
     tracker.register_extractor("digits", extractor.config, extractor.state_dict(), key="winner")
     folder = Path(View(tracker).run("winner").info.artifact_uri.removeprefix("file://").replace("%20", " "))
-    names = {path.name for path in (folder / "extractor").rglob("*") if path.is_file()}
+    names = {path.name for path in (folder / "model").rglob("*") if path.is_file()}
     assert {"MLmodel", "weights.pt", "config.json", "extractor_model.py", "requirements.txt"} <= names
     assert not any(name.endswith((".pkl", ".pickle", ".pyc")) for name in names)
-    requirements = (folder / "extractor" / "requirements.txt").read_text()
+    requirements = (folder / "model" / "requirements.txt").read_text()
     assert "torch==" in requirements
     assert "+" not in requirements
 
-    model = mlflow.pyfunc.load_model(str(folder / "extractor"))
+    model = mlflow.pyfunc.load_model(str(folder / "model"))
     [spec] = model.metadata.signature.inputs.inputs
     assert (spec.type, spec.shape) == (np.dtype("uint8"), (-1, 1, 8, 8))
     [spec] = model.metadata.signature.outputs.inputs

@@ -214,6 +214,48 @@ def test_a_crash_between_two_writes_is_repaired(study_dir: Path, monkeypatch: py
     }
 
 
+def test_a_crash_within_many_points_leaves_no_mark_that_all_is_there(
+    study_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker.open(study_dir, NAME)
+    tracker.start_run("a", **start())
+    log_batch, sizes = tracker._runs.client.log_batch, []
+
+    def one_call(run_id: str, metrics: Any = (), **others: Any) -> None:
+        if sizes:
+            raise KeyboardInterrupt
+        sizes.append(len(metrics))
+        log_batch(run_id, metrics, **others)
+
+    many = record(history=[{"epoch": e, "time": e, "metrics": {f"m{i}": i + e for i in range(40)}} for e in range(50)])
+    monkeypatch.setattr(tracker._runs.client, "log_batch", one_call)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.finish_run("a", many)
+    tracker = Tracker.open(study_dir, NAME)
+    assert 0 < sum(View(tracker).points("a").values()) < 2000
+    assert tracker.reconcile({"a": (start(), many)}) == ["a"]
+    assert len(View(tracker).points("a")) == 2000 + 2
+
+
+def test_a_write_that_arrived_though_its_answer_was_lost_is_not_repeated(
+    study_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker.open(study_dir, NAME)
+    tracker.start_run("a", **start())
+    log_batch = tracker._runs.client.log_batch
+
+    def lost(*args: Any, **others: Any) -> None:
+        log_batch(*args, **others)
+        raise MlflowException("the connection was closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker._runs.client, "log_batch", lost)
+        tracker.log_events("a", events(range(2)))
+    tracker._paused_until = None
+    tracker.log_events("a", [{**event, "time": event["time"] + 5} for event in events(range(3))])
+    assert [step for step, _ in View(tracker).history("a", "lr")] == [0, 1, 2]
+
+
 def test_what_mlflow_never_saw_is_replayed_with_its_own_times(study_dir: Path) -> None:
     tracker = Tracker.open(study_dir, NAME)
     assert tracker.reconcile({"a": (start(), record("pruned")), "b": (start(1), None)}) == ["a"]
@@ -334,8 +376,9 @@ def test_wrong_use_is_told(study_dir: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from divfeat.tracking import Tracker
+from divfeat.tracking import Tracker, tracker
 from tests.tracking.conftest import NAME, events, start
+tracker.FLUSH_SECONDS = 0.0
 tracker = Tracker.open(Path(sys.argv[1]), NAME)
 tracker.study_run({})
 tracker.start_run("a", **start())
