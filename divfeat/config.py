@@ -32,6 +32,18 @@ OBJECTIVES: dict[str, tuple[str, str, str]] = {
 }
 
 
+#: Arguments of `build_extractor` that other settings decide -> what a user should set instead.
+_NOT_OPTIONS: dict[str, str] = {
+    "backbone": "set model.backbone",
+    "image_shape": "it follows the data; set data.image_size",
+    "projector": "it follows the method; set method.name (ce_no_projector has none)",
+    "projector_dim": "set model.projector_dim",
+    "mean": "it is measured on the training images",
+    "std": "it is measured on the training images",
+    "seed": "set seed",
+}
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -75,6 +87,14 @@ class ModelConfig(_Frozen):
         None, ge=1, description="features after the projector; default the backbone's width"
     )
     options: dict[str, int | float | str | bool] = Field(default_factory=dict, description="passed to the backbone")
+
+    @field_validator("options")
+    @classmethod
+    def _options_of_the_backbone(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in _NOT_OPTIONS:
+                raise ValueError(f"{name!r} is no option of a backbone: {_NOT_OPTIONS[name]}")
+        return value
 
 
 class ThresholdSpec(_Frozen):
@@ -142,6 +162,18 @@ class ProbeConfig(_Frozen):
     strengths_before: tuple[float, ...] | None = Field(None, description="before the projector; default `strengths`")
     solver: Literal["lbfgs", "sgd"] = "lbfgs"
     standardize: bool = False
+
+    @model_validator(mode="after")
+    def _positive_strengths(self) -> ProbeConfig:
+        for name in ("strengths", "strengths_before"):
+            strengths = getattr(self, name)
+            if strengths is None:
+                continue
+            if not strengths:
+                raise ValueError(f"{name}=[]: give at least one weight decay, or null for the protocol's grid")
+            if any(strength < 0 or (strength == 0 and self.solver == "lbfgs") for strength in strengths):
+                raise ValueError(f"{name}={list(strengths)} must be positive (0 only with solver 'sgd')")
+        return self
 
 
 class ExperimentConfig(_Frozen):
@@ -335,14 +367,23 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             parsed = yaml.safe_load(value) if value else None
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
-        if isinstance(parsed, str):  # YAML 1.1 reads 1e-4 as text
-            try:
-                parsed = float(parsed)
-            except ValueError:
-                pass
         keys = path.split(".")
-        result = merge(result, {keys[0]: _nest(keys[1:], parsed)})
+        result = merge(result, {keys[0]: _nest(keys[1:], _with_numbers(parsed))})
     return result
+
+
+def _with_numbers(value: Any) -> Any:
+    """`value` with text such as 1e-4, which YAML 1.1 does not take for a number, as one; in lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _nest(keys: list[str], value: Any) -> Any:

@@ -86,8 +86,8 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
         image_shape=data.train.image_shape,
         projector=method_named(config.method.name).projector,
         projector_dim=config.model.projector_dim if method_named(config.method.name).projector else None,
-        mean=mean,
-        std=std,
+        mean=mean.tolist(),
+        std=std.tolist(),
         seed=stream_seed(config.seed, "weights"),
         **config.model.options,  # type: ignore[arg-type]
     )
@@ -125,11 +125,11 @@ def run(
         NonFiniteError: training diverged.
     """
     started = time.time()
+    if config.role == "confirm":
+        _check_selects_nothing(config, rungs)
     data = data or prepare(config.data, config.role, root=root)
     if data.role != config.role or data.config != config.data:
         raise ConfigError(f"data were prepared for {data.role!r} of another configuration than this {config.role!r}")
-    if config.role == "confirm" and config.probe.strengths is None and config.probe.solver == "lbfgs":
-        raise ConfigError("a confirmation selects nothing: give probe.strengths=[x] as frozen on validation")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     rank = dist.get_rank() if world > 1 else 0
@@ -191,6 +191,21 @@ def run(
     result.metrics.update({name: value for name, value in trained.history[-1].items() if name.startswith("train/")})
     provenance["seconds"] = round(time.time() - started, 3)
     return result
+
+
+def _check_selects_nothing(config: ExperimentConfig, rungs: Sequence[int]) -> None:
+    """Refuse a confirmation that would choose by the test set, before anything is loaded or trained."""
+    strengths = config.probe.strengths
+    if strengths is None and config.probe.solver == "lbfgs":
+        raise ConfigError("a confirmation selects nothing: give probe.strengths=[x] as frozen on validation")
+    for name, given in (("strengths", strengths), ("strengths_before", config.probe.strengths_before)):
+        if given is not None and len(given) > 1:
+            raise ConfigError(
+                f"a confirmation selects nothing: give one value instead of probe.{name}={list(given)}, "
+                "as frozen on validation"
+            )
+    if rungs:
+        raise ConfigError(f"a confirmation has no rungs, which would read the test set: leave out rungs={list(rungs)}")
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -402,9 +417,10 @@ class _Observer:
             (scored.after, scored.labels(level)),
             strengths=config.probe.strengths,
             search=config.probe.search,
+            solver=config.probe.solver,
             standardize=config.probe.standardize,
             warm_start=self.warm,
         )
-        self.warm = found
+        self.warm = found if config.probe.solver == "lbfgs" else None
         assert found.val is not None
         return {f"val/{name}": value for name, value in scores.items()} | {"probe/fine_top1": found.val.top1}

@@ -49,20 +49,23 @@ def extract(learner: Learner, images: ImageSet, *, batch_size: int = 512, channe
     was_training = learner.training
     learner.eval()
     bounds = [round(i * len(images) / world) for i in range(world + 1)]
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(bounds[rank], bounds[rank + 1], batch_size):
+    columns: dict[str, list[Tensor]] = {"before": [], "after": [], "logits": []}
+    # A rank without images passes an empty batch, whose shapes the gathering needs.
+    for start in range(bounds[rank], bounds[rank + 1], batch_size) or [bounds[rank]]:
         stop = min(start + batch_size, bounds[rank + 1])
         batch = torch.tensor(images.images[start:stop]).to(device)
         if channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         taps = learner.extractor(batch)
-        outputs = learner.head(taps)
-        parts.append((taps.before.float(), taps.after.float(), outputs.logits.float()))
-    before, after, logits = (_gather(torch.cat(column), bounds, rank, world) for column in zip(*parts, strict=True))
+        columns["before"].append(taps.before.float())
+        if taps.after is not taps.before:
+            columns["after"].append(taps.after.float())
+        columns["logits"].append(learner.head(taps).logits.float())
+    found = {name: _gather(torch.cat(parts), bounds, rank, world) for name, parts in columns.items() if parts}
     learner.train(was_training)
     fine = torch.tensor(images.fine, device=device)
     coarse = None if images.coarse is None else torch.tensor(images.coarse, device=device)
-    return FeatureSet(before, after, logits, fine, coarse)
+    return FeatureSet(found["before"], found.get("after", found["before"]), found["logits"], fine, coarse)
 
 
 def _gather(share: Tensor, bounds: list[int], rank: int, world: int) -> Tensor:

@@ -34,14 +34,19 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line in a single write."""
+    """Append one JSON line in a single write; a line that a kill tore is closed first, so that it takes none with it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(value), sort_keys=True, allow_nan=False) + "\n")
+    line = json.dumps(finite(value), sort_keys=True, allow_nan=False) + "\n"
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode())
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Every complete JSON line of `path`; a torn last line is left out."""
+    """Every complete JSON line of `path`; torn ones are left out."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

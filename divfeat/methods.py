@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from divfeat.config import MethodConfig, unknown
 from divfeat.errors import ConfigError
 from divfeat.frames import simplex_etf
 from divfeat.losses import ConeGate, Hinge, Objective, theorem_tau_minus
-from divfeat.models.heads import FrameHead, LinearHead
+from divfeat.models import FrameHead, Head, LinearHead
 from divfeat.thresholds import ThresholdContext, resolve
 
 
@@ -67,7 +67,7 @@ class BuiltMethod:
         frame: float64 [D, K] or None for a learned classifier.
     """
 
-    head: nn.Module
+    head: Head
     objective: Objective
     tau_plus: Tensor
     frame: Tensor | None

@@ -24,8 +24,9 @@ from divfeat.config import TrainConfig
 from divfeat.data.augment import Augment
 from divfeat.data.batches import Batches
 from divfeat.errors import DataError, NonFiniteError
+from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
-from divfeat.models.batchnorm import convert_batchnorm
+from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
 _CHECK_EVERY_STEPS = 20
@@ -36,14 +37,20 @@ EpochCallback = Callable[[int, Mapping[str, float], "Learner"], None]
 class Learner(nn.Module):
     """Extractor and head as one module, so that one forward pass is what DDP and torch.compile see."""
 
-    def __init__(self, extractor: nn.Module, head: nn.Module) -> None:
+    def __init__(self, extractor: FeatureExtractor, head: Head) -> None:
         super().__init__()
         self.extractor = extractor
         self.head = head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 images [B, C, H, W] to (features [B, D], logits [B, K])."""
-        outputs = self.head(self.extractor(images))
+        """uint8 images [B, C, H, W] to (features [B, D], logits [B, K]), both float32 or wider.
+
+        Autocast ends before the head: logits in bfloat16 would be too coarse for a loss, and the hinge, which computes
+        its own in float32, would differ from CE+ETF by precision alone.
+        """
+        taps = self.extractor(images)
+        with torch.autocast(images.device.type, enabled=False):
+            outputs = self.head(Taps(*map(at_least_float32, taps)))
         return outputs.features, outputs.logits
 
 
@@ -54,7 +61,7 @@ class TrainResult:
     Attributes:
         history: One mapping an epoch, flat metric names.
         seconds: Wall time of the epochs run in this process.
-        images: Training images passed in this process.
+        images: Training images passed since this process started, over all ranks.
         resumed_at: (epoch, step) where training went on, or None.
     """
 
@@ -121,7 +128,7 @@ def train(
     if world > 1:
         convert_batchnorm(learner)
     if config.channels_last:
-        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         learner.parameters(),
         lr=config.lr,
@@ -135,6 +142,8 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         result.resumed_at = state.load(checkpoint)
         result.history = list(state.history)
+        if rank != 0:  # the checkpoint holds the sums of all ranks
+            state.sums = {name: torch.zeros_like(value) for name, value in state.sums.items()}
     runner: nn.Module = learner
     if world > 1:
         ids = [device.index] if device.type == "cuda" else None
@@ -171,13 +180,14 @@ def train(
                 current = learner.head.axes if axes is None else axes
                 sums = _accumulate(sums, losses, features, logits, batch.labels, current, tau_plus)
             state.step += 1
-            result.images += len(batch.labels)
+            result.images += batch.global_size
             if device.type == "cpu" or state.step % _CHECK_EVERY_STEPS == 0:
                 _check_finite(losses, epoch, state.step)
             if stop_after is not None and (epoch, state.step) == stop_after:
-                state.sums = sums
+                state.sums = _all_reduced(sums, world)
                 if checkpoint is not None and rank == 0:
                     state.save(checkpoint)
+                result.seconds = time.monotonic() - started
                 return result
         metrics = _epoch_metrics(_all_reduced(sums, world), epoch)
         metrics["train/lr"] = optimizer.param_groups[0]["lr"]
@@ -228,7 +238,10 @@ class _State:
             payload["rng_cuda"] = torch.cuda.get_rng_state()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        torch.save(payload, temporary)
+        with open(temporary, "wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
 
     def load(self, path: Path) -> tuple[int, int]:

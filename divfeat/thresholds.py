@@ -20,6 +20,8 @@ from divfeat.errors import ConfigError
 DEFAULT_HIGH = 17 / 36 * math.pi
 #: The fixed angle of the paper's tables 1 and 3.
 PAPER_ANGLE = 13 / 36 * math.pi
+#: pi as float32 holds it, which lies above pi: a threshold tensor filled with math.pi is an angle all the same.
+_LARGEST = float(torch.tensor(math.pi, dtype=torch.float32))
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,11 @@ def check_angle(name: str, value: float | Tensor, *, allow_zero: bool = True) ->
     Raises:
         ConfigError: some entry of `value` is not a finite angle in the range.
     """
-    angles = torch.as_tensor(value, dtype=torch.float64)
-    bad = ~torch.isfinite(angles) | (angles < 0) | (angles > math.pi + 1e-9)
+    try:
+        angles = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}={value!r} is not an angle in [0, pi] radians: give a number") from error
+    bad = ~torch.isfinite(angles) | (angles < 0) | (angles > _LARGEST)
     if bad.any():
         first = float(angles[bad].flatten()[0]) if angles.ndim else float(angles)
         hint = ""

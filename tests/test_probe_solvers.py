@@ -155,7 +155,7 @@ def test_losses_far_below_rounding_of_a_probability_keep_their_digits(dtype: tor
 
 def test_preconditioning_pays() -> None:
     features, labels = clusters(300, dim=20, classes=6)
-    problem = Problem(features * torch.logspace(0, 2, 20).double(), labels, 6)
+    problem = Problem(features * torch.logspace(0, 1.5, 20).double(), labels, 6)
     start = problem.null()
 
     def function(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,8 +251,8 @@ def test_sgd_recipe_is_deterministic_and_seeded() -> None:
 def test_sgd_comes_near_the_minimum(strength: float) -> None:
     train = clusters(600, dim=8, spread=0.8)
     best = linear_probe(train, strengths=[strength], standardize=True, tol=1e-8)
-    found = linear_probe(train, strengths=[strength], solver="sgd", standardize=True, learning_rate=0.05)
-    assert best.objective <= found.objective <= 1.02 * best.objective
+    found = linear_probe(train, strengths=[strength], solver="sgd", standardize=True)
+    assert best.objective <= found.objective <= 1.01 * best.objective
     assert not found.converged
 
 

@@ -195,7 +195,7 @@ class _Queue(_Unpickled, Searcher):
         """Nothing to take over: objectives are the source's business."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial."""
         if self.source.stopping():
             return Searcher.FINISHED

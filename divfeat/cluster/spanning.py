@@ -43,7 +43,7 @@ def run_spanning(spec: TrialSpec, data: ray.ObjectRef, storage: Path) -> None:
             name=f"train_{spec.key}",
             storage_path=str(storage),
             failure_config=train.FailureConfig(max_failures=0),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     )
     try:

@@ -95,6 +95,7 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         )
     if role == "search":
         train, evaluation = full.subset(parts.train), full.subset(parts.val)
+        _check_classes(config, "validation", evaluation)
         content = [full.content_hash, index_hash(parts.train), index_hash(parts.val)]
     else:
         train = full.subset(parts.published)
@@ -104,7 +105,19 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         if evaluation.fine_names != full.fine_names:
             raise DataError(f"{config.source}: train and test name their classes differently; rebuild the data set")
         content = [full.content_hash, index_hash(parts.published), evaluation.content_hash]
+    _check_classes(config, "training", train)
     return PreparedData(config, role, train, evaluation, counts, digest(content), parts.note)
+
+
+def _check_classes(config: DataConfig, part: str, images: ImageSet) -> None:
+    """Refuse a part without an image of some class: a tail of coarse classes may lose fine ones that the probe needs."""
+    for level in dict.fromkeys((config.train_level, config.probe_level)):
+        counts = np.bincount(images.labels(level), minlength=images.num_classes(level))
+        if (counts == 0).any():
+            raise DataError(
+                f"{level} class {images.class_names(level)[int(np.argmin(counts))]!r} of {config.source} has no "
+                f"{part} image; raise train_size, n_max or val_per_class, or lower the imbalance"
+            )
 
 
 def _parts(full: ImageSet, config: DataConfig) -> _Parts:
@@ -129,7 +142,8 @@ def _parts(full: ImageSet, config: DataConfig) -> _Parts:
         published = stratified_subset(fine, config.train_size, seed=config.seed)
         left = np.setdiff1d(everything, published)
         if config.val_per_class is not None:
-            enough = np.bincount(fine[left], minlength=full.num_classes("fine")).min() >= config.val_per_class
+            # More than asked for, since `holdout` leaves every class an image.
+            enough = np.bincount(fine[left], minlength=full.num_classes("fine")).min() > config.val_per_class
             if enough:
                 rest = holdout(fine[left], per_class=config.val_per_class, seed=config.seed)
                 return _Parts(published, published, left[rest.val], _OUTSIDE)

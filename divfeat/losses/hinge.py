@@ -176,20 +176,21 @@ def _hinge(
 
 def _row(tau: float | Tensor, features: Tensor) -> Tensor:
     """Thresholds as [..., 1, K] (or [1, 1])."""
-    value = torch.as_tensor(tau).to(features)
+    value = torch.as_tensor(tau, dtype=features.dtype, device=features.device)
     return value.unsqueeze(-2) if value.ndim else value.reshape(1, 1)
 
 
 def _pairs(tau: float | Tensor, labels: Tensor, features: Tensor) -> Tensor:
     """tau- as [..., N, K] or broadcastable to it."""
-    value = torch.as_tensor(tau).to(features)
+    value = torch.as_tensor(tau, dtype=features.dtype, device=features.device)
     if value.ndim < 2:
         return value.reshape(1, -1)
     if value.shape[-2] == 1:
         return value
     if value.ndim == 2:
         return value[labels]
-    return torch.take_along_dim(value, labels.unsqueeze(-1), dim=-2)
+    index = labels.unsqueeze(-1)
+    return torch.take_along_dim(value, index.reshape((1,) * (value.ndim - index.ndim) + index.shape), dim=-2)
 
 
 def _own(values: Tensor, labels: Tensor) -> Tensor:

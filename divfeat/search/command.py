@@ -46,11 +46,13 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
     runner = Study(study, execution, folder, name, console=console, interrupt=interrupt)
     if dry_run:
         return _dry_run(runner, console)
+    from divfeat.report.build import build_report  # report/ is below search/ in the house; only the command joins them
+
     interrupt.install()
     console.print(f"study {name}: {' '.join(about.split())}", highlight=False, soft_wrap=True)
     console.print(f"folder {folder}; the same line resumes, Ctrl-C saves", highlight=False, soft_wrap=True)
     try:
-        runner.run()
+        report = runner.run(lambda: build_report(folder))
     except StoppedError as stopped:
         console.print(
             f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",
@@ -65,9 +67,6 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
             soft_wrap=True,
         )
         return 3
-    from divfeat.report.build import build_report
-
-    report = build_report(runner)
     report.print(console)
     return 0
 
@@ -164,7 +163,7 @@ def _warm_up(runner: Study, data: Any) -> tuple[float, int]:
     result = run(small, part)
     rest = time.monotonic() - started - result.provenance["training_seconds"]
     per_step = result.provenance["training_seconds"] / -(-images // config.train.batch_size)
-    return per_step * steps * config.train.epochs + rest, learner.extractor.parameter_count  # type: ignore[return-value]
+    return per_step * steps * config.train.epochs + rest, learner.extractor.parameter_count
 
 
 def _every(total: int, wanted: int) -> Any:

@@ -64,7 +64,7 @@ class TrackingFollower:
             if not table.exists():
                 pq.write_table(pa.Table.from_pylist(record["per_class"]), table)
             files["per_class.parquet"] = table
-        for name in ("features.npz", "extractor"):
+        for name in ("features.npz", "extractor", "correct.npz"):
             if record.get("config", {}).get("role") == "confirm" and (folder / name).exists():
                 files[name] = folder / name
         return files

@@ -38,22 +38,44 @@ class Ledger:
 
     # --- the study -----------------------------------------------------------------------------------------------------
 
-    def open(self, study: StudyConfig) -> bool:
-        """Make the study's folder, or check that it holds this very study; lock it for this process.
-
-        Returns:
-            Whether the study existed.
+    def check(self, study: StudyConfig) -> bool:
+        """Whether the folder holds this very study; writes nothing.
 
         Raises:
-            ConfigError: the folder is not writable, holds another study (the differences are named), was written by
-                another version of the format, or another process runs it.
+            ConfigError: the folder holds another study (the differences are named), was written by another version of
+                the format, or cannot be written.
         """
+        found = read_json(self.folder / "study.json")
+        if found is None:
+            parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise ConfigError(f"--storage-path: {parent} cannot be written; choose a folder you may write to")
+            return False
+        if found.get("format") != FORMAT:
+            raise ConfigError(
+                f"{self.folder} was written in format {found.get('format')}, this is {FORMAT}; use another --name"
+            )
+        if found["identity"] != study.identity:
+            lines = "\n".join(differences(found["config"], study.to_dict()))
+            raise ConfigError(
+                f"the name {self.folder.name!r} is taken by a study with other settings:\n{lines}\n"
+                "choose another --name, or repeat the settings of that study to resume it"
+            )
+        return True
+
+    def open(self, study: StudyConfig) -> None:
+        """Make the study's folder, or take it up again, and lock it for this process.
+
+        Raises:
+            ConfigError: as `check`, or another process runs the study.
+        """
+        known = self.check(study)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
         except OSError as error:
             raise ConfigError(
-                f"--storage-path: {self.folder} cannot be written ({error.strerror}); choose a folder you may write to"
+                f"--storage-path: {self.folder} cannot be written ({error.strerror}); choose another folder"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,24 +88,9 @@ class Ledger:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
-        found = read_json(self.folder / "study.json")
-        if found is None:
-            write_json(
-                self.folder / "study.json",
-                {"format": FORMAT, "identity": study.identity, "config": study.to_dict(), "created": time.time()},
-            )
-            return False
-        if found.get("format") != FORMAT:
-            raise ConfigError(
-                f"{self.folder} was written by another version of divfeat (format {found.get('format')}); use --name"
-            )
-        if found["identity"] != study.identity:
-            lines = "\n".join(differences(found["config"], study.to_dict()))
-            raise ConfigError(
-                f"the name {self.folder.name!r} is taken by a study with other settings:\n{lines}\n"
-                "choose another --name, or repeat the settings of that study to resume it"
-            )
-        return True
+        if not known:
+            config = {"identity": study.identity, "config": study.to_dict()}
+            write_json(self.folder / "study.json", {"format": FORMAT, "created": time.time(), **config})
 
     def close(self) -> None:
         """Let other processes run the study."""

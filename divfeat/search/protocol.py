@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.config import OBJECTIVES, ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.config import OBJECTIVES, ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec
 from divfeat.search.jobs import (
     CONFIRM_SEED,
     SEARCH_SEED,
@@ -51,23 +51,23 @@ def calibration_jobs(study: StudyConfig) -> list[Job]:
 
 def calibration_decision(jobs: Sequence[Job], record_of: RecordOf) -> dict[str, Any]:
     """The learning rate and weight decay with CE's best validation accuracy; ties keep the first."""
-    rows = []
-    for job in jobs:
-        value = metric_of(record_of(job.key), CALIBRATION_METRIC)
-        rows.append(
-            {
-                "key": job.key,
-                "lr": job.experiment.train.lr,
-                "weight_decay": job.experiment.train.weight_decay,
-                "value": value,
-            }
-        )
-    best = max((row for row in rows if row["value"] is not None), key=lambda row: row["value"], default=None)
+    values = [metric_of(record_of(job.key), CALIBRATION_METRIC) for job in jobs]
+    finished = [(value, -index) for index, value in enumerate(values) if value is not None]
+    chosen = jobs[-max(finished)[1]].experiment.train if finished else None
+    rows = [
+        {
+            "key": job.key,
+            "lr": job.experiment.train.lr,
+            "weight_decay": job.experiment.train.weight_decay,
+            "value": value,
+        }
+        for job, value in zip(jobs, values, strict=True)
+    ]
     return {
-        "tried": rows,
-        "lr": best and best["lr"],
-        "weight_decay": best and best["weight_decay"],
         "metric": CALIBRATION_METRIC,
+        "tried": rows,
+        "lr": chosen and chosen.lr,
+        "weight_decay": chosen and chosen.weight_decay,
     }
 
 
@@ -186,7 +186,7 @@ def grid_angles(study: StudyConfig) -> list[float]:
     return [float(angle) for angle in np.linspace(study.search.low, study.search.high, points)]
 
 
-def grid_jobs(study: StudyConfig, release: str) -> list[Job]:
+def grid_jobs(study: StudyConfig, release: Release) -> list[Job]:
     """The one-dimensional family over its grid, at the winner's way of letting go, on the selection seeds."""
     jobs = []
     for angle in grid_angles(study):
@@ -195,11 +195,11 @@ def grid_jobs(study: StudyConfig, release: str) -> list[Job]:
     return jobs
 
 
-def grid_method(study: StudyConfig, angle: float, release: str) -> MethodConfig:
+def grid_method(study: StudyConfig, angle: float, release: Release) -> MethodConfig:
     """The method at one angle of the grid."""
     (parameter,) = family_named(study.search.family).parameters
     spec = ThresholdSpec(family=study.search.family, angles={parameter: angle})
-    return MethodConfig(name="hinge_ce", thresholds=spec, release=release)  # type: ignore[arg-type]
+    return MethodConfig(name="hinge_ce", thresholds=spec, release=release)
 
 
 def confirmed_methods(study: StudyConfig, winner: Mapping[str, Any]) -> dict[str, MethodConfig]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from divfeat.cluster.executor import RayExecutor
 from divfeat.cluster.trial import TrialSpec
-from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
-from divfeat.files import write_json
+from divfeat.files import read_json, write_json
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol
 from divfeat.search.followers import TrackingFollower
@@ -29,7 +30,18 @@ from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.queue import JobQueue
 from divfeat.statistics import noise_floor
 from divfeat.thresholds import family_named
-from divfeat.tracking import Tracker
+from divfeat.tracking import Tracker, reachable
+
+
+class Made(Protocol):
+    """What a report hands back: files for MLflow, the study's own metrics, one sentence."""
+
+    files: Mapping[str, Path]
+    metrics: Mapping[str, float]
+    sentence: str
+
+
+Reporter = Callable[[], Made]
 
 #: Phases whose weights are kept: the registered extractor comes from a selection run, confirmed runs keep theirs.
 _KEPT = ("noise", "select", "confirm")
@@ -87,69 +99,112 @@ class Study:
     def _corner(self, angle: float) -> dict[str, float]:
         return dict.fromkeys(family_named(self.config.search.family).parameters, angle)
 
-    def run(self) -> dict[str, Any]:
-        """Run what is left, up to the confirmed winner.
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run for this many trials."""
+        done = Ledger(self.folder).phase("done")
+        return done is not None and done["trials"] >= self.execution.trials
 
-        Returns:
-            The winner's decision (phase `winner`).
+    def run(self, report: Reporter) -> Any:
+        """Run what is left, then report.
+
+        Args:
+            report: Called once every phase has its decision; what it returns is returned here.
 
         Raises:
-            ConfigError, DataError: before anything costly.
+            ConfigError, DataError: before anything costly, with nothing written.
             StoppedError: a signal or the time budget; the same call goes on.
             TooManyFailuresError: a phase cannot be finished.
         """
-        data = self.check()
         ledger = Ledger(self.folder)
-        resumed = ledger.open(self.config)
-        tracker = Tracker.open(self.folder, self.name, self.execution.tracking_uri)
-        executor = RayExecutor(
-            workers=self.execution.workers_per_trial,
-            cpus=self.execution.cpus_per_worker,
-            gpus=self.execution.gpus_per_worker,
-            address=self.execution.address,
-            storage=self.folder,
-            max_concurrent=self.execution.max_concurrent,
-        )
+        ledger.check(self.config)
+        reachable(self.execution.tracking_uri)
+        executor = data = None
+        if not self.finished:
+            data = self.check()
+            executor = RayExecutor(
+                workers=self.execution.workers_per_trial,
+                cpus=self.execution.cpus_per_worker,
+                gpus=self.execution.gpus_per_worker,
+                address=self.execution.address,
+                storage=self.folder.resolve(),
+                max_concurrent=self.execution.max_concurrent,
+            )
         try:
-            return _Session(self, ledger, tracker, executor, data, resumed).run()
+            ledger.open(self.config)
+            tracker = Tracker.open(self.folder.resolve(), self.name, self.execution.tracking_uri)
+            session = _Session(self, ledger, tracker, executor)
+            if executor is not None and data is not None:
+                executor.share("search", data)
+            return session.run(report)
         finally:
-            executor.close()
+            if executor is not None:
+                executor.close()
             ledger.close()
 
 
 class _Session:
     """One run of a study in one process."""
 
-    def __init__(
-        self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor, data: PreparedData, resumed: bool
-    ) -> None:
-        self.study, self.ledger, self.tracker, self.executor, self.resumed = study, ledger, tracker, executor, resumed
+    def __init__(self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor | None) -> None:
+        self.study, self.ledger, self.tracker, self.executor = study, ledger, tracker, executor
         self.config = study.config  # replaced once learning rate and weight decay are frozen
         self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
         plan = protocol.planned_runs(self.config, study.execution.trials)
         metric = protocol.objective_metrics(self.config)[0]
-        self.progress = Progress(plan, metric, executor.concurrent, self.config.train.epochs, study.console)
-        executor.share("search", data)
+        concurrent = executor.concurrent if executor else 1
+        self.progress = Progress(plan, metric, concurrent, self.config.train.epochs, study.console)
         self.test_shared = False
 
-    def run(self) -> dict[str, Any]:
+    def run(self, report: Reporter) -> Any:
         study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
         self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
         self.following.reconcile()
         status = "stopped"
         try:
-            with self.progress:
-                decision = self._phases()
+            if self.executor is not None:
+                with self.progress:
+                    winner = self._phases()
+                self._register(winner["winner"])
+                self.ledger.write_phase("done", {"trials": len(self.ledger.proposals()), "time": time.time()})
+            made = report()
+            self.tracker.log_report(made.files)
             status = "completed"
-            return decision
+            self.tracker.finish_study(status, made.metrics, {"verdict": made.sentence})
+            return made
         except TooManyFailuresError:
             status = "failed"
             raise
         finally:
             if status != "completed":
                 self.tracker.finish_study(status)
+
+    def _register(self, winner: Mapping[str, Any]) -> None:
+        """Register the winner's extractor: of its selection runs the one at the validation median."""
+        method = MethodConfig.model_validate(winner["method"])
+        metric = protocol.objective_metrics(self.config)[0]
+        runs = []
+        for seed in protocol.select_seeds(self.config):
+            key = experiment(self.config, method, seed).key
+            value = protocol.metric_of(self.ledger.record(key), metric)
+            folder = self.ledger.run_folder(key) / "extractor"
+            if value is not None and folder.exists():
+                runs.append((value, seed, key, folder))
+        if not runs:
+            return
+        value, seed, key, folder = sorted(runs)[(len(runs) - 1) // 2]
+        self.tracker.register_extractor(
+            self.study.name,
+            read_json(folder / "config.json"),
+            torch.load(folder / "weights.pt", weights_only=True),
+            key=key,
+            tags={"method": winner["name"], "seed": str(seed), metric.replace("/", "."): f"{value:.4f}"},
+            description=f"Feature extractor of {winner['name']}, seed {seed} (the median of {len(runs)} on validation), "
+            f"study {self.study.name}. uint8 images in, features out.",
+        )
+        self.ledger.write_phase("registered", {"model": self.study.name, "key": key, "seed": seed, "value": value})
 
     def _phases(self) -> dict[str, Any]:
         self._calibrate()
@@ -233,7 +288,7 @@ class _Session:
         self.ledger.write_phase("winner", winner)
         return winner
 
-    def _grid_release(self, winner: Mapping[str, Any]) -> str:
+    def _grid_release(self, winner: Mapping[str, Any]) -> Release:
         method = MethodConfig.model_validate(winner["winner"]["method"])
         return method.release if method.name == "hinge_ce" else self.config.search.releases[0]
 
@@ -252,6 +307,7 @@ class _Session:
     def _confirm(self, winner: Mapping[str, Any]) -> None:
         jobs = protocol.confirmation_jobs(self.config, winner["winner"], self.ledger.record)
         if any(self.ledger.record(job.key) is None for job in jobs) and not self.test_shared:
+            assert self.executor is not None
             self.executor.share("confirm", prepare(self.config.data, "confirm", root=self.study.root))
             self.test_shared = True
         self._run("confirm", jobs, role="confirm")
@@ -273,6 +329,7 @@ class _Session:
         )
         if isinstance(jobs, Sequence) and not jobs:
             return
+        assert self.executor is not None
         self.executor.run(queue, role)
         if queue.fatal is not None:
             raise queue.fatal

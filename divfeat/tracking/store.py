@@ -71,6 +71,19 @@ def unreachable(uri: str, timeout: float = HEALTH_SECONDS) -> str | None:
     return None
 
 
+def reachable(uri: str | None) -> None:
+    """Refuse a server that does not answer, before anything is written.
+
+    Raises:
+        ConfigError: naming the URI and the remedy.
+    """
+    if uri is not None and (reason := unreachable(uri)):
+        raise ConfigError(
+            f"--tracking-uri {uri!r}: no MLflow server answers there ({reason}). Start it (mlflow server --port ...), "
+            "mend the address, or leave the option out to track in an sqlite file in the study's folder"
+        )
+
+
 def open_store(study_dir: Path, study_name: str, tracking_uri: str | None) -> Store:
     """Opens the study's experiment, which carries the study's name, and makes it where there is none.
 
@@ -87,11 +100,7 @@ def open_store(study_dir: Path, study_name: str, tracking_uri: str | None) -> St
     study_dir = study_dir.resolve()
     artifacts = study_dir / "mlartifacts"
     uri = tracking_uri or _own_database(study_dir, study_name, artifacts)
-    if reason := unreachable(uri):
-        raise ConfigError(
-            f"--tracking-uri {uri!r}: no MLflow server answers there ({reason}). Start it (mlflow server --port ...), "
-            "mend the address, or leave the option out to track in an sqlite file in the study's folder"
-        )
+    reachable(uri)
     if uri.startswith("sqlite:") and tracking_uri:
         _check_writable(uri)
     try:
