@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         default="digits",
         metavar="NAME",
-        help="settings to start from; default digits (see docs/presets.md)",
+        help="settings to start from; default digits (README lists them)",
     )
     flags.add_argument("--config", metavar="FILE", help="YAML laid over the preset")
     flags.add_argument(

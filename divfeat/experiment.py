@@ -284,23 +284,31 @@ def _probe(config: ExperimentConfig, train_set: FeatureSet, scored: FeatureSet, 
     return _Fitted(found.strength, reached.top1, reached.per_class, correct, found.at_grid_end)
 
 
-def unseen_probe(features: Tensor, labels: Tensor, strength: float, seed: int) -> float:
+def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: ExperimentConfig) -> float:
     """Top-1 of a probe fitted on images the backbone never saw: each half of the scored images predicted from the other.
 
     Halves are drawn class by class; the strength is taken as given.
+
+    Args:
+        features: [N, D] of the scored images.
+        labels: int64 [N].
+        strength: As the probe on the training images chose it.
+        config: Solver and seed.
     """
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stream_seed(seed, "unseen")))
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, "unseen"))
+    shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.argsort(labels.cpu()[shuffled], stable=True)].to(labels.device)
     halves = (by_class[0::2], by_class[1::2])
-    classes = int(labels.max()) + 1
     hits = 0.0
     for fit, score in (halves, halves[::-1]):
         found = linear_probe(
             (features[fit], labels[fit]),
             None,
             (features[score], labels[score]),
-            strengths=[strength],
-            num_classes=classes,
+            strengths=[strength] if config.probe.solver == "lbfgs" else None,
+            solver=config.probe.solver,
+            standardize=config.probe.standardize,
+            num_classes=int(labels.max()) + 1,
         )
         assert found.test is not None
         hits += found.test.top1 * len(score)

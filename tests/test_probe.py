@@ -320,7 +320,7 @@ def test_bad_data_is_refused_by_name() -> None:
     for arguments, message in (
         (((broken, labels), good), "train: 2 of 50 samples .* row 7"),
         ((good, (broken, labels)), "val: 2 of 50"),
-        (((features * 1e200, labels), None, None, torch.float32), "train: 50 of 50 .* in torch.float32"),
+        (((features * 1e200, labels), None, None, torch.float32), "train: 50 of 50 .* overflow torch.float32"),
         (((features, labels[:-1]),), r"train: features \(50, 10\) and labels \(49,\)"),
         ((good, (features[:, :4], labels)), "val: 4 features a sample, but train has 10"),
         (((features, labels.double()),), "labels integers, not torch.float64"),

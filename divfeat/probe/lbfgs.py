@@ -88,7 +88,15 @@ def minimise(
             curvature = torch.dot(change.flatten(), turn.flatten())
             pairs.append(_Pair(change, turn, curvature, curvature / torch.dot(turn.flatten(), inverse(turn).flatten())))
         point, here, iterations = point + change, there, iterations + 1
-    return Solution(point, here.objective, here.relative, iterations, evaluations, here.relative <= tol, stalled)
+    return Solution(
+        point,
+        here.objective,
+        here.relative,
+        iterations,
+        evaluations,
+        here.relative <= tol,
+        stalled or math.isnan(here.relative),
+    )
 
 
 def _direction(gradient: Tensor, pairs: deque[_Pair], inverse: Linear) -> Tensor:

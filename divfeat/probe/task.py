@@ -106,10 +106,10 @@ def _pair(name: str, pair: Pair, like: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _finite(name: str, features: Tensor, dtype: torch.dtype) -> Tensor:
     features = features.to(dtype)
-    bad = ~features.isfinite().all(1)
+    bad = ~features.square().sum(1).isfinite()
     if bool(bad.any()):
         raise DataError(
-            f"{name}: {int(bad.sum())} of {len(bad)} samples have NaN or infinite features in {dtype}, the first "
-            f"at row {int(bad.nonzero()[0])}; did the extractor diverge?"
+            f"{name}: {int(bad.sum())} of {len(bad)} samples have NaN, infinite or enormous features (squares "
+            f"overflow {dtype}), the first at row {int(bad.nonzero()[0])}; did the extractor diverge?"
         )
     return features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +90,7 @@ def _dry_run(runner: Study, console: Console) -> int:
     data = runner.check()
     plan = protocol.planned_runs(study, execution.trials)
     seconds, parameters = _warm_up(runner, data)
-    concurrent = execution.max_concurrent or max(1, int((torch.get_num_threads() or 1) // execution.cpus_per_worker))
+    concurrent = execution.max_concurrent or max(1, int(len(os.sched_getaffinity(0)) // execution.cpus_per_worker))
     table = Table(title=f"plan of {runner.name}", title_justify="left")
     for column, side in (("phase", "left"), ("runs", "right"), ("seeds", "left")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]

@@ -219,6 +219,8 @@ def confirmation_jobs(study: StudyConfig, winner: Mapping[str, Any], record_of: 
 
 def confirmation_experiments(study: StudyConfig, method: MethodConfig, record_of: RecordOf) -> list[ExperimentConfig]:
     """One experiment a confirmation seed, or none where the method has no finished selection run to take a strength from."""
+    if study.probe.solver == "sgd":  # has no strength to freeze
+        return [experiment(study, method, seed, "confirm") for seed in confirm_seeds(study)]
     found = [record_of(experiment(study, method, seed).key) for seed in select_seeds(study)]
     strengths = {}
     for field, metric in (("strengths", "probe/strength"), ("strengths_before", "probe/strength_before")):

@@ -1,0 +1,283 @@
+"""Whole studies on a real local Ray: the command, its resume after kill -9, signals, two workers a trial, bad capacity."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from divfeat.files import read_json, read_lines
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Small but whole: every phase runs.
+TINY = [
+    "--set", "train.epochs=2", "--set", "protocol.learning_rates=[0.05, 0.1]", "--set", "protocol.select_top=1",
+    "--set", "protocol.select_seeds=3", "--set", "protocol.grid_points=8", "--set", "protocol.confirm_seeds=5",
+    "--trials", "4",
+]  # fmt: skip
+
+
+def command(storage: Path, *words: str) -> list[str]:
+    return [sys.executable, str(ROOT / "studies" / "tau_search.py"), "--storage-path", str(storage), *words]
+
+
+def start(storage: Path, *words: str) -> subprocess.Popen[str]:
+    environment = dict(os.environ, OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
+    return subprocess.Popen(
+        command(storage, *words),
+        cwd=storage,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 900) -> str:
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return output
+
+
+def records(study: Path) -> dict[str, dict]:
+    return {path.parent.name: read_json(path) for path in study.glob("runs/*/record.json")}
+
+
+def wait_for_records(study: Path, wanted: int, process: subprocess.Popen[str], timeout: float = 300) -> None:
+    deadline = time.monotonic() + timeout
+    while len(records(study)) < wanted:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def mlflow_runs(study: Path) -> list:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string=f"name = '{study.name}'")
+    return client.search_runs([experiment.experiment_id], max_results=1000)
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, float], list[int]]:
+    """The tiny study, killed with -9 in three different phases, each time resumed by the same line."""
+    storage = tmp_path_factory.mktemp("studies")
+    study = storage / "killed"
+    kills = []
+    for wanted in (2, 8, 20):
+        process = start(storage, *TINY, "--name", "killed")
+        wait_for_records(study, wanted, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills.append(len(records(study)))
+    before = {key: (study / "runs" / key / "record.json").stat().st_mtime for key in records(study)}
+    process = start(storage, *TINY, "--name", "killed")
+    output = finish(process)
+    assert process.returncode == 0, output
+    return study, output, before, kills
+
+
+def test_the_same_line_resumes_and_runs_nothing_twice(killed_and_resumed) -> None:
+    study, output, before, _ = killed_and_resumed
+    for key, written in before.items():
+        assert (study / "runs" / key / "record.json").stat().st_mtime == written
+    assert all(record["status"] in ("completed", "failed") for record in records(study).values())
+    assert {path.parent.name for path in study.glob("runs/*/start.json")} == set(records(study))
+    assert "Traceback" not in output
+
+
+def test_optuna_agrees_with_the_ledger_and_leaves_none_running(killed_and_resumed) -> None:
+    study, *_ = killed_and_resumed
+    found = optuna.load_study(study_name="killed", storage=f"sqlite:///{study / 'optuna.db'}")
+    proposals = [read_json(path) for path in sorted(study.glob("proposals/*.json"))]
+    assert len(proposals) == 4
+    for proposal in proposals:
+        trial = found.trials[proposal["number"]]
+        record = records(study)[proposal["key"]]
+        assert trial.params == proposal["params"]
+        if record["status"] == "completed":
+            assert trial.values == [record["metrics"]["probe/fine_top1"]]
+        else:
+            assert trial.state == optuna.trial.TrialState.FAIL
+    assert all(trial.state.is_finished() for trial in found.trials)
+
+
+def test_mlflow_has_every_run_once(killed_and_resumed) -> None:
+    study, *_ = killed_and_resumed
+    runs = mlflow_runs(study)
+    keys = [run.data.tags["trial_key"] for run in runs if "trial_key" in run.data.tags]
+    assert sorted(keys) == sorted(records(study))
+    parents = [run for run in runs if run.data.tags.get("divfeat.role") == "study"]
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    for run in runs:
+        if "trial_key" in run.data.tags:
+            status = records(study)[run.data.tags["trial_key"]]["status"]
+            assert run.info.status == {"completed": "FINISHED", "failed": "FAILED"}[status]
+
+
+def test_test_set_is_read_for_confirmations_only(killed_and_resumed) -> None:
+    study, *_ = killed_and_resumed
+    confirmed = {key for key, record in records(study).items() if record["config"]["role"] == "confirm"}
+    assert {row["key"] for row in read_lines(study / "test_reads.jsonl")} == confirmed
+    for key, record in records(study).items():
+        names = record["metrics"]
+        assert any(name.startswith("test/") for name in names) == (key in confirmed and record["status"] == "completed")
+
+
+def test_a_finished_study_prints_its_verdict_again_without_running(killed_and_resumed) -> None:
+    study, *_ = killed_and_resumed
+    before = {path: path.stat().st_mtime for path in study.glob("runs/*/record.json")}
+    process = start(study.parent, *TINY, "--name", "killed")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "verdict" in output.lower()
+    assert before == {path: path.stat().st_mtime for path in study.glob("runs/*/record.json")}
+
+
+def test_the_registered_extractor_loads_in_two_lines_and_is_bit_equal(killed_and_resumed, tmp_path: Path) -> None:
+    study, *_ = killed_and_resumed
+    registered = read_json(study / "phases" / "registered.json")
+    script = f"""
+import json, mlflow, numpy as np, torch
+torch.set_num_threads(1)
+mlflow.set_tracking_uri("sqlite:///{study / "mlflow.db"}")
+from divfeat.data.sources import load_source
+images = load_source("digits", split="train").images[:64]
+model = mlflow.pyfunc.load_model("models:/killed/1")
+features = model.predict(images)
+from divfeat.models import FeatureExtractor
+folder = "{study / "runs" / registered["key"] / "extractor"}"
+extractor = FeatureExtractor.from_config(json.load(open(folder + "/config.json")))
+extractor.load_state_dict(torch.load(folder + "/weights.pt", weights_only=True))
+with torch.inference_mode():
+    expected = extractor.eval()(torch.tensor(images)).after.numpy()
+assert np.array_equal(np.asarray(features), expected), abs(np.asarray(features) - expected).max()
+print("bit-equal", features.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "bit-equal" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_trials_extend_the_search(killed_and_resumed) -> None:
+    study, *_ = killed_and_resumed
+    old = set(records(study))
+    words = [word if word != "4" else "5" for word in TINY]
+    process = start(study.parent, *words, "--name", "killed")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert old <= set(records(study))
+    assert len(list(study.glob("proposals/*.json"))) == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
+    process = start(tmp_path, *TINY, "--name", "stopped")
+    wait_for_records(tmp_path / "stopped", 1, process)
+    os.kill(process.pid, number)
+    output = finish(process, timeout=120)
+    assert process.returncode == code, output
+    assert "--name stopped" in output
+    assert "Traceback" not in output
+
+
+def test_time_budget_ends_with_its_own_code(tmp_path: Path) -> None:
+    process = start(tmp_path, *TINY, "--name", "short", "--time-budget", "20")
+    output = finish(process, timeout=300)
+    assert process.returncode == 4, output
+    assert "time budget" in output
+
+
+def test_more_concurrency_than_fits_is_told(tmp_path: Path) -> None:
+    process = start(tmp_path, *TINY, "--max-concurrent", "500")
+    output = finish(process, timeout=200)
+    assert process.returncode == 1
+    assert "at most" in output
+    assert "--max-concurrent 500" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_too_large_for_the_machine_is_told(tmp_path: Path) -> None:
+    process = start(tmp_path, *TINY, "--workers-per-trial", "300")
+    output = finish(process, timeout=200)
+    assert process.returncode == 1
+    assert "no trial fits" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_trials_fail_alone(tmp_path: Path) -> None:
+    """A learning rate that diverges fails the trials of one calibration row; the study ends with a verdict."""
+    words = ["--smoke-test", "--name", "nan", "--set", "protocol.learning_rates=[0.05, 100000000.0]"]
+    process = start(tmp_path, *words)
+    output = finish(process)
+    assert process.returncode == 0, output
+    failed = [record for record in records(tmp_path / "nan").values() if record["status"] == "failed"]
+    assert failed
+    assert {record["error_kind"] for record in failed} == {"nan"}
+    assert read_json(tmp_path / "nan" / "phases" / "calibrate.json")["lr"] == 0.05
+
+
+def test_halving_prunes_and_tells_optuna_so(tmp_path: Path) -> None:
+    words = ["--smoke-test", "--name", "asha", "--trials", "10", "--set", "train.epochs=9"]
+    process = start(tmp_path, *words, "--set", "search.asha={first_rung: 1, reduction: 3}", "--max-concurrent", "1")
+    output = finish(process)
+    assert process.returncode == 0, output
+    study = tmp_path / "asha"
+    found = optuna.load_study(study_name="asha", storage=f"sqlite:///{study / 'optuna.db'}")
+    states = {trial.number: trial.state for trial in found.trials}
+    by_status: dict[str, list] = {}
+    for path in study.glob("proposals/*.json"):
+        proposal = read_json(path)
+        record = records(study)[proposal["key"]]
+        by_status.setdefault(record["status"], []).append((proposal, record))
+        if record["status"] == "pruned":
+            assert states[proposal["number"]] == optuna.trial.TrialState.PRUNED
+            trial = found.trials[proposal["number"]]
+            rungs = {row["epoch"] + 1: row["probe/fine_top1"] for row in record["history"] if "probe/fine_top1" in row}
+            assert trial.intermediate_values == rungs
+            assert len(record["history"]) < 9
+    assert by_status.get("pruned")
+    assert by_status.get("completed")
+
+
+def test_two_workers_a_trial_give_the_result_of_one(tmp_path: Path) -> None:
+    """The whole study through Ray Train on two gloo workers; its training curves agree with those of one worker."""
+    tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce_etf]", "--set", "search.releases=[gate]"]
+    for name, words in {"one": [], "two": ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"]}.items():
+        process = start(tmp_path, *tiny, "--name", name, *words)
+        output = finish(process)
+        assert process.returncode == 0, output
+    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+    assert {key for key, record in one.items() if record["config"]["role"] == "search"} <= set(two)
+    for key, record in one.items():
+        if key not in two or record["status"] != "completed":
+            continue
+        assert two[key]["provenance"]["workers"] == 2
+        for here, there in zip(record["history"], two[key]["history"], strict=True):
+            assert there["train/loss"] == pytest.approx(here["train/loss"], rel=2e-3)
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path, "--dry-run")
+    output = finish(process, timeout=300)
+    assert process.returncode == 0, output
+    for word in ("confirm", "standard deviations", "MiB", "about"):
+        assert word in output
+    assert list(tmp_path.iterdir()) == []
+    assert json.dumps(output)
