@@ -72,7 +72,7 @@ def test_lbfgs_solves_quadratics(seed: int, decades: int, dim: int) -> None:
         gradient = matrix @ (point - target)
         return 0.5 * (point - target) @ gradient, gradient, gradient.norm()
 
-    found = minimise(quadratic, torch.zeros(dim).double(), torch.clone, tol=1e-9, max_iter=500)
+    found = minimise(quadratic, torch.zeros(dim).double(), torch.clone, tol=1e-9, max_iter=5000)
     assert found.converged and found.gradient <= 1e-9
     torch.testing.assert_close(found.point, target, rtol=1e-6, atol=1e-6)
 
@@ -155,20 +155,21 @@ def test_losses_far_below_rounding_of_a_probability_keep_their_digits(dtype: tor
 
 def test_preconditioning_pays() -> None:
     features, labels = clusters(300, dim=20, classes=6)
-    problem = Problem(features * torch.logspace(0, 1.5, 20).double(), labels, 6)
+    problem = Problem(features * torch.logspace(0, 2, 20).double(), labels, 6)
     start = problem.null()
 
     def function(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return problem.evaluate(point, 0.1)
 
     diagonal, blocks = problem.diagonal(start, 0.1), problem.blocks(start, 0.1)
-    spent = []
-    for inverse in (torch.clone, lambda vector: vector * diagonal, lambda vector: apply_blocks(blocks, vector)):
-        found = minimise(function, start, inverse, tol=1e-4, max_iter=5000)
-        assert found.converged
-        spent.append(found.evaluations)
-    assert spent[1] * 4 < spent[0]
-    assert spent[2] * 4 < spent[0]
+    plain, scaled, full = (
+        minimise(function, start, inverse, tol=1e-4, max_iter=1000)
+        for inverse in (torch.clone, lambda vector: vector * diagonal, lambda vector: apply_blocks(blocks, vector))
+    )
+    assert scaled.converged
+    assert full.converged
+    assert not plain.converged  # three times the evaluations, and not there
+    assert full.evaluations < scaled.evaluations < plain.evaluations / 3
 
 
 def apply_blocks(blocks: Tensor, vector: Tensor) -> Tensor:

@@ -1,0 +1,302 @@
+"""From a study's folder to its summary: the ledger is read, never MLflow or Optuna's storage.
+
+Nothing here fails on a study that was stopped or lost runs; what is missing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from divfeat.config import OBJECTIVES, ExecutionConfig, ExperimentConfig, MethodConfig, StudyConfig, build
+from divfeat.errors import DataError
+from divfeat.files import read_json
+from divfeat.report.summary import WINNER, Floats, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
+from divfeat.search import protocol
+from divfeat.search.jobs import baseline, canonical, experiment, name_of
+from divfeat.search.ledger import FORMAT, Ledger
+from divfeat.statistics import (
+    CrossedInterval,
+    as_good_as_best,
+    crossed_interval,
+    detectable_difference,
+    noise_floor,
+    optimism,
+    verdict,
+)
+from divfeat.thresholds import family_named
+
+#: Objectives whose score is the share of test images answered correctly, and the array that says which.
+_BY_IMAGE = {"fine_probe": "fine_probe", "accuracy": "accuracy"}
+#: Provenance that the runs of one confirmation should agree on.
+_SHARED = (
+    "split_hash", "train_hash", "evaluation_hash", "train_images", "evaluation_images", "epoch_policy", "commit",
+    "device", "workers",
+)  # fmt: skip
+
+
+def read_summary(folder: str | Path) -> StudySummary:
+    """Everything a report says about the study in `folder`, whether it has ended or not.
+
+    Raises:
+        DataError: no study there, or one whose records this version of divfeat could not find.
+    """
+    return _Reader(Path(folder).resolve()).summary()
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        found = read_json(folder / "study.json")
+        if found is None:
+            raise DataError(f"{folder} holds no study (there is no study.json); give the folder that the study printed")
+        if found.get("format") != FORMAT:
+            raise DataError(f"{folder} was written in format {found.get('format')}, this divfeat reads format {FORMAT}")
+        self.config: StudyConfig = build(StudyConfig, found["config"])
+        if self.config.identity != found["identity"]:
+            raise DataError(
+                f"{folder} was written by a divfeat with other settings, under whose keys nothing would be found; "
+                "report with that version (phases/protocol.json names its commit)"
+            )
+        run = {name: value for name, value in (read_json(folder / "execution.json") or {}).items() if name != "time"}
+        self.execution: ExecutionConfig = build(ExecutionConfig, run)
+        self.folder, self.ledger = folder, Ledger(folder)
+        self.record_of = cache(self.ledger.record)
+        self.calibration = self.ledger.phase("calibrate")
+        frozen = self.calibration is not None and self.calibration["lr"] is not None
+        self.study = protocol.with_calibration(self.config, self.calibration or {}) if frozen else self.config
+        self.winner = self.ledger.phase("winner")
+        self.metric = OBJECTIVES[self.config.search.objectives[0]][0]
+
+    def summary(self) -> StudySummary:
+        noise = self._on_validation(protocol.NOISE_METHOD, MethodConfig(name=protocol.NOISE_METHOD))
+        floor = noise_floor(_finite(noise.points(self.metric)))
+        rules = self.config.protocol
+        arms = max(len(rules.baselines), 1)
+        known = floor.seeds > 1
+        confirmed = self._confirmed()
+        selected = self._selected()
+        grid, grid_note = self._grid()
+        counts = self._counts()
+        reads = self.ledger.test_reads()
+        keys = {key for runs in confirmed for key in runs.keys}
+        equals = self._equals()
+        on_grid = grid.runs if grid else ()
+        return StudySummary(
+            folder=self.folder,
+            config=self.config,
+            trained=self.study,
+            execution=self.execution,
+            winner=self.winner,
+            equals=equals,
+            confirmed=confirmed,
+            objectives=tuple(self._objective(place, confirmed, equals) for place in range(self._objectives)),
+            trials=tuple(self._trials()),
+            selected=selected,
+            noise=noise,
+            floor=floor,
+            detectable=detectable_difference(floor.sd, rules.confirm_seeds, arms, alpha=rules.alpha) if known else math.nan,
+            grid=grid,
+            grid_note=grid_note,
+            calibration=self.calibration,
+            registered=self.ledger.phase("registered"),
+            test_reads=len(reads),
+            other_reads=tuple(row["why"] for row in reads if row["key"] not in keys),
+            counts=counts,
+            provenance=self._provenance(confirmed, (noise, *selected)),
+            missing=tuple(self._missing(confirmed, selected, noise, on_grid, counts)),
+            notes=tuple(_notes((*confirmed, *on_grid, *selected, noise))),
+        )
+
+    # --- runs -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _objectives(self) -> int:
+        """Objectives there is a confirmation of."""
+        return len(self.config.search.objectives) if self.winner else 0
+
+    def _runs(
+        self, name: str, method: MethodConfig, seeds: Sequence[int], experiments: Sequence[ExperimentConfig]
+    ) -> Runs:
+        """Runs of one method; no experiment at all means that none of its seeds can be known."""
+        keys: list[str | None] = [config.key for config in experiments] or [None] * len(seeds)
+        records = tuple(None if key is None else self.record_of(key) for key in keys)
+        return Runs(name, canonical(method), tuple(seeds), tuple(keys), records)
+
+    def _on_validation(self, name: str, method: MethodConfig) -> Runs:
+        seeds = protocol.select_seeds(self.study)
+        return self._runs(name, method, seeds, [experiment(self.study, method, seed) for seed in seeds])
+
+    def _confirmed(self) -> tuple[Runs, ...]:
+        if self.winner is None:
+            return ()
+        seeds = protocol.confirm_seeds(self.study)
+        return tuple(
+            self._runs(name, method, seeds, protocol.confirmation_experiments(self.study, method, self.record_of))
+            for name, method in protocol.confirmed_methods(self.study, self.winner["winner"]).items()
+        )
+
+    def _selected(self) -> tuple[Runs, ...]:
+        if self.winner is None:
+            return ()
+        methods = [(row["name"], MethodConfig.model_validate(row["method"])) for row in self.winner["candidates"]]
+        methods += [(name, baseline(name, self.study)) for name in self.config.protocol.baselines]
+        return tuple(self._on_validation(name, method) for name, method in methods)
+
+    def _equals(self) -> tuple[str, ...]:
+        if self.winner is None:
+            return ()
+        method = canonical(MethodConfig.model_validate(self.winner["winner"]["method"]))
+        return tuple(
+            name for name in self.config.protocol.baselines if canonical(baseline(name, self.study)) == method
+        )
+
+    def _trials(self) -> Iterator[Trial]:
+        metrics = protocol.objective_metrics(self.config)
+        for number, row in sorted(self.ledger.proposals().items()):
+            record = self.record_of(row["key"])
+            angles = dict(row["params"])
+            release = angles.pop("release", self.config.search.releases[0])
+            status = "not finished" if record is None else str(record["status"])
+            measure = _last_measured if status == "pruned" else protocol.metric_of
+            found = [measure(record, metric) for metric in metrics]
+            values = tuple(math.nan if value is None else 100 * value for value in found)
+            error = cause_of(record) if record is not None and status != "completed" else ""
+            yield Trial(number, row["name"], row["key"], release, angles, status, values, error)
+
+    def _grid(self) -> tuple[Grid | None, str]:
+        family, rules = family_named(self.config.search.family), self.config.protocol
+        phase = self.ledger.phase("grid")
+        if (angles := len(family.parameters)) != 1:
+            return None, f"the family {family.name!r} has {angles} angles, and the rule holds for families of one"
+        if rules.grid_points == 0:
+            return None, "the study measures no grid (protocol.grid_points = 0)"
+        if phase is None:
+            return None, "the grid was not measured to the end"
+        methods = [protocol.grid_method(self.study, float(angle), phase["release"]) for angle in phase["angles"]]
+        runs = tuple(self._on_validation(name_of(method), method) for method in methods)
+        scores = np.stack([one.points(self.metric) for one in runs])
+        found = as_good_as_best(scores, rules.margin, rules.alpha)
+        return Grid(phase["release"], tuple(map(float, phase["angles"])), runs, scores, found), ""
+
+    # --- what they say ------------------------------------------------------------------------------------------------------
+
+    def _objective(self, place: int, confirmed: Sequence[Runs], equals: Sequence[str]) -> Objective:
+        assert self.winner is not None
+        rules, row = self.config.protocol, self.winner["winner"]
+        name = self.config.search.objectives[place]
+        selection_metric, metric, about = OBJECTIVES[name]
+        scores = {runs.name: runs.points(metric) for runs in confirmed}
+        others = {key: value for key, value in scores.items() if key != WINNER}
+        found = verdict(
+            scores[WINNER],
+            others,
+            seeds=confirmed[0].seeds,
+            margin=rules.margin,
+            alpha=rules.alpha,
+            same_config=equals,
+        )
+        crossed, note = self._crossed(name, confirmed, 1 - rules.alpha / max(len(others), 1))
+        chosen = 100 * np.asarray(row["values"][place] if row.get("values") else [], dtype=np.float64)
+        lost = optimism(100 * row["search_values"][place], chosen, _finite(scores[WINNER]))
+        return Objective(name, selection_metric, metric, about, scores, found, crossed, note, lost)
+
+    def _crossed(
+        self, objective: str, confirmed: Sequence[Runs], level: float
+    ) -> tuple[dict[str, CrossedInterval], str]:
+        """Intervals over seeds and test images by baseline, and why some or all are left out."""
+        array = _BY_IMAGE.get(objective)
+        if array is None:
+            return {}, f"left out: {objective!r} is a mean over classes, which has no one score for each image"
+        tables = {runs.name: self._correct(runs, array) for runs in confirmed}
+        winner = tables.pop(WINNER)
+        found = {}
+        for name, table in tables.items():
+            if winner is not None and table is not None and winner.shape == table.shape and min(table.shape) > 1:
+                found[name] = crossed_interval(winner - table, level=level)
+        left = [name for name in tables if name not in found]
+        return found, f"left out for {', '.join(left)}: some seed lacks its answers image by image" if left else ""
+
+    def _correct(self, runs: Runs, array: str) -> Floats | None:
+        """[S, N] correctness, or None where a seed lacks it."""
+        rows = []
+        for key, record in zip(runs.keys, runs.records, strict=True):
+            path = self.ledger.run_folder(str(key)) / "correct.npz"
+            if record is None or record["status"] != "completed" or not path.is_file():
+                return None
+            with np.load(path) as columns:
+                rows.append(columns[array].astype(np.float64))
+        return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
+
+    def _counts(self) -> dict[str, RunCount]:
+        statuses: dict[str, Counter[str]] = {}
+        causes: dict[str, Counter[str]] = {}
+        seconds: Counter[str] = Counter()
+        begun = sorted(self.ledger.started().items(), key=lambda item: (item[1].get("time", 0.0), item[0]))
+        for key, info in begun:
+            phase, record = str(info["phase"]), self.record_of(key)
+            statuses.setdefault(phase, Counter())["unfinished" if record is None else record["status"]] += 1
+            causes.setdefault(phase, Counter())
+            if record is not None:
+                seconds[phase] += record["provenance"].get("seconds") or 0.0  # type: ignore[assignment]
+                if record["status"] == "failed":
+                    causes[phase][cause_of(record)] += 1
+        ends = ("completed", "pruned", "failed", "unfinished")
+        return {
+            phase: RunCount(*(count[end] for end in ends), seconds=seconds[phase], causes=dict(causes[phase]))
+            for phase, count in statuses.items()
+        }
+
+    def _provenance(self, confirmed: Sequence[Runs], searched: Sequence[Runs]) -> dict[str, Any]:
+        def agreed(values: Iterable[Any]) -> Any:
+            distinct = list(dict.fromkeys(value for value in values if value is not None))
+            return distinct[0] if len(distinct) == 1 else distinct or None
+
+        rows = [record["provenance"] for runs in confirmed or searched for record in runs.completed]
+        search = [record["provenance"] for runs in searched for record in runs.completed]
+        packages = sorted({name for row in rows for name in row.get("versions", {})})
+        return {name: agreed(row.get(name) for row in rows) for name in _SHARED} | {
+            "search_split_hash": agreed(row.get("split_hash") for row in search),
+            "search_train_images": agreed(row.get("train_images") for row in search),
+            "validation_images": agreed(row.get("evaluation_images") for row in search),
+            "versions": {name: agreed(row.get("versions", {}).get(name) for row in rows) for name in packages},
+        }
+
+    def _missing(
+        self,
+        confirmed: Sequence[Runs],
+        selected: Sequence[Runs],
+        noise: Runs,
+        on_grid: Sequence[Runs],
+        counts: Mapping[str, RunCount],
+    ) -> Iterator[str]:
+        if self.winner is None:
+            yield "No winner is frozen yet: the study has not come to the end of its selection."
+        places = {"confirmation": confirmed, "selection": selected, "noise floor": (noise,), "grid": on_grid}
+        for place, some in places.items():
+            gaps = dict.fromkeys(gap for runs in some for gap in runs.gaps)
+            if gaps:
+                yield f"Without a score ({place}): {'; '.join(gaps)}."
+        if unfinished := sum(count.unfinished for count in counts.values()):
+            yield f"Started and not finished: {unfinished} run{'s' * (unfinished != 1)}; the same command takes them up."
+
+
+def _last_measured(record: protocol.Record | None, metric: str) -> float | None:
+    found = [row[metric] for row in (record or {}).get("history", ()) if row.get(metric) is not None]
+    return float(found[-1]) if found else None
+
+
+def _notes(runs: Sequence[Runs]) -> list[str]:
+    """What the runs themselves say, each note once, with the number of runs that say it."""
+    unique = {record["key"]: record for one in runs for record in one.completed}
+    notes = Counter(note for record in unique.values() for note in record["notes"])
+    return [f"{note} ({count} of {len(unique)} runs)" for note, count in notes.items()]
+
+
+def _finite(values: Floats) -> Floats:
+    return values[np.isfinite(values)]

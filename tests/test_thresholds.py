@@ -1,0 +1,183 @@
+"""Threshold families against plain loops, their search spaces, and what they refuse."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from divfeat.errors import ConfigError
+from divfeat.thresholds import (
+    DEFAULT_HIGH,
+    FAMILIES,
+    PAPER_ANGLE,
+    ThresholdContext,
+    check_angle,
+    describe,
+    family_named,
+    resolve,
+)
+
+angles = st.floats(0, math.pi)
+counts = st.lists(st.integers(1, 500), min_size=2, max_size=12)
+
+
+def context(values: list[int], boundary: int = 50) -> ThresholdContext:
+    return ThresholdContext(torch.tensor(values), boundary=boundary)
+
+
+def naive(spec: dict[str, Any], values: list[int], boundary: int) -> list[float]:
+    """What each family means, class by class."""
+    result = []
+    for count in values:
+        if spec["family"] == "none":
+            result.append(0.0)
+        elif spec["family"] == "global":
+            result.append(spec["tau"])
+        else:
+            result.append(spec["tau_minor"] if count <= boundary else spec["tau_major"])
+    return result
+
+
+def test_every_family_is_covered_here() -> None:
+    assert set(FAMILIES) == {"none", "global", "major_minor"}
+
+
+@given(values=counts, tau=angles)
+def test_none_and_global_against_a_loop(values: list[int], tau: float) -> None:
+    for spec in ({"family": "none"}, {"family": "global", "tau": tau}):
+        found = resolve(spec, context(values))
+        assert found.dtype == torch.float64
+        assert found.tolist() == naive(spec, values, 50)
+
+
+@given(values=counts, pick=st.data(), major=angles, minor=angles)
+def test_major_minor_against_a_loop(values: list[int], pick: st.DataObject, major: float, minor: float) -> None:
+    values = [*values, max(values) + 1]
+    boundary = pick.draw(st.integers(min(values), max(values) - 1))
+    spec = {"family": "major_minor", "tau_major": major, "tau_minor": minor}
+    found = resolve(spec, context(values, boundary))
+    assert found.dtype == torch.float64
+    assert found.tolist() == naive(spec, values, boundary)
+
+
+@given(values=counts, tau=angles)
+def test_major_minor_with_equal_angles_is_global(values: list[int], tau: float) -> None:
+    values = [*values, max(values) + 1]
+    where = context(values, boundary=max(values) - 1)
+    both = resolve({"family": "major_minor", "tau_major": tau, "tau_minor": tau}, where)
+    assert torch.equal(both, resolve({"family": "global", "tau": tau}, where))
+
+
+def test_the_boundary_itself_is_minor() -> None:
+    """The appendix's "<= 50 are minor": CIFAR10-LT at imbalance 100 has exactly one minor class, of 50 images."""
+    tail = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    where = context(tail)
+    assert where.minor.tolist() == [False] * 9 + [True]
+    assert where.num_classes == 10
+    found = resolve({"family": "major_minor", "tau_major": 0.25, "tau_minor": 0.5}, where)
+    assert found.tolist() == [0.25] * 9 + [0.5]
+    assert context([51, 50, 49]).minor.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("values", "boundary", "message"),
+    [
+        ([60, 80], 50, r"no class is minor at data.boundary=50.*60 to 80"),
+        ([20, 50], 50, r"every class is minor at data.boundary=50.*20 to 50"),
+    ],
+)
+def test_major_minor_without_two_groups_is_refused(values: list[int], boundary: int, message: str) -> None:
+    spec = {"family": "major_minor", "tau_major": 0.1, "tau_minor": 0.2}
+    with pytest.raises(ConfigError, match=message + ".*'global'"):
+        resolve(spec, context(values, boundary))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_settings_tried_first_lie_in_the_default_box(name: str) -> None:
+    family = family_named(name)
+    box = {dimension.name: dimension for dimension in family.space()}
+    assert tuple(box) == family.parameters
+    assert all((side.low, side.high) == (0.0, DEFAULT_HIGH) for side in box.values())
+    assert family.tried_first
+    for setting in family.tried_first:
+        assert set(setting) == set(family.parameters)
+        assert all(box[key].low <= value <= box[key].high for key, value in setting.items())
+        resolve({"family": name, **setting}, context([10, 100]))
+    assert len({tuple(sorted(setting.items())) for setting in family.tried_first}) == len(family.tried_first)
+
+
+def test_the_papers_settings_are_tried_first() -> None:
+    assert FAMILIES["global"].tried_first[0] == {"tau": PAPER_ANGLE}
+    assert math.degrees(PAPER_ANGLE) == pytest.approx(65)
+    assert {"tau": 0.0} in FAMILIES["global"].tried_first
+    first = FAMILIES["major_minor"].tried_first[0]
+    assert first["tau_major"] == 0 and math.degrees(first["tau_minor"]) == pytest.approx(40)
+    assert math.degrees(DEFAULT_HIGH) == pytest.approx(85)
+
+
+def test_a_box_of_ones_own() -> None:
+    (side,) = family_named("global").space(0.2, 0.9)
+    assert (side.name, side.low, side.high) == ("tau", 0.2, 0.9)
+    assert family_named("none").space() == ()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (0.5, 0.5, r"search.low=0.5 must lie below search.high=0.5"),
+        (0.9, 0.2, "below"),
+        (-0.1, 1.0, r"search.low=-0.1"),
+        (0.0, 65.0, r"search.high=65 .*65 degrees would be 1.1345"),
+        (0.0, math.nan, "search.high=nan"),
+    ],
+)
+def test_boxes_that_are_none(low: float, high: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        family_named("global").space(low, high)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"family": "gloabl", "tau": 0.1}, r"unknown threshold family 'gloabl'; known: none, global, major_minor"),
+        ({}, "unknown threshold family ''"),
+        ({"family": "global"}, r"lacks tau; it takes tau"),
+        ({"family": "major_minor", "tau_major": 0.1}, r"lacks tau_minor; it takes tau_major, tau_minor"),
+        ({"family": "global", "tau": 0.1, "tua": 0.2}, r"does not know tua"),
+        ({"family": "none", "tau": 0.1}, r"does not know tau; it takes no parameters"),
+        ({"family": "global", "tau": -0.01}, r"global.tau=-0.01 is not an angle"),
+        ({"family": "global", "tau": 40}, r"global.tau=40 .*radians; angles are radians: 40 degrees would be 0.6981"),
+        ({"family": "global", "tau": math.inf}, "global.tau=inf"),
+        ({"family": "global", "tau": math.nan}, "global.tau=nan"),
+        ({"family": "global", "tau": "wide"}, "global.tau='wide' is not an angle"),
+        ({"family": "global", "tau": None}, "global.tau=None is not an angle"),
+    ],
+)
+def test_specs_that_are_refused(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(spec, context([10, 100]))
+
+
+def test_pi_is_an_angle_in_every_float() -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        check_angle("tau", torch.full((3,), math.pi, dtype=dtype))
+    with pytest.raises(ConfigError):
+        check_angle("tau", math.pi + 1e-6)
+
+
+def test_one_bad_angle_among_many_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"tau=3.5 "):
+        check_angle("tau", torch.tensor([0.1, 3.5, 0.2]))
+
+
+def test_zero_is_refused_only_where_asked() -> None:
+    check_angle("tau", 0.0)
+    with pytest.raises(ConfigError, match="log K"):
+        check_angle("tau", torch.tensor([0.3, 0.0]), allow_zero=False)
+
+
+def test_describe_gives_three_units() -> None:
+    assert describe(PAPER_ANGLE) == "1.134 rad = 65.0 deg = 0.361 pi"
