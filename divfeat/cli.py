@@ -6,7 +6,7 @@ Imports nothing heavy before the arguments are known, so that `--help` answers a
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
 import sys
 import traceback
@@ -34,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--preset",
-        default="digits",
         metavar="NAME",
         help="settings to start from; default digits (README lists them)",
     )
@@ -137,9 +136,12 @@ def configure(flags: argparse.Namespace) -> tuple[StudyConfig, ExecutionConfig, 
     if execution:
         direct["execution"] = execution
     file: Mapping[str, Any] = load_file(flags.config) if flags.config else {}
+    assigned = parse_assignments(flags.set)
+    # What --print-config wrote names its preset, and with it the study's default name.
+    preset = flags.preset or str(merge(file, assigned).get("preset", "digits"))
     if flags.smoke_test:
         file = merge(SMOKE, file)
-    return make_configs(flags.preset, file, merge(parse_assignments(flags.set), direct))
+    return make_configs(preset, file, merge(assigned, direct))
 
 
 def _print_config(study: StudyConfig, execution: ExecutionConfig) -> int:
@@ -182,9 +184,9 @@ def _positive(text: str) -> float:
 
 def _number(text: str, allowed: Any, wanted: str) -> float:
     try:
-        value = float(json.loads(text))
-    except (ValueError, TypeError):
-        value = float("nan")
-    if value != value or not allowed(value):
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not allowed(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return value

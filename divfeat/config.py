@@ -64,7 +64,9 @@ class DataConfig(_Frozen):
     imbalance: float | None = Field(None, ge=1, description="long tail: largest over smallest class count")
     n_max: int | None = Field(None, ge=1, description="long tail: images of the largest class; default all")
     boundary: int = Field(50, ge=0, description="a class with at most this many training images is minor")
-    val_per_class: int | None = Field(None, ge=1, description="validation images of each fine class")
+    val_per_class: int | None = Field(
+        None, ge=1, description="validation images of each fine class; under a tail, of each trained class"
+    )
     val_fraction: float | None = Field(None, gt=0, lt=1, description="or this share of the training images")
     seed: int = Field(0, ge=0, description="of subset, tail and split")
 

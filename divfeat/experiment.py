@@ -239,9 +239,7 @@ def _measure(result: ExperimentResult, config: ExperimentConfig, data: PreparedD
         metrics[f"{prefix}/fine_top1{suffix}"] = fitted.top1
         metrics[f"{prefix}/fine_mean_class{suffix}"] = fitted.mean_class
         metrics[f"probe/strength{suffix}"] = fitted.strength
-        metrics[f"{prefix}/unseen_top1{suffix}"] = unseen_probe(
-            getattr(scored, tap), target, fitted.strength, config.seed
-        )
+        metrics[f"{prefix}/unseen_top1{suffix}"] = unseen_probe(getattr(scored, tap), target, fitted.strength, config)
         if fitted.at_grid_end:
             result.notes.append(
                 f"the probe's best strength ({tap} the projector) lies at the {fitted.at_grid_end} end of its grid"
@@ -305,7 +303,7 @@ def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: Expe
             (features[fit], labels[fit]),
             None,
             (features[score], labels[score]),
-            strengths=[strength] if config.probe.solver == "lbfgs" else None,
+            strengths=[strength],
             solver=config.probe.solver,
             standardize=config.probe.standardize,
             num_classes=int(labels.max()) + 1,

@@ -64,7 +64,8 @@ class TrialSpec:
     @classmethod
     def from_json(cls, text: str) -> TrialSpec:
         """The inverse of `to_json`."""
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        return cls(**(fields | {"rungs": tuple(fields["rungs"])}))
 
 
 def run_spec(
@@ -95,7 +96,8 @@ def run_spec(
         kind = fault_of(error)
         if kind is None:
             raise
-        history = [row for row in read_lines(folder / "events.jsonl") if "epoch" in row]
+        rows = {row["epoch"]: row for row in read_lines(folder / "events.jsonl") if "epoch" in row}
+        history = [rows[epoch] for epoch in sorted(rows)]  # a retry repeats epochs; the last line of one counts
         if rank == 0 or kind == "nan":
             text = str(error) if isinstance(error, DivfeatError) else traceback.format_exc(limit=-6)
             _write(folder, spec.key, record.ended("failed", config, text, kind, history))
@@ -115,13 +117,16 @@ def fault_of(error: BaseException) -> str | None:
     """Whose fault an exception in a trial is: `nan`, `memory`, `config`, `error` are the trial's own; None is not."""
     if isinstance(error, NonFiniteError):
         return "nan"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return "memory"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "memory"  # on the CPU torch raises a plain RuntimeError
     if isinstance(error, DivfeatError):
         return "config"
     if isinstance(error, (KeyboardInterrupt, SystemExit, OSError, ConnectionError)) or not isinstance(error, Exception):
         return None
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+    if isinstance(error, RuntimeError) and (
+        type(error).__name__.startswith("Dist")  # torch.distributed.DistError and its kin
+        or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+    ):
         return None
     return "error"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,9 @@ class _Reader:
             selected=selected,
             noise=noise,
             floor=floor,
-            detectable=detectable_difference(floor.sd, rules.confirm_seeds, arms, alpha=rules.alpha) if known else math.nan,
+            detectable=detectable_difference(floor.sd, rules.confirm_seeds, arms, alpha=rules.alpha)
+            if known
+            else math.nan,
             grid=grid,
             grid_note=grid_note,
             calibration=self.calibration,
@@ -152,9 +154,7 @@ class _Reader:
         if self.winner is None:
             return ()
         method = canonical(MethodConfig.model_validate(self.winner["winner"]["method"]))
-        return tuple(
-            name for name in self.config.protocol.baselines if canonical(baseline(name, self.study)) == method
-        )
+        return tuple(name for name in self.config.protocol.baselines if canonical(baseline(name, self.study)) == method)
 
     def _trials(self) -> Iterator[Trial]:
         metrics = protocol.objective_metrics(self.config)
@@ -236,19 +236,26 @@ class _Reader:
     def _counts(self) -> dict[str, RunCount]:
         statuses: dict[str, Counter[str]] = {}
         causes: dict[str, Counter[str]] = {}
-        seconds: Counter[str] = Counter()
+        seconds: dict[str, float] = {}
         begun = sorted(self.ledger.started().items(), key=lambda item: (item[1].get("time", 0.0), item[0]))
         for key, info in begun:
             phase, record = str(info["phase"]), self.record_of(key)
             statuses.setdefault(phase, Counter())["unfinished" if record is None else record["status"]] += 1
             causes.setdefault(phase, Counter())
+            seconds.setdefault(phase, 0.0)
             if record is not None:
-                seconds[phase] += record["provenance"].get("seconds") or 0.0  # type: ignore[assignment]
+                seconds[phase] += record["provenance"].get("seconds") or 0.0
                 if record["status"] == "failed":
                     causes[phase][cause_of(record)] += 1
-        ends = ("completed", "pruned", "failed", "unfinished")
         return {
-            phase: RunCount(*(count[end] for end in ends), seconds=seconds[phase], causes=dict(causes[phase]))
+            phase: RunCount(
+                completed=count["completed"],
+                pruned=count["pruned"],
+                failed=count["failed"],
+                unfinished=count["unfinished"],
+                seconds=seconds[phase],
+                causes=dict(causes[phase]),
+            )
             for phase, count in statuses.items()
         }
 

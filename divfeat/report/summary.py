@@ -241,7 +241,7 @@ class StudySummary:
 
     def best_of_release(self) -> dict[str, Trial]:
         """For each way of letting go the best finished trial of the search, by the study's own rule."""
-        best = {}
+        best: dict[str, Trial] = {}
         for release in self.config.search.releases:
             done = [trial for trial in self.trials if trial.release == release and trial.status == "completed"]
             order = select_top(np.array([trial.values for trial in done]), 1) if done else np.empty(0, dtype=np.int64)

@@ -62,7 +62,9 @@ class TrackingFollower:
         if record.get("per_class"):
             table = folder / "per_class.parquet"
             if not table.exists():
-                pq.write_table(pa.Table.from_pylist(record["per_class"]), table)
+                half = table.with_suffix(".tmp")  # a kill while writing must not leave a torn table for ever
+                pq.write_table(pa.Table.from_pylist(record["per_class"]), half)
+                half.replace(table)
             files["per_class.parquet"] = table
         for name in ("features.npz", "extractor", "correct.npz"):
             if record.get("config", {}).get("role") == "confirm" and (folder / name).exists():

@@ -7,7 +7,7 @@ pruned with its intermediate values, a failed one as failed, and none is left ru
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,11 @@ def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseS
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=10)
     if name == "qmc":
         return optuna.samplers.QMCSampler(
-            seed=study_seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
+            seed=study_seed,
+            scramble=True,
+            independent_sampler=optuna.samplers.RandomSampler(seed=seed),  # else one and the same draw for ever
+            warn_independent_sampling=False,
+            warn_asynchronous_seeding=False,
         )
     return optuna.samplers.RandomSampler(seed=seed)
 
@@ -115,13 +119,8 @@ class Proposals:
 
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""
-        number = len(self.optuna.get_trials(deepcopy=False))
-        self.optuna.sampler = make_sampler(
-            self.study.search.sampler, stream_seed(self.study.seed, "sampler", number) % 2**32, self.study.seed
-        )
-        trial = self.optuna.ask(self.space)
-        self._note(trial.number, trial.params)
-        return self.job(trial.number, trial.params)
+        self._seed_sampler(len(self._trials()))
+        return self._note(self.optuna.ask())
 
     def job(self, number: int, params: Mapping[str, Any]) -> Job:
         """The experiment that the parameters of trial `number` stand for."""
@@ -157,12 +156,12 @@ class Proposals:
 
     def tell(self, number: int, record: Mapping[str, Any]) -> None:
         """Tell Optuna how trial `number` ended: complete, pruned with its rungs, or failed. Telling twice is harmless."""
-        trials = self.optuna.get_trials(deepcopy=False)
-        if trials[number].state.is_finished():
+        trial = self._trials()[number]
+        if trial.state.is_finished():
             return
         values = self.values(record)
         if record["status"] == "pruned" or values is not None:
-            self._report_rungs(trials[number], record)
+            self._report_rungs(trial, record)
         if values is not None:
             self.optuna.tell(number, values if len(values) > 1 else values[0])
         elif record["status"] == "pruned":
@@ -174,40 +173,64 @@ class Proposals:
         if len(self.metrics) > 1:
             return  # Optuna keeps no intermediate values of multi-objective trials
         trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
-        for epochs, value in self._rung_values(record).items():
-            trial.report(value, epochs)
+        for epochs, value in self._rung_values(record["history"]).items():
+            if epochs not in frozen.intermediate_values:  # told before a crash
+                trial.report(value, epochs)
 
-    def _rung_values(self, record: Mapping[str, Any]) -> dict[int, float]:
-        rows = {int(row["epoch"]) + 1: row.get(self.metrics[0]) for row in record.get("history", ())}
+    def rung_table(self) -> dict[int, dict[str, float]]:
+        """The first objective at every rung reached so far, by key: what a resumed halving goes on from."""
+        table: dict[int, dict[str, float]] = {}
+        for row in self.ledger.proposals().values():
+            record = self.ledger.record(row["key"])
+            history = self.ledger.events(row["key"]) if record is None else record["history"]
+            for epochs, value in self._rung_values(history).items():
+                table.setdefault(epochs, {})[row["key"]] = value
+        return table
+
+    def _rung_values(self, history: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+        rows = {int(row["epoch"]) + 1: row.get(self.metrics[0]) for row in history}
         return {epochs: rows[epochs] for epochs in self.rungs if rows.get(epochs) is not None}
 
-    def _note(self, number: int, params: Mapping[str, Any]) -> None:
-        job = self.job(number, params)
-        self.ledger.write_proposal(number, {"params": dict(params), "key": job.key, "name": job.name})
+    def _trials(self) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False)
+
+    def _seed_sampler(self, number: int) -> None:
+        seed = stream_seed(self.study.seed, "sampler", number) % 2**32
+        self.optuna.sampler = make_sampler(self.study.search.sampler, seed, self.study.seed)
+
+    def _note(self, trial: optuna.trial.Trial) -> Job:
+        """Draw what the trial lacks and write it into the ledger."""
+        for name, values in self.space.items():
+            if isinstance(values, FloatDistribution):
+                trial.suggest_float(name, values.low, values.high)
+            elif isinstance(values, CategoricalDistribution):
+                trial.suggest_categorical(name, values.choices)
+        job = self.job(trial.number, trial.params)
+        self.ledger.write_proposal(trial.number, {"params": trial.params, "key": job.key, "name": job.name})
+        return job
 
     def _reconcile(self) -> None:
-        """Bring Optuna's storage in line with the ledger, whichever of the two a crash left behind."""
-        trials = self.optuna.get_trials(deepcopy=False)
+        """Bring Optuna's storage in line with the ledger: after a crash, with the storage lost or an older copy of it."""
         noted = self.ledger.proposals()
-        if not trials and not noted:
-            for setting in tried_first(self.study):
-                self.optuna.enqueue_trial(setting)
-            return
-        for number in sorted(noted):
-            if number == len(trials):  # the storage was lost: tell it again
-                self.optuna.add_trial(
-                    create_trial(state=TrialState.RUNNING, params=noted[number]["params"], distributions=self.space)
-                )
-                trials = self.optuna.get_trials(deepcopy=False)
-        for trial in trials:
-            if trial.state != TrialState.RUNNING:
-                continue
-            if trial.number not in noted:
-                if set(trial.params) != set(self.space):  # killed between ask and suggest: nothing ran
-                    self.optuna.tell(trial.number, state=TrialState.FAIL)
-                    continue
-                self._note(trial.number, trial.params)
-            record = self.ledger.record(self.ledger.proposals()[trial.number]["key"])
+        for number in range(len(self._trials()), max(noted, default=-1) + 1):  # lost: tell it again
+            known = noted.get(number)
+            self.optuna.add_trial(
+                create_trial(state=TrialState.RUNNING, params=known["params"], distributions=self.space)
+                if known
+                else create_trial(state=TrialState.FAIL)
+            )
+        for setting in tried_first(self.study)[len(self._trials()) :]:
+            self.optuna.enqueue_trial(setting)
+        while any(trial.state == TrialState.WAITING and trial.number in noted for trial in self._trials()):
+            self.optuna.ask(self.space)  # an older copy: take up what was enqueued, in the same order
+        running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
+        for trial in running:
+            if trial.number not in noted:  # killed between ask and note: the same draw again
+                self._seed_sampler(trial.number)
+                self._note(optuna.trial.Trial(self.optuna, trial._trial_id))
+        noted = self.ledger.proposals()
+        for trial in running:
+            record = self.ledger.record(noted[trial.number]["key"])
             if record is not None:
                 self.tell(trial.number, record)
 

@@ -250,12 +250,12 @@ def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
     protocol = study.protocol
     seeds = protocol.select_seeds
     baselines = set(protocol.baselines) - {NOISE_METHOD}
-    grid = max(0, len(grid_angles(study)) - 1) * seeds  # the angle 0 is CE+ETF, the noise floor
+    grid = len([angle for angle in grid_angles(study) if angle > 0]) * seeds  # the angle 0 is CE+ETF, the noise floor
     plan = {
         "calibrate": len(calibration_jobs(study)),
         "noise": seeds,
         "search": trials,
-        "select": (protocol.select_top + len(baselines)) * seeds,
+        "select": (min(protocol.select_top, trials) + len(baselines)) * seeds,
         "grid": grid,
         "confirm": (1 + len(protocol.baselines)) * protocol.confirm_seeds,
     }

@@ -39,6 +39,7 @@ class JobQueue:
         on_record: Called with every job that has its record.
         objective: Metric compared at rungs, or None where nothing is stopped early.
         reduction: Of the halving.
+        table: Values at rungs known before, of a study taken up again.
         max_failed_share: Of the finished jobs, judged from the fourth on.
     """
 
@@ -53,12 +54,13 @@ class JobQueue:
         objective: str | None = None,
         reduction: int = 3,
         max_failed_share: float = 0.5,
+        table: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         self.jobs, self.ledger, self.spec_of, self.interrupt = jobs, ledger, spec_of, interrupt
         self.followers, self.on_record = followers, on_record
         self.objective, self.reduction, self.max_failed_share = objective, reduction, max_failed_share
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
-        self.table: dict[int, dict[str, float]] = {}
+        self.table = {rung: dict(values) for rung, values in (table or {}).items()}
         self.pruned: dict[str, int] = {}
         self.statuses: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -109,10 +111,11 @@ class JobQueue:
         if found is None:
             if key in self.pruned:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
-            elif lost:
-                status, why, kind = "failed", "its workers were lost repeatedly", "infrastructure"
+            elif self.stopping():
+                return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
             else:
-                return  # the study is stopping; the trial goes on from its checkpoint next time
+                why = "its workers were lost repeatedly" if lost else "it ended without a record"
+                status, kind = "failed", "infrastructure"
             config = jobs[0].experiment
             self.ledger.write_record(key, records.ended(status, config, why, kind, self.ledger.events(key)))
             found = self.ledger.record(key)
@@ -124,13 +127,18 @@ class JobQueue:
         """Whether to start nothing more."""
         return self.fatal is not None or self.interrupt.reason is not None
 
+    @property
+    def cause(self) -> str:
+        """The most common error of this phase."""
+        return self.errors.most_common(1)[0][0] if self.errors else "no error was recorded"
+
     def _finish(self, job: Job, found: Mapping[str, Any], fresh: bool) -> None:
         self.on_record(job, found)
         for follower in self.followers:
             follower.finished(job, found, fresh)
         self.statuses[found["status"]] += 1
         if found["status"] == "failed":
-            self.errors[str(found["error"]).strip().splitlines()[-1]] += 1
+            self.errors[(str(found["error"]).strip().splitlines() or ["no message"])[-1]] += 1
         self._judge(job, found)
 
     def _judge(self, job: Job, found: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from divfeat.search.interrupt import Interrupt, StoppedError, TooManyFailuresErr
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
-from divfeat.search.proposals import Proposals, storage_url
+from divfeat.search.proposals import Proposals, search_space, storage_url
 from divfeat.search.queue import JobQueue
 from divfeat.statistics import noise_floor
 from divfeat.thresholds import family_named
@@ -76,6 +76,7 @@ class Study:
         Raises:
             ConfigError, DataError: with value, place and remedy.
         """
+        search_space(self.config)
         data = prepare(self.config.data, "search", root=self.root)
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:
@@ -227,11 +228,11 @@ class _Session:
             return
         decision = self.ledger.phase("calibrate")
         if decision is None:
-            self._run("calibrate", jobs)
+            queue = self._run("calibrate", jobs)
             decision = protocol.calibration_decision(jobs, self.ledger.record)
             if decision["lr"] is None:
                 raise TooManyFailuresError(
-                    "no learning rate of protocol.learning_rates trained CE to the end; try smaller ones"
+                    f"CE trained to the end at no setting of protocol.learning_rates: {queue.cause}"
                 )
             self.ledger.write_phase("calibrate", decision)
         else:
@@ -271,10 +272,20 @@ class _Session:
             assert job.number is not None
             proposals.tell(job.number, record)
 
+        if len(proposals) >= self.study.execution.trials and not proposals.pending():
+            self.progress.done["search"] = len(proposals)
+            return
         asha = self.config.search.asha
         self.progress.done["search"] = len(proposals) - len(proposals.pending())
         objective = protocol.objective_metrics(self.config)[0] if asha else None
-        self._run("search", jobs(), on_record=told, objective=objective, reduction=asha.reduction if asha else 3)
+        self._run(
+            "search",
+            jobs(),
+            on_record=told,
+            objective=objective,
+            reduction=asha.reduction if asha else 3,
+            table=proposals.rung_table(),
+        )
 
     def _select(self) -> dict[str, Any]:
         chosen = protocol.candidates(self.config, self.ledger.proposals(), self.ledger.record)
@@ -314,9 +325,11 @@ class _Session:
 
     # --- the queue --------------------------------------------------------------------------------------------------------
 
-    def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> None:
+    def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> JobQueue:
         """Run the jobs that have no record yet."""
         self._phase(phase)
+        if isinstance(jobs, Sequence):  # now known, where the plan could only guess what coincides
+            self.progress.plan[phase] = len({job.key for job in jobs})
         jobs = self._without_done(jobs) if isinstance(jobs, Sequence) else jobs
         queue = JobQueue(
             iter(jobs),
@@ -328,13 +341,14 @@ class _Session:
             **options,
         )
         if isinstance(jobs, Sequence) and not jobs:
-            return
+            return queue
         assert self.executor is not None
         self.executor.run(queue, role)
         if queue.fatal is not None:
             raise queue.fatal
         if self.interrupt.reason is not None:
             raise StoppedError(self.interrupt.reason)
+        return queue
 
     def _without_done(self, jobs: Sequence[Job]) -> list[Job]:
         """Leave out what has a record: no cluster is asked for a phase that is done."""

@@ -22,7 +22,9 @@ Floats = NDArray[np.float64]
 #: Okabe and Ito (2008), told apart by every common form of colour blindness; yellow left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
-INK, MUTED, SHADE = "#222222", "#6b6b6b", "#009E73"
+INK, MUTED = "#222222", "#6b6b6b"
+#: The colour of the curve it shades; the others are baselines'.
+SHADE = COLOURS[0]
 DOTS_PER_INCH = 150
 
 
@@ -124,7 +126,7 @@ def baselines(ax: Axes, scores: Mapping[str, ArrayLike]) -> list[Line2D]:
         colour = COLOURS[1 + place % (len(COLOURS) - 1)]
         dash = DASHES[place % len(DASHES)]
         if sd > 0:
-            ax.axhspan(float(mean - sd), float(mean + sd), color=colour, alpha=0.10, linewidth=0)
+            ax.axhspan(float(mean - sd), float(mean + sd), color=colour, alpha=0.08, linewidth=0)
         handles.append(ax.axhline(float(mean), color=colour, linestyle=dash, linewidth=1.5, label=plain(name)))
     return handles
 

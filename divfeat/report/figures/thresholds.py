@@ -176,14 +176,14 @@ def two_thresholds(
     done = placed & np.isfinite(z)
     figure, axes = canvas(width=7.0, height=5.6)
     ax = axes[0, 0]
-    handles = []
+    handles, between = [], False
     if done.any():
         # Colours run over the better nine tenths: one collapsed trial would otherwise leave the rest in one shade.
         low, high = float(np.quantile(z[done], 0.1)), float(z[done].max())
         flat = 0.5 * (high <= low)
         colours = {"cmap": "cividis", "vmin": low - flat, "vmax": high + flat}
         if done.sum() >= 12 and np.ptp(x[done]) > 1 and np.ptp(y[done]) > 1:
-            _contours(ax, x[done], y[done], np.maximum(z[done], low), colours)
+            between = _contours(ax, x[done], y[done], np.maximum(z[done], low), colours)
         points = ax.scatter(x[done], y[done], c=z[done], s=46, edgecolors="white", linewidths=0.8, zorder=3, **colours)
         bar = figure.colorbar(points, ax=ax, pad=0.03, extend="min" if z[done].min() < low else "neither")
         bar.set_label(f"{plain(metric)} ({plain(unit)})", fontsize=10)
@@ -203,11 +203,13 @@ def two_thresholds(
         legend(ax, handles, columns=2, loc="upper left", bbox_to_anchor=(0.0, -0.14))
     count = int(done.sum())
     trials = f"{count} finished trial{'s' * (count != 1)}"
-    return save(figure, path, f"{trials}, one seed each; contours interpolate between trials.")
+    return save(figure, path, f"{trials}, one seed each{'; contours interpolate between trials' * between}.")
 
 
-def _contours(ax: Axes, x: Floats, y: Floats, z: Floats, colours: dict) -> None:
+def _contours(ax: Axes, x: Floats, y: Floats, z: Floats, colours: dict) -> bool:
+    """Whether there was a triangle to interpolate over: not where all trials lie on one line."""
     try:
         ax.tricontourf(x, y, z, levels=10, alpha=0.35, **colours)
-    except (RuntimeError, ValueError):  # all trials on one line: there is no triangle to interpolate over
-        return
+    except (RuntimeError, ValueError):
+        return False
+    return True

@@ -78,7 +78,8 @@ def optimisation_history(
 
     Args:
         trials: {"number": int, "value": float or None, "status": "completed" | "pruned" | "failed", "release": str};
-            a pruned trial is drawn hollow at its last value, a trial without a value as a tick on the lower edge.
+            a pruned trial is drawn hollow at its last value, a trial without a value as a tick on the lower edge, where
+            trials far below the others stand too.
         path: PNG to write.
         metric: what the objective is.
         unit: of the metric.
@@ -116,6 +117,11 @@ def optimisation_history(
             continue
         ax.plot(numbers[some], np.full(some.sum(), 0.02), marker, color=MUTED, markersize=7, transform=edge, zorder=3,
                 clip_on=False)  # fmt: skip
+    low = with_value & ~failed & (values < ax.get_ylim()[0]) if best.size else np.zeros(len(ordered), dtype=bool)
+    for number, name, hollow in zip(numbers[low], release[low], pruned[low], strict=True):
+        colour, marker = RELEASES.get(name, (COLOURS[3], "D"))
+        face = "white" if hollow else colour
+        ax.scatter(number, 0.02, s=34, marker=marker, facecolors=face, edgecolors=colour, transform=edge, zorder=3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, min_n_ticks=1))
     label(ax, f"Search: {plain(metric)} of each trial", "trial number", f"{plain(metric)} ({plain(unit)})")
     handles = [Line2D([], [], color=INK, linewidth=1.6, label="best so far")] if best.size else []
@@ -129,10 +135,9 @@ def optimisation_history(
     if failed.any():
         handles.append(Line2D([], [], color=MUTED, marker="x", linestyle="", label="failed"))
     legend(ax, handles)
-    below = int((with_value & ~failed & (values < ax.get_ylim()[0])).sum()) if best.size else 0
     caption = f"{int(done.sum())} finished, {int(pruned.sum())} pruned, {int(failed.sum())} failed; one seed a trial."
-    if below:
-        caption += f" {below} value{'s' * (below != 1)} below the axis not shown."
+    if low.any():
+        caption += f" {int(low.sum())} of lower value stand{'s' * (low.sum() == 1)} on the lower edge."
     return save(figure, path, caption)
 
 

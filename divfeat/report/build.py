@@ -1,0 +1,165 @@
+"""The report of a study, made from its folder alone: `python -m divfeat.report.build STUDY_FOLDER`.
+
+Writes `report/report.md`, `report/report.html` (figures inside), `report/figures/*.png` and `report/verdict.json` into the
+folder. The same ledger gives the same files.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from divfeat.errors import DivfeatError
+from divfeat.files import write_json
+from divfeat.report.commands import mlflow_command, optuna_command
+from divfeat.report.document import write
+from divfeat.report.plots import draw
+from divfeat.report.reading import read_summary
+from divfeat.report.row import results_row
+from divfeat.report.sections import (
+    angle_text,
+    as_good_text,
+    document,
+    interval,
+    signed,
+    terminal_text,
+    winner_angles,
+)
+from divfeat.report.summary import SCORE_NAMES, Objective, StudySummary, listed
+from divfeat.statistics import Verdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report.
+
+    Attributes:
+        markdown: Path of `report.md`.
+        html: Path of `report.html`, figures inside.
+        files: Every file of it by its path below `report/`, for MLflow.
+        summary: What it says.
+    """
+
+    markdown: Path
+    html: Path
+    files: dict[str, Path]
+    summary: StudySummary
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """On the primary objective; None before a winner is frozen."""
+        return self.summary.primary.verdict if self.summary.primary else None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        return self.summary.sentence
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The study's own metrics for MLflow: mean scores and differences in points, what is known of them."""
+        found: dict[str, float] = {
+            "study/trials": len(self.summary.trials),
+            "study/test_reads": self.summary.test_reads,
+        }
+        for objective in self.summary.objectives:
+            for name, scores in objective.scores.items():
+                found[f"confirm/{objective.name}/{name}"] = float(scores.mean())
+            for one in objective.verdict.comparisons:
+                found[f"difference/{objective.name}/{one.name}"] = one.mean
+        for name, value in winner_angles(self.summary).items():
+            found[f"winner/{name}"] = value
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def print(self, console: Console) -> None:
+        """Say in short what was found and where the rest is."""
+
+        def say(text: str = "") -> None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        summary = self.summary
+        say()
+        for place, objective in enumerate(summary.objectives):
+            say(self.sentence if place == 0 else objective.verdict.sentence)
+            console.print(_table(summary, objective))
+        if not summary.objectives:
+            say(self.sentence)
+        for line in (*_threshold_lines(summary), as_good_text(summary)):
+            say(line)
+        say(f"Terminal phase (training accuracy of at least 99.9 %): {terminal_text(summary)}.")
+        for line in summary.missing:
+            say(line)
+        say()
+        say(f"report  {self.html}\n        {self.markdown}")
+        say(f"MLflow  {mlflow_command(summary)}")
+        say(f"Optuna  {optuna_command(summary)}")
+
+
+def build_report(folder: str | Path) -> Report:
+    """Write the report of the study in `folder`; a study that has not ended gets one that says so.
+
+    Raises:
+        DataError: no study there, or one of another version of divfeat.
+    """
+    summary = read_summary(folder)
+    place = summary.folder / "report"
+    plots = draw(summary, place / "figures")
+    markdown, html = write(document(summary, plots), place)
+    write_json(place / "verdict.json", results_row(summary))
+    paths = [html, markdown, place / "verdict.json", *(plot.path for plot in plots.values())]
+    return Report(markdown, html, {path.relative_to(place).as_posix(): path for path in paths}, summary)
+
+
+def _table(summary: StudySummary, objective: Objective) -> Table:
+    table = Table(title=f"{SCORE_NAMES[objective.name]} on test, points", title_justify="left", title_style="")
+    level = f"{100 * objective.verdict.comparisons[0].level:g} % " if objective.verdict.comparisons else ""
+    for column in ("winner minus", "mean", f"{level}interval", "verdict", "seed correlation"):
+        table.add_column(column, justify="left" if column in ("winner minus", "verdict") else "right")
+    for one in objective.verdict.comparisons:
+        correlation = "–" if math.isnan(one.correlation) else f"{one.correlation:.2f}".replace("-", "−")
+        table.add_row(one.name, signed(one.mean), interval(one.low, one.high), one.verdict, correlation)
+    return table
+
+
+def _threshold_lines(summary: StudySummary) -> list[str]:
+    lines = []
+    method = summary.winner_method
+    if method is not None:
+        way = f", letting go the way '{method.release}'" if method.name == "hinge_ce" else ""
+        same = f" The same configuration as {listed(summary.equals)}." if summary.equals else ""
+        angles = "; ".join(f"{name} = {angle_text(value)}" for name, value in winner_angles(summary).items())
+        lines.append(f"Winner: {angles}{way}.{same}")
+    best = summary.best_of_release()
+    for release in summary.config.search.releases:
+        if release in best:
+            trial = best[release]
+            angles = "; ".join(f"{name} = {angle_text(value)}" for name, value in trial.angles.items())
+            found = f"{angles} ({trial.values[0]:.2f} % on validation, one seed)"
+        else:
+            found = "no trial finished"
+        lines.append(f"  best of the search, '{release}': {found}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rebuild the report of the study folder given; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if len(words) != 1 or words[0].startswith("-"):
+        print("usage: python -m divfeat.report.build STUDY_FOLDER", file=sys.stderr)
+        return 0 if words in (["-h"], ["--help"]) else 2
+    try:
+        build_report(words[0]).print(Console())
+    except DivfeatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Which figures a study has, and what goes into each: from the summary to `divfeat.report.figures`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from divfeat.report import figures
+from divfeat.report.summary import SCORE_NAMES, WINNER, Floats, StudySummary
+from divfeat.search.ledger import Ledger
+from divfeat.thresholds import family_named
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure on disk; `caption` is what the image itself says below, `title` what the report says of it."""
+
+    path: Path
+    title: str
+    caption: str
+
+
+Draw = Callable[[Path], str]
+
+
+def draw(summary: StudySummary, folder: Path) -> dict[str, Plot]:
+    """Draw every figure that applies into `folder`, and remove those of an earlier report that no longer do.
+
+    Returns:
+        Plots by name, the file's stem.
+    """
+    plots = {}
+    for name, title, write in _applicable(summary):
+        path = folder / f"{name}.png"
+        plots[name] = Plot(path, title, write(path))
+    for path in folder.glob("*.png"):
+        if path.stem not in plots:
+            path.unlink()
+    return plots
+
+
+def _applicable(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    for part in (_confirmation, _thresholds, _training, _features, _gains, _search):
+        yield from part(summary)
+
+
+def _confirmation(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    for place, objective in enumerate(summary.objectives):
+        found = {comparison.name: vars(comparison) for comparison in objective.verdict.comparisons}
+        if not any(math.isfinite(entry["mean"]) for entry in found.values()):
+            continue
+        yield (
+            "confirmation" if place == 0 else f"confirmation_{objective.name}",
+            f"Winner against each baseline on test: {SCORE_NAMES[objective.name]}",
+            lambda path, found=found: figures.confirmation(found, path, margin=summary.config.protocol.margin),  # type: ignore[misc]
+        )
+
+
+# --- over the thresholds --------------------------------------------------------------------------------------------------
+
+
+def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    parameters = family_named(summary.config.search.family).parameters
+    if len(parameters) == 2:
+        yield from _plane(summary, *parameters)
+    if len(parameters) != 1 or summary.grid is None:
+        return
+    grid, metric = summary.grid, f"validation {summary.score_name}"
+    baselines = {runs.name: runs.points(summary.metric) for runs in summary.baselines_on_validation}
+    method = f"HingeCE ({grid.release})"
+    note = f"As good as the best: undetermined, {grid.as_good.reason}." if grid.interval is None else ""
+
+    def accuracy(path: Path) -> str:
+        return figures.accuracy_by_threshold(
+            grid.angles,
+            grid.scores,
+            path,
+            baseline_accuracy=baselines,
+            as_good=grid.interval,
+            as_good_note=note,
+            method=method,
+            metric=metric,
+        )
+
+    def diversity(path: Path) -> str:
+        nc1, rank = (
+            np.stack([runs.values(name) for runs in grid.runs]) for name in ("collapse/nc1", "collapse/numerical_rank")
+        )
+        others = {
+            runs.name: (runs.values("collapse/nc1"), runs.values("collapse/numerical_rank"))
+            for runs in summary.baselines_on_validation
+        }
+        return figures.diversity_by_threshold(grid.angles, nc1, rank, path, baseline_diversity=others, method=method)
+
+    yield "accuracy_by_threshold", "Accuracy against τ⁺ with the as-good-as-the-best range (paper, figure 3c)", accuracy
+    yield "diversity_by_threshold", "Diversity of the features against τ⁺ (paper, figure 4)", diversity
+
+
+def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str, str, Draw]]:
+    """One figure for the winner's way of letting go, or that of most trials where the winner has none."""
+    counts = {release: sum(t.release == release for t in summary.trials) for release in summary.config.search.releases}
+    method = summary.winner_method
+    hinged = method is not None and method.name == "hinge_ce"
+    release = method.release if method and hinged else max(counts, key=lambda name: counts[name])
+    trials = [trial for trial in summary.trials if trial.release == release and trial.status != "not finished"]
+    if len(trials) < 2:
+        return
+
+    def write(path: Path) -> str:
+        # A pruned trial's last value is of an earlier epoch and would not compare.
+        values = [trial.values[0] if trial.status == "completed" else math.nan for trial in trials]
+        return figures.two_thresholds(
+            [trial.angles[first] for trial in trials],
+            [trial.angles[second] for trial in trials],
+            values,
+            path,
+            names=tuple(f"τ⁺ of {name.removeprefix('tau_')} classes" for name in (first, second)),  # type: ignore[arg-type]
+            metric=f"validation {summary.score_name}",
+        )
+
+    yield "two_thresholds", f"The search over both thresholds, letting go the way '{release}'", write
+
+
+# --- training and features --------------------------------------------------------------------------------------------------
+
+
+def _training(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    curves: dict[str, Mapping[str, Any]] = {}
+    for runs in summary.confirmed:
+        histories = [record["history"] for record in runs.completed if record["history"]]
+        if not histories:
+            continue
+        epochs = min(len(history) for history in histories)
+        own, other = (
+            [[_number(row.get(f"train/{name}_cosine")) for row in history[:epochs]] for history in histories]
+            for name in ("positive", "negative")
+        )
+        curves[summary.title(runs.name)] = {
+            "epoch": [row["epoch"] + 1 for row in histories[0][:epochs]],
+            "own": own,
+            "other": other,
+        }
+    if curves:
+        title = "Cosine to the own and to the other axes over training (paper, figures 3a and 3b)"
+        yield "cosines", title, lambda path: figures.cosines_over_epochs(curves, path)
+
+
+def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    """Three coarse classes of the first seed that kept its features for every panel; needs coarse and fine labels."""
+    if summary.config.data.train_level != "coarse":
+        return
+    ledger = Ledger(summary.folder)
+    panels = [runs for runs in map(summary.confirmed_as, _panel_names(summary)) if runs is not None]
+    paths: list[Path] = []
+    for keys in zip(*(runs.keys for runs in panels), strict=True):
+        paths = [ledger.run_folder(str(key)) / "features.npz" for key in keys]
+        if all(path.is_file() for path in paths):
+            break
+    else:
+        return
+    names = {
+        row["class"]: row["name"] for runs in panels for record in runs.completed[:1] for row in record["per_class"]
+    }
+    for part, what in (("train", "training"), ("test", "test")):
+
+        def write(path: Path, part: str = part) -> str:
+            found = {}
+            for runs, source in zip(panels, paths, strict=True):
+                with np.load(source) as columns:
+                    found[summary.title(runs.name)] = {
+                        "features": columns[f"{part}_after"].astype(np.float64),
+                        "coarse": columns[f"{part}_coarse"],
+                        "fine": columns[f"{part}_fine"],
+                    }
+            return figures.feature_projection(found, path, coarse_names=names)
+
+        yield f"features_{part}", f"Features of {what} images, three coarse classes (paper, figures 1 and 6)", write
+
+
+def _panel_names(summary: StudySummary) -> Sequence[str]:
+    """Plain training, the fixed frame, the winner; a winner that is one of them is drawn once."""
+    baselines = summary.config.protocol.baselines
+    names = [name for name in baselines if name in ("ce", "ce_etf")] or baselines[:1]
+    return [*(name for name in names if name not in summary.equals), WINNER]
+
+
+def _gains(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    """Where there are minor and major classes."""
+    winner = summary.confirmed_as(WINNER)
+    names = summary.config.protocol.baselines
+    against = summary.confirmed_as("ce" if "ce" in names else names[0]) if names else None
+    if winner is None or against is None or against.name in summary.equals:
+        return
+    pairs = [
+        (one["per_class"], other["per_class"])
+        for one, other in zip(winner.records, against.records, strict=True)
+        if one and other and one["per_class"] and other["per_class"]
+    ]
+    if not pairs:
+        return
+    counts = np.array([row["train_images"] for row in pairs[0][0]])
+    boundary = summary.config.data.boundary
+    if not 0 < int((counts <= boundary).sum()) < len(counts):
+        return
+    first, second = (_by_class([pair[place] for pair in pairs]) for place in (0, 1))
+    yield (
+        "gain_by_class",
+        f"Gain of each class over {against.name} on test (paper, figure 5)",
+        lambda path: figures.gain_by_class(first, second, counts, path, baseline_name=against.name, boundary=boundary),
+    )
+
+
+def _by_class(tables: Sequence[Sequence[Mapping[str, Any]]]) -> Floats:
+    """[K, S] accuracy in points."""
+    return np.array([[100 * _number(row["accuracy"]) for row in rows] for rows in tables], dtype=np.float64).T
+
+
+def _search(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    trials = [
+        {
+            "number": trial.number,
+            "value": None if math.isnan(trial.values[0]) else trial.values[0],
+            "status": trial.status,
+            "release": trial.release,
+        }
+        for trial in summary.trials
+        if trial.status != "not finished"
+    ]
+    if trials:
+        metric = f"validation {summary.score_name}"
+        title = "The search, trial by trial"
+        yield "search", title, lambda path: figures.optimisation_history(trials, path, metric=metric)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,147 @@
+import math
+import random
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from divfeat.errors import ConfigError
+from divfeat.search.asha import decide
+from divfeat.search.interrupt import Interrupt
+from divfeat.search.ledger import Ledger
+from divfeat.search.queue import JobQueue
+from tests.search.samples import METRIC, completed, curve, make_study, search_job
+
+VALUES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20)
+
+
+def naive(values, index, reduction):
+    """By counting, not by sorting: how many are strictly better?"""
+    if len(values) < reduction:
+        return "continue"
+    better = sum(value > values[index] for value in values)
+    return "continue" if better < max(1, len(values) // reduction) else "stop"
+
+
+@given(VALUES, st.integers(2, 5), st.data())
+def test_agrees_with_counting_those_that_are_better(values, reduction, data):
+    index = data.draw(st.integers(0, len(values) - 1))
+    table = {4: {str(i): value for i, value in enumerate(values)}, 8: {"other": 0.0}}
+    assert decide(table, str(index), 4, reduction) == naive(values, index, reduction)
+
+
+@given(VALUES, st.integers(2, 5))
+def test_the_best_goes_on_and_enough_others_do(values, reduction):
+    table = {1: {str(i): value for i, value in enumerate(values)}}
+    on = [i for i in range(len(values)) if decide(table, str(i), 1, reduction) == "continue"]
+    assert {i for i, value in enumerate(values) if value == max(values)} <= set(on)
+    assert len(on) >= max(1, len(values) // reduction)
+    if len(set(values)) == len(values) >= reduction:
+        assert len(on) == max(1, len(values) // reduction)
+
+
+@given(VALUES, st.integers(2, 5))
+def test_below_reduction_entries_nobody_stops(values, reduction):
+    values = values[: reduction - 1]
+    table = {1: {str(i): value for i, value in enumerate(values)}}
+    assert all(decide(table, trial, 1, reduction) == "continue" for trial in table[1])
+
+
+def test_ties_with_the_last_promoted_go_on():
+    table = {1: {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.4}}
+    assert [decide(table, trial, 1, 3) for trial in "abcd"] == ["continue"] * 3 + ["stop"]
+
+
+def test_two_objectives_cannot_be_halved():
+    with pytest.raises(ConfigError, match="asha"):
+        make_study(search={"asha": {"first_rung": 2}, "objectives": ["fine_probe", "accuracy"]})
+    with pytest.raises(ConfigError, match="first_rung=20 must be below"):
+        make_study(search={"asha": {"first_rung": 20}})
+
+
+# --- a simulator over recorded curves ---------------------------------------------------------------------------------
+
+EPOCHS, RUNGS = 27, (1, 3, 9)
+
+
+def learning_curves(trials, seed):
+    """Saturating curves: the final value orders a trial everywhere but for noise that shrinks with the epochs."""
+    rng = random.Random(seed)
+    for _ in range(trials):
+        final = rng.uniform(0.5, 0.95)
+        yield [
+            final * (1 - 0.5 * math.exp(-epoch / 5)) + rng.uniform(-1, 1) * 0.02 / epoch
+            for epoch in range(1, EPOCHS + 1)
+        ]
+
+
+def simulate(ledger, study, curves, concurrent, seed):
+    """Run `curves` through the queue `concurrent` at a time at random speeds; returns the epochs spent by key."""
+    jobs = [search_job(study, 0.01 * (i + 1), i, RUNGS) for i in range(len(curves))]
+    events = {job.key: curve(values) for job, values in zip(jobs, curves, strict=True)}
+    configs = {job.key: job.experiment for job in jobs}
+    queue = JobQueue(iter(jobs), ledger, lambda job: job, Interrupt(), [], objective=METRIC, reduction=3)
+    rng, spent, running = random.Random(seed), {}, []
+    for _ in count():
+        while len(running) < concurrent and (spec := queue.next()) is not None:
+            running.append(spec.key)
+            spent[spec.key] = 0
+        if not running:
+            return [job.key for job in jobs], spent, queue
+        key = rng.choice(running)
+        event = events[key][spent[key]]
+        ledger.event(key, event)
+        spent[key] += 1
+        stop = queue.heard(key, [event])
+        if spent[key] == EPOCHS:
+            ledger.write_record(key, completed(configs[key], {METRIC: event[METRIC]}, events[key]))
+        if stop or spent[key] == EPOCHS:
+            running.remove(key)
+            queue.ended(key, lost=False)
+
+
+@pytest.mark.parametrize(("concurrent", "seed"), [(1, 0), (4, 1), (8, 2), (30, 3)])
+def test_halving_spends_less_and_keeps_the_best(tmp_path, concurrent, seed):
+    study, ledger = make_study(train={"epochs": EPOCHS}), Ledger(tmp_path)
+    curves = list(learning_curves(30, seed))
+    keys, spent, queue = simulate(ledger, study, curves, concurrent, seed)
+    assert set(spent) == set(keys)
+    finals = {key: values[-1] for key, values in zip(keys, curves, strict=True)}
+    best = max(finals, key=finals.__getitem__)
+    assert ledger.record(best)["status"] == "completed"
+    assert sum(spent.values()) < 0.6 * 30 * EPOCHS
+    for key in keys:
+        found = ledger.record(key)
+        if found["status"] == "pruned":
+            assert spent[key] in RUNGS
+            assert [row["epoch"] for row in found["history"]] == list(range(spent[key]))
+            assert found["metrics"] == {}
+            assert f"after {spent[key]} epochs" in found["error"]
+        else:
+            assert spent[key] == EPOCHS
+    assert queue.statuses["failed"] == 0
+    assert not queue.stopping()
+
+
+def test_without_an_objective_nothing_is_stopped(tmp_path):
+    study, ledger = make_study(), Ledger(tmp_path)
+    jobs = [search_job(study, 0.1 * (i + 1), i, RUNGS) for i in range(6)]
+    queue = JobQueue(iter(jobs), ledger, lambda job: job, Interrupt(), [])
+    for value in range(6):
+        job = queue.next()
+        assert not queue.heard(job.key, curve([-float(value)] * 3))
+
+
+def test_a_study_taken_up_again_compares_with_what_came_before(tmp_path):
+    study = make_study()
+    job = search_job(study, 0.5, 7, RUNGS)
+    table = {1: {"a": 0.9, "b": 0.8}}
+    fresh, resumed = (
+        JobQueue(iter([job]), Ledger(tmp_path), lambda job: job, Interrupt(), [], objective=METRIC, **known)
+        for known in ({}, {"table": table})
+    )
+    for queue, stops in ((fresh, False), (resumed, True)):
+        queue.next()
+        assert queue.heard(job.key, curve([0.5])) is stops
+    assert table == {1: {"a": 0.9, "b": 0.8}}

@@ -1,0 +1,536 @@
+"""Configurations: what is refused and how, presets, --set, precedence, and what the hashes see."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from divfeat import config as module
+from divfeat.config import (
+    OBJECTIVES,
+    AshaConfig,
+    ExecutionConfig,
+    ExperimentConfig,
+    ModelConfig,
+    ProbeConfig,
+    SearchConfig,
+    StudyConfig,
+    ThresholdSpec,
+    build,
+    digest,
+    load_file,
+    load_preset,
+    make_configs,
+    merge,
+    parse_assignments,
+    preset_names,
+    unknown,
+)
+from divfeat.errors import ConfigError
+
+STUDY: dict[str, Any] = {
+    "data": {"source": "digits", "val_per_class": 20},
+    "model": {"backbone": "digits_cnn"},
+    "train": {"epochs": 20},
+}
+EXPERIMENT: dict[str, Any] = dict(STUDY)
+
+
+def study(**settings: Any) -> StudyConfig:
+    return build(StudyConfig, merge(STUDY, settings))
+
+
+def experiment(**settings: Any) -> ExperimentConfig:
+    return build(ExperimentConfig, merge(EXPERIMENT, settings))
+
+
+def refusal(*assignments: str) -> str:
+    """The message for these assignments over the digits preset."""
+    with pytest.raises(ConfigError) as caught:
+        make_configs("digits", overrides=parse_assignments(assignments))
+    return str(caught.value)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epocs=3", "unknown setting 'train.epocs'. Did you mean 'train.epochs'? Known: epochs, batch_size"),
+        ("trian.epochs=3", "unknown setting 'trian'. Did you mean 'train'?"),
+        (
+            "search.asha.first_rnug=3",
+            "unknown setting 'search.asha.first_rnug'. Did you mean 'search.asha.first_rung'?",
+        ),
+        ("execution.trails=3", "unknown setting 'execution.trails'. Did you mean 'execution.trials'?"),
+        ("zzz=3", "unknown setting 'zzz'. Known: preset, data"),
+    ],
+)
+def test_unknown_keys_name_the_closest(assignment: str, message: str) -> None:
+    assert message in refusal(assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("train.epochs=many", ["train.epochs='many'", "integer"]),
+        ("train.epochs=1.5", ["train.epochs=1.5", "integer"]),
+        ("train.epochs=[1, 2]", ["train.epochs=[1, 2]", "integer"]),
+        ("train.lr=fast", ["train.lr='fast'", "number"]),
+        ("train.lr=nan", ["train.lr=nan", "finite"]),
+        ("train.nesterov=perhaps", ["train.nesterov='perhaps'", "boolean"]),
+        ("train.schedule=cosin", ["train.schedule='cosin'", "'cosine', 'step' or 'constant'"]),
+        ("data.source=3", ["data.source=3", "string"]),
+        ("train=3", ["train=3", "TrainConfig"]),
+        ("search.releases=[gate, papre]", ["search.releases.1='papre'", "'paper', 'theorem' or 'gate'"]),
+        ("execution.trials=all", ["execution.trials='all'", "integer"]),
+    ],
+)
+def test_wrong_types_name_key_value_and_what_is_expected(assignment: str, parts: list[str]) -> None:
+    message = refusal(assignment)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("train.epochs=0", ["train.epochs=0", "greater than or equal to 1"]),
+        ("train.batch_size=1", ["train.batch_size=1"]),
+        ("train.lr=0", ["train.lr=0", "greater than 0"]),
+        ("train.momentum=1", ["train.momentum=1", "less than 1"]),
+        ("train.weight_decay=-1", ["train.weight_decay=-1"]),
+        ("train.clip_norm=0", ["train.clip_norm=0"]),
+        ("data.image_size=4", ["data.image_size=4"]),
+        ("seed=-1", ["seed=-1"]),
+        ("protocol.confirm_seeds=1", ["protocol.confirm_seeds=1"]),
+        ("protocol.alpha=1", ["protocol.alpha=1"]),
+        ("execution.trials=0", ["execution.trials=0"]),
+        ("execution.max_failed_share=1.5", ["execution.max_failed_share=1.5"]),
+        ("execution.name=a/b", ["execution.name='a/b'"]),
+    ],
+)
+def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> None:
+    message = refusal(assignment)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["data.val_fraction=0.1"], "exactly one of val_per_class and val_fraction"),
+        (["data.val_per_class=null"], "exactly one of val_per_class and val_fraction"),
+        (["data.imbalance=10", "data.train_size=100"], "imbalance and train_size exclude each other"),
+        (["data.n_max=100"], "n_max belongs to a long tail"),
+        (["train.momentum=0"], "nesterov needs momentum > 0"),
+        (["train.epochs=5", "train.warmup_epochs=5"], "warmup_epochs=5.0 must be shorter than epochs=5"),
+        (["train.milestones=[0.7, 0.5]"], "milestones=[0.7, 0.5] must be increasing"),
+        (["train.milestones=[0.5, 1.0]"], "milestones=[0.5, 1.0]"),
+        (["search.objectives=[]"], "give one, or two different ones"),
+        (["search.objectives=[accuracy, accuracy]"], "give one, or two different ones"),
+        (["search.objectives=[accuarcy]"], "unknown objective 'accuarcy'. Did you mean 'accuracy'?"),
+        (["search.family=globl"], "unknown threshold family 'globl'"),
+        (["search.releases=[]"], "releases=[]: give at least one"),
+        (["search.releases=[gate, gate]"], "none twice"),
+        (["search.low=1.2", "search.high=1.0"], "search.low=1.2 must lie below search.high=1.0"),
+        (["search.high=65"], "65 degrees would be 1.1345"),
+        (["search.objectives=[accuracy, balanced]", "search.asha={}"], "asha compares trials by one number"),
+        (["search.objectives=[accuracy, balanced]", "search.sampler=cmaes"], "'cmaes' handles one objective"),
+        (["search.asha={first_rung: 20}", "train.epochs=20"], "first_rung=20 must be below train.epochs=20"),
+        (["protocol.grid_points=7"], "protocol.grid_points=7: the as-good rule needs at least 8, or 0"),
+        (["probe.strengths=[]"], "strengths=[]: give at least one weight decay"),
+        (["probe.strengths=[0.1, -1]"], "strengths=[0.1, -1.0] must be positive"),
+        (["probe.strengths=[0]"], "strengths=[0.0] must be positive (0 only with solver 'sgd')"),
+        (["probe.strengths_before=[0]"], "strengths_before=[0.0]"),
+    ],
+)
+def test_settings_at_odds_with_each_other(assignments: list[str], message: str) -> None:
+    assert message in refusal(*assignments)
+
+
+def test_all_problems_come_in_one_message() -> None:
+    message = refusal("train.epochs=0", "train.lrr=1", "data.val_per_class=-1")
+    assert len(message.splitlines()) == 3
+    assert all(part in message for part in ("train.epochs=0", "train.lrr", "data.val_per_class=-1"))
+
+
+def test_missing_settings_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(StudyConfig, {"data": {"val_per_class": 3}, "model": {}})
+    assert set(str(caught.value).splitlines()) == {
+        "setting data.source is missing",
+        "setting model.backbone is missing",
+        "setting train is missing",
+    }
+
+
+@pytest.mark.parametrize("name", ["backbone", "image_shape", "projector", "projector_dim", "mean", "std", "seed"])
+def test_options_of_the_backbone_cannot_reach_past_it(name: str) -> None:
+    """`experiment.build` passes options beside these by keyword: a collision would be a TypeError in every trial."""
+    message = refusal(f"model.options.{name}=1")
+    assert f"model.options: '{name}' is no option of a backbone" in message
+    assert ModelConfig(backbone="x", options={"width": 2, "stem": "small", "flag": True}).options == {
+        "width": 2,
+        "stem": "small",
+        "flag": True,
+    }
+
+
+def test_sgd_probes_may_go_without_a_penalty() -> None:
+    assert ProbeConfig(solver="sgd", strengths=(0.0, 0.1)).strengths == (0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"family": "global"}, "method.thresholds: threshold family 'global' lacks tau"),
+        ({"family": "global", "angles": {"tau": 40}}, "40 degrees would be 0.6981"),
+        ({"family": "nope"}, "unknown threshold family 'nope'"),
+    ],
+)
+def test_thresholds_are_checked_when_written_down(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        experiment(method={"thresholds": spec})
+    assert message in str(caught.value)
+    valid = ThresholdSpec(family="global", angles={"tau": 0.5})
+    assert valid.spec() == {"family": "global", "tau": 0.5}
+
+
+def test_a_configuration_is_frozen() -> None:
+    made = experiment()
+    with pytest.raises(ValueError, match="frozen"):
+        made.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        made.train.lr = 3.0  # type: ignore[misc]
+
+
+# --- presets ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_presets() -> None:
+    assert {"digits", "digits-lt"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_validates_and_explains_itself(name: str) -> None:
+    made, execution, about = make_configs(name)
+    assert made.preset == name
+    assert f"--preset {name}" in about or name == "digits"
+    assert execution.trials >= 8
+    for objective in made.search.objectives:
+        assert objective in OBJECTIVES
+    again = build(StudyConfig, json.loads(json.dumps(made.to_dict())))
+    assert again == made and again.identity == made.identity
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_network_of_every_preset_can_be_built(name: str) -> None:
+    from divfeat.models.registry import entry_named
+
+    made, _, _ = make_configs(name)
+    assert set(made.model.options) <= set(entry_named(made.model.backbone).options())
+
+
+def test_unknown_presets_name_the_closest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'digit'. Did you mean 'digits'\? Known: "):
+        load_preset("digit")
+
+
+# --- --set ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-3", -3),
+        ("0.5", 0.5),
+        ("1e-4", 1e-4),
+        ("5.0e-4", 5e-4),
+        ("1E3", 1000.0),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("resnet32", "resnet32"),
+        ("parquet:cifar10", "parquet:cifar10"),
+        ("'3'", 3.0),
+        ("[1, 2]", [1, 2]),
+        ("[1e-4, 0.1, x]", [1e-4, 0.1, "x"]),
+        ("[]", []),
+        ("{tau: 1e-1, name: x, deep: [1e-2]}", {"tau": 0.1, "name": "x", "deep": [0.01]}),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values_are_read_as_yaml_with_exponents(text: str, value: Any) -> None:
+    found = parse_assignments([f"a.b={text}"])
+    assert found == {"a": {"b": value}}
+    assert type(found["a"]["b"]) is type(value)
+
+
+def test_paths_nest_and_later_ones_win() -> None:
+    found = parse_assignments(["a.b.c=1", "a.b.d=2", "e=3", "a.b.c=4", "e.f=5"])
+    assert found == {"a": {"b": {"c": 4, "d": 2}}, "e": {"f": 5}}
+
+
+@pytest.mark.parametrize("text", ["a.b", "=3", ""])
+def test_assignments_without_key_or_value(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected KEY=VALUE, e\.g\. --set train"):
+        parse_assignments([text])
+
+
+def test_values_that_are_not_yaml() -> None:
+    with pytest.raises(ConfigError, match=r"--set 'a=\[1': the value is not valid YAML"):
+        parse_assignments(["a=[1"])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_float_survives_the_command_line(value: float) -> None:
+    assert parse_assignments([f"a={value!r}"]) == {"a": value}
+
+
+# --- precedence -------------------------------------------------------------------------------------------------------------
+
+
+def test_assignments_beat_the_file_and_the_file_beats_the_preset(tmp_path: Path) -> None:
+    preset = load_preset("digits")
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {epochs: 7, lr: 0.03}\nexecution: {trials: 3}\n")
+    made, execution, _ = make_configs("digits", load_file(path), parse_assignments(["train.lr=0.02"]))
+    assert (made.train.epochs, made.train.lr) == (7, 0.02)
+    assert made.train.batch_size == preset["train"]["batch_size"]
+    assert execution.trials == 3
+    assert make_configs("digits")[0].train.epochs == preset["train"]["epochs"]
+
+
+trees = st.recursive(
+    st.integers(0, 3), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
+).filter(lambda tree: isinstance(tree, dict))
+
+
+@given(base=trees, over=trees)
+def test_merge_takes_every_leaf_of_over_and_the_rest_of_base(base: dict[str, Any], over: dict[str, Any]) -> None:
+    snapshot = json.dumps([base, over], sort_keys=True)
+    merged = merge(base, over)
+
+    def check(result: Any, b: Any, o: Any) -> None:
+        if not (isinstance(b, dict) and isinstance(o, dict)):
+            assert result == o
+            return
+        assert set(result) == set(b) | set(o)
+        for key in result:
+            if key not in o:
+                assert result[key] == b[key]
+            elif key not in b:
+                assert result[key] == o[key]
+            else:
+                check(result[key], b[key], o[key])
+
+    check(merged, base, over)
+    assert json.dumps([base, over], sort_keys=True) == snapshot  # nothing was changed in place
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- 1\n- 2\n", "expected a mapping of settings, found list"),
+        ("", "found NoneType"),
+        ("a: [1\n", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
+)
+def test_files_that_hold_no_settings(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--config .*none.yaml: cannot be read .*give the path of a YAML file"):
+        load_file(tmp_path / "none.yaml")
+
+
+def test_json_files_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"train": {"lr": 1e-4}}))
+    assert make_configs("digits", load_file(path))[0].train.lr == 1e-4
+
+
+# --- hashes -------------------------------------------------------------------------------------------------------------------
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all fields of a configuration that are not configurations themselves."""
+    if not isinstance(value, BaseModel):
+        return [path]
+    return [leaf for name in type(value).model_fields for leaf in leaves(getattr(value, name), (*path, name))]
+
+
+#: Another valid value for the fields whose value cannot be perturbed by the rules of `another`.
+OTHER: dict[str, Any] = {
+    "data.source": "parquet:cifar10",
+    "data.train_level": "coarse",
+    "data.probe_level": "coarse",
+    "data.image_size": 16,
+    "data.train_size": 100,
+    "data.imbalance": 10.0,
+    "data.val_fraction": 0.2,
+    "model.backbone": "resnet8",
+    "model.projector_dim": 32,
+    "model.options": {"width": 2},
+    "train.schedule": "step",
+    "train.milestones": [0.3, 0.6],
+    "train.clip_norm": 1.0,
+    "train.augment": "flip",
+    "train.precision": "bfloat16",
+    "probe.search": "grid",
+    "probe.strengths": [0.1],
+    "probe.strengths_before": [0.1],
+    "probe.solver": "sgd",
+    "search.family": "major_minor",
+    "search.releases": ["gate"],
+    "search.objectives": ["accuracy"],
+    "search.sampler": "random",
+    "search.asha": {"first_rung": 2},
+    "protocol.baselines": ["ce"],
+    "protocol.learning_rates": [0.1],
+    "protocol.weight_decays": [0.1],
+    "method.name": "ce",
+    "method.release": "gate",
+    "method.label_smoothing": 0.1,
+    "method.thresholds.family": "global",
+    "role": "confirm",
+}
+#: Fields that only go together with another change.
+ALONG: dict[str, dict[str, Any]] = {
+    "data.val_fraction": {"data": {"val_per_class": None}},
+    "data.n_max": {"data": {"imbalance": 10.0}},
+    "method.thresholds.family": {"method": {"thresholds": {"angles": {"tau": 0.3}}}},
+    "method.thresholds.angles": {"method": {"thresholds": {"family": "global"}}},
+}
+
+
+def another(path: tuple[str, ...], value: Any) -> Any:
+    name = ".".join(path)
+    if name in OTHER:
+        return OTHER[name]
+    if isinstance(value, bool):
+        return not value
+    if name == "protocol.grid_points":
+        return value + 8
+    if name == "method.thresholds.angles":
+        return {"tau": 0.4}
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value + 0.01
+    if name == "data.n_max":
+        return 50
+    raise AssertionError(f"give another value of {name} here")
+
+
+def changed(base: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    nested: Any = value
+    for key in reversed(path):
+        nested = {key: nested}
+    return merge(base, nested)
+
+
+def read(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+STUDY_FIELDS = [path for path in leaves(study()) if path != ("preset",)]
+EXPERIMENT_FIELDS = leaves(experiment())
+
+
+def hashes_of_a_change(made: Any, path: tuple[str, ...]) -> tuple[Any, Any]:
+    """The configuration before and after another value of one field, and of those that it cannot do without."""
+    base = merge(made.to_dict(), ALONG.get(".".join(path), {}))
+    try:
+        before = build(type(made), base)
+    except ConfigError:  # the companion is invalid without the field
+        before = made
+    return before, build(type(made), changed(base, path, another(path, read(made, path))))
+
+
+@pytest.mark.parametrize("path", STUDY_FIELDS, ids=".".join)
+def test_every_field_of_a_study_is_part_of_its_identity(path: tuple[str, ...]) -> None:
+    before, after = hashes_of_a_change(study(), path)
+    assert before.identity != after.identity
+
+
+@pytest.mark.parametrize("path", EXPERIMENT_FIELDS, ids=".".join)
+def test_every_field_of_an_experiment_is_part_of_its_key(path: tuple[str, ...]) -> None:
+    before, after = hashes_of_a_change(experiment(), path)
+    assert before.key != after.key
+
+
+def test_all_sections_are_covered_by_the_fields_above() -> None:
+    assert {path[0] for path in STUDY_FIELDS} == set(StudyConfig.model_fields) - {"preset"}
+    assert len(STUDY_FIELDS) > 45 and len(EXPERIMENT_FIELDS) > 35
+
+
+def test_the_asha_settings_are_part_of_the_identity() -> None:
+    hashes = {
+        study(search={"asha": asha}).identity
+        for asha in (None, {}, {"first_rung": 3}, {"reduction": 4}, {"first_rung": 3, "reduction": 4})
+    }
+    assert len(hashes) == 5
+    assert study(search={"asha": {"first_rung": 4}}).identity == study(search={"asha": {}}).identity
+    assert AshaConfig().first_rung == 4
+
+
+def test_identity_ignores_how_a_study_is_run() -> None:
+    plain, _, _ = make_configs("digits")
+    for assignment in ("execution.trials=99", "execution.name=mine", "execution.workers_per_trial=2"):
+        assert make_configs("digits", overrides=parse_assignments([assignment]))[0].identity == plain.identity
+    assert study(preset="a").identity == study(preset="b").identity
+    assert set(ExecutionConfig.model_fields).isdisjoint(set(StudyConfig.model_fields))
+
+
+def test_hashes_see_values_not_their_spelling() -> None:
+    assert study(train={"lr": 1}).identity == study(train={"lr": 1.0}).identity
+    shuffled = build(StudyConfig, dict(reversed(list(study().to_dict().items()))))
+    assert shuffled.identity == study().identity
+    for text in (study().identity, experiment().key):
+        assert len(text) == 16 and int(text, 16) >= 0
+
+
+def test_the_digest_is_pinned() -> None:
+    """Keys name folders of finished work: a change of the canonical form would orphan them all."""
+    canonical = b'{"a":"\\u00e9","b":[1,2.5,null]}'
+    assert digest({"b": [1, 2.5, None], "a": "é"}) == hashlib.sha256(canonical).hexdigest()[:16]
+    with pytest.raises(ValueError):
+        digest(math.nan)
+
+
+def test_releases_and_objectives_agree_with_the_rest() -> None:
+    from divfeat.losses import RELEASES
+
+    assert get_args(module.Release) == RELEASES
+    assert set(SearchConfig().releases) == set(RELEASES)
+    assert all(
+        val.split("/")[0] in ("probe", "val") and test.startswith("test/") for val, test, _ in OBJECTIVES.values()
+    )
+
+
+def test_unknown_without_a_close_name_only_lists() -> None:
+    assert unknown("thing", "qqq", ["alpha", "beta"]) == "unknown thing 'qqq'. Known: alpha, beta"
+
+
+def test_preset_files_hold_only_known_sections() -> None:
+    for name in preset_names():
+        loaded = load_preset(name)
+        assert set(loaded) <= {*StudyConfig.model_fields, "execution", "about"}
+        assert yaml.safe_load(yaml.safe_dump(loaded)) == loaded
