@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from divfeat.config import ExperimentConfig
 from divfeat.experiment import ExperimentResult
+from divfeat.features import FeatureSet
 from divfeat.files import write_json
 
 
@@ -48,7 +50,7 @@ def ended(
 
 
 def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, features: bool) -> None:
-    """Files of an experiment: `correct.npz` always, `extractor/` and `features.npz` where asked."""
+    """Files of an experiment: `correct.npz` always, `extractor/` and `features.parquet` where asked."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "correct.npz", **result.correct)  # type: ignore[arg-type]
     if weights:
@@ -57,10 +59,34 @@ def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, featur
         state = {name: value.cpu() for name, value in result.extractor.state_dict().items()}
         torch.save(state, folder / "extractor" / "weights.pt")
     if features:
-        columns: dict[str, np.ndarray] = {"axes": result.axes.cpu().float().numpy()}
-        for name, found in result.features.items():
-            columns[f"{name}_after"] = found.after.cpu().half().numpy()
-            columns[f"{name}_fine"] = found.fine.cpu().numpy()
-            if found.coarse is not None:
-                columns[f"{name}_coarse"] = found.coarse.cpu().numpy()
-        np.savez_compressed(folder / "features.npz", **columns)  # type: ignore[arg-type]
+        np.save(folder / "axes.npy", result.axes.cpu().float().numpy())
+        save_features(folder / "features.parquet", result.features)
+
+
+def save_features(path: Path, features: Mapping[str, FeatureSet]) -> None:
+    """Features after the projector, one row an image: `split`, `fine`, `coarse` (where there is one), `feature` float32 [D]."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for split, found in features.items():
+        rows = found.after.cpu().float().numpy()
+        columns: dict[str, Any] = {
+            "split": pa.array([split] * len(rows)).dictionary_encode(),
+            "fine": found.fine.cpu().numpy(),
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1]),
+        }
+        if found.coarse is not None:
+            columns["coarse"] = found.coarse.cpu().numpy()
+        tables.append(pa.table(columns))
+    pq.write_table(pa.concat_tables(tables), path, compression="zstd")
+
+
+def load_features(path: Path, split: str) -> dict[str, np.ndarray]:
+    """One split of what `save_features` wrote: `feature` float32 [N, D], `fine` and, where there is one, `coarse` int64 [N]."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, filters=[("split", "=", split)])
+    columns = {name: table[name].to_numpy() for name in ("fine", "coarse") if name in table.column_names}
+    rows = table["feature"].combine_chunks()
+    return {"feature": rows.flatten().to_numpy().reshape(len(table), -1), **columns}

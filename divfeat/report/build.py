@@ -17,21 +17,15 @@ from rich.table import Table
 
 from divfeat.errors import DivfeatError
 from divfeat.files import write_json
+from divfeat.report import account, findings
 from divfeat.report.commands import mlflow_command, optuna_command
-from divfeat.report.document import write
+from divfeat.report.document import Document, write
+from divfeat.report.findings import Plots
 from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
-from divfeat.report.sections import (
-    angle_text,
-    as_good_text,
-    document,
-    interval,
-    signed,
-    terminal_text,
-    winner_angles,
-)
 from divfeat.report.summary import SCORE_NAMES, Objective, StudySummary, listed
+from divfeat.report.words import angle_text, as_good_text, interval, signed, terminal_text, winner_angles
 from divfeat.statistics import Verdict
 
 
@@ -114,6 +108,25 @@ def build_report(folder: str | Path) -> Report:
     write_json(place / "verdict.json", results_row(summary))
     paths = [html, markdown, place / "verdict.json", *(plot.path for plot in plots.values())]
     return Report(markdown, html, {path.relative_to(place).as_posix(): path for path in paths}, summary)
+
+
+def document(summary: StudySummary, plots: Plots) -> Document:
+    """The report: verdict first, then what was found, then what it rests on."""
+    parts = (
+        findings.verdict,
+        findings.thresholds,
+        findings.confirmation,
+        findings.noise,
+        findings.collapse,
+        findings.classes,
+        account.search,
+        account.calibration,
+        account.reads_of_test,
+        account.provenance,
+        account.notes,
+        account.reproduce,
+    )
+    return Document(f"Study {summary.name}", tuple(block for part in parts for block in part(summary, plots)))
 
 
 def _table(summary: StudySummary, objective: Objective) -> Table:

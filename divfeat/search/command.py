@@ -87,6 +87,7 @@ _WARM_UP_STEPS = 8
 def _dry_run(runner: Study, console: Console) -> int:
     """Print runs, detectable difference, disk and time; train nothing but a few warm-up steps."""
     study, execution = runner.config, runner.execution
+    Ledger(runner.folder).check(study)
     data = runner.check()
     plan = protocol.planned_runs(study, execution.trials)
     seconds, parameters = _warm_up(runner, data)

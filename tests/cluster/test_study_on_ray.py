@@ -8,60 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import optuna
 import pytest
 
 from divfeat.files import read_json, read_lines
+from tests.cluster.conftest import Command, free_port, records, wait_for_records
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Small but whole: every phase runs.
 TINY = [
     "--set", "train.epochs=2", "--set", "protocol.learning_rates=[0.05, 0.1]", "--set", "protocol.select_top=1",
     "--set", "protocol.select_seeds=3", "--set", "protocol.grid_points=8", "--set", "protocol.confirm_seeds=5",
     "--trials", "4",
 ]  # fmt: skip
-
-
-def command(storage: Path, *words: str) -> list[str]:
-    return [sys.executable, str(ROOT / "studies" / "tau_search.py"), "--storage-path", str(storage), *words]
-
-
-def start(storage: Path, *words: str) -> subprocess.Popen[str]:
-    environment = dict(os.environ, OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
-    return subprocess.Popen(
-        command(storage, *words),
-        cwd=storage,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 900) -> str:
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return output
-
-
-def records(study: Path) -> dict[str, dict]:
-    return {path.parent.name: read_json(path) for path in study.glob("runs/*/record.json")}
-
-
-def wait_for_records(study: Path, wanted: int, process: subprocess.Popen[str], timeout: float = 300) -> None:
-    deadline = time.monotonic() + timeout
-    while len(records(study)) < wanted:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def mlflow_runs(study: Path) -> list:
@@ -73,26 +36,23 @@ def mlflow_runs(study: Path) -> list:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, float], list[int]]:
-    """The tiny study, killed with -9 in three different phases, each time resumed by the same line."""
+def killed_and_resumed(
+    on_cluster: Command, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, dict[str, float]]:
+    """The tiny study, killed with -9 in three phases, each time resumed by the same line; what each record's age was."""
     storage = tmp_path_factory.mktemp("studies")
     study = storage / "killed"
-    kills = []
-    for wanted in (2, 8, 20):
-        process = start(storage, *TINY, "--name", "killed")
+    for wanted in (3, 8, 20):
+        process = on_cluster.start(storage, *TINY, "--name", "killed")
         wait_for_records(study, wanted, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        kills.append(len(records(study)))
     before = {key: (study / "runs" / key / "record.json").stat().st_mtime for key in records(study)}
-    process = start(storage, *TINY, "--name", "killed")
-    output = finish(process)
-    assert process.returncode == 0, output
-    return study, output, before, kills
+    return study, on_cluster.run(storage, *TINY, "--name", "killed"), before
 
 
 def test_the_same_line_resumes_and_runs_nothing_twice(killed_and_resumed) -> None:
-    study, output, before, _ = killed_and_resumed
+    study, output, before = killed_and_resumed
     for key, written in before.items():
         assert (study / "runs" / key / "record.json").stat().st_mtime == written
     assert all(record["status"] in ("completed", "failed") for record in records(study).values())
@@ -113,7 +73,9 @@ def test_optuna_agrees_with_the_ledger_and_leaves_none_running(killed_and_resume
             assert trial.values == [record["metrics"]["probe/fine_top1"]]
         else:
             assert trial.state == optuna.trial.TrialState.FAIL
-    assert all(trial.state.is_finished() for trial in found.trials)
+    # What was enqueued and not reached is waiting for a larger --trials; nothing is running.
+    waiting = optuna.trial.TrialState.WAITING
+    assert all(trial.state.is_finished() or trial.state == waiting for trial in found.trials)
 
 
 def test_mlflow_has_every_run_once(killed_and_resumed) -> None:
@@ -139,12 +101,10 @@ def test_test_set_is_read_for_confirmations_only(killed_and_resumed) -> None:
         assert any(name.startswith("test/") for name in names) == (key in confirmed and record["status"] == "completed")
 
 
-def test_a_finished_study_prints_its_verdict_again_without_running(killed_and_resumed) -> None:
+def test_a_finished_study_prints_its_verdict_again_without_running(killed_and_resumed, on_cluster: Command) -> None:
     study, *_ = killed_and_resumed
     before = {path: path.stat().st_mtime for path in study.glob("runs/*/record.json")}
-    process = start(study.parent, *TINY, "--name", "killed")
-    output = finish(process)
-    assert process.returncode == 0, output
+    output = on_cluster.run(study.parent, *TINY, "--name", "killed")
     assert "verdict" in output.lower()
     assert before == {path: path.stat().st_mtime for path in study.glob("runs/*/record.json")}
 
@@ -175,69 +135,57 @@ print("bit-equal", features.shape)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_trials_extend_the_search(killed_and_resumed) -> None:
+def test_more_trials_extend_the_search(killed_and_resumed, on_cluster: Command) -> None:
     study, *_ = killed_and_resumed
     old = set(records(study))
     words = [word if word != "4" else "5" for word in TINY]
-    process = start(study.parent, *words, "--name", "killed")
-    output = finish(process)
-    assert process.returncode == 0, output
+    on_cluster.run(study.parent, *words, "--name", "killed")
     assert old <= set(records(study))
     assert len(list(study.glob("proposals/*.json"))) == 5
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
-    process = start(tmp_path, *TINY, "--name", "stopped")
+def test_a_signal_saves_and_says_how_to_go_on(on_cluster: Command, tmp_path: Path, number: int, code: int) -> None:
+    process = on_cluster.start(tmp_path, *TINY, "--name", "stopped")
     wait_for_records(tmp_path / "stopped", 1, process)
     os.kill(process.pid, number)
-    output = finish(process, timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output
     assert "--name stopped" in output
     assert "Traceback" not in output
 
 
-def test_time_budget_ends_with_its_own_code(tmp_path: Path) -> None:
-    process = start(tmp_path, *TINY, "--name", "short", "--time-budget", "20")
-    output = finish(process, timeout=300)
-    assert process.returncode == 4, output
+def test_time_budget_ends_with_its_own_code(on_cluster: Command, tmp_path: Path) -> None:
+    output = on_cluster.run(tmp_path, *TINY, "--name", "short", "--time-budget", "15", code=4)
     assert "time budget" in output
 
 
-def test_more_concurrency_than_fits_is_told(tmp_path: Path) -> None:
-    process = start(tmp_path, *TINY, "--max-concurrent", "500")
-    output = finish(process, timeout=200)
-    assert process.returncode == 1
+def test_more_concurrency_than_fits_is_told(on_cluster: Command, tmp_path: Path) -> None:
+    output = on_cluster.run(tmp_path, *TINY, "--max-concurrent", "500", code=1)
     assert "at most" in output
     assert "--max-concurrent 500" in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trial_too_large_for_the_machine_is_told(tmp_path: Path) -> None:
-    process = start(tmp_path, *TINY, "--workers-per-trial", "300")
-    output = finish(process, timeout=200)
-    assert process.returncode == 1
+def test_a_trial_too_large_for_the_machine_is_told(on_cluster: Command, tmp_path: Path) -> None:
+    output = on_cluster.run(tmp_path, *TINY, "--workers-per-trial", "300", code=1)
     assert "no trial fits" in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nan_trials_fail_alone(tmp_path: Path) -> None:
+def test_nan_trials_fail_alone(on_cluster: Command, tmp_path: Path) -> None:
     """A learning rate that diverges fails the trials of one calibration row; the study ends with a verdict."""
     words = ["--smoke-test", "--name", "nan", "--set", "protocol.learning_rates=[0.05, 100000000.0]"]
-    process = start(tmp_path, *words)
-    output = finish(process)
-    assert process.returncode == 0, output
+    on_cluster.run(tmp_path, *words)
     failed = [record for record in records(tmp_path / "nan").values() if record["status"] == "failed"]
     assert failed
     assert {record["error_kind"] for record in failed} == {"nan"}
     assert read_json(tmp_path / "nan" / "phases" / "calibrate.json")["lr"] == 0.05
 
 
-def test_halving_prunes_and_tells_optuna_so(tmp_path: Path) -> None:
+def test_halving_prunes_and_tells_optuna_so(on_cluster: Command, tmp_path: Path) -> None:
     words = ["--smoke-test", "--name", "asha", "--trials", "10", "--set", "train.epochs=9"]
-    process = start(tmp_path, *words, "--set", "search.asha={first_rung: 1, reduction: 3}", "--max-concurrent", "1")
-    output = finish(process)
-    assert process.returncode == 0, output
+    on_cluster.run(tmp_path, *words, "--set", "search.asha={first_rung: 1, reduction: 3}", "--max-concurrent", "1")
     study = tmp_path / "asha"
     found = optuna.load_study(study_name="asha", storage=f"sqlite:///{study / 'optuna.db'}")
     states = {trial.number: trial.state for trial in found.trials}
@@ -256,13 +204,14 @@ def test_halving_prunes_and_tells_optuna_so(tmp_path: Path) -> None:
     assert by_status.get("completed")
 
 
-def test_two_workers_a_trial_give_the_result_of_one(tmp_path: Path) -> None:
+def test_two_workers_a_trial_give_the_result_of_one(on_cluster: Command, tmp_path: Path) -> None:
     """The whole study through Ray Train on two gloo workers; its training curves agree with those of one worker."""
     tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce_etf]", "--set", "search.releases=[gate]"]
-    for name, words in {"one": [], "two": ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"]}.items():
-        process = start(tmp_path, *tiny, "--name", name, *words)
-        output = finish(process)
-        assert process.returncode == 0, output
+    for name, words in {
+        "one": [],
+        "two": ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"],
+    }.items():
+        on_cluster.run(tmp_path, *tiny, "--name", name, *words)
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     assert {key for key, record in one.items() if record["config"]["role"] == "search"} <= set(two)
     for key, record in one.items():
@@ -273,11 +222,47 @@ def test_two_workers_a_trial_give_the_result_of_one(tmp_path: Path) -> None:
             assert there["train/loss"] == pytest.approx(here["train/loss"], rel=2e-3)
 
 
-def test_dry_run_writes_nothing(tmp_path: Path) -> None:
-    process = start(tmp_path, "--dry-run")
-    output = finish(process, timeout=300)
-    assert process.returncode == 0, output
+def test_dry_run_writes_nothing(alone: Command, tmp_path: Path) -> None:
+    output = alone.run(tmp_path, "--dry-run")
     for word in ("confirm", "standard deviations", "MiB", "about"):
         assert word in output
     assert list(tmp_path.iterdir()) == []
-    assert json.dumps(output)
+
+
+def test_smoke_test_runs_on_its_own_ray(alone: Command, tmp_path: Path) -> None:
+    output = alone.run(tmp_path, "--smoke-test", "--preset", "digits-lt")
+    assert "no verdict" in output  # two seeds are too few for one
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_optuna_dashboard_serves_the_study(killed_and_resumed) -> None:
+    """The real dashboard, over HTTP, lists the study and its trials."""
+    study, *_ = killed_and_resumed
+    port = free_port()
+    url = f"sqlite:///{study / 'optuna.db'}"
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    server = subprocess.Popen(
+        [str(program), url, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        listed = _get_json(f"http://127.0.0.1:{port}/api/studies")
+        assert [row["study_name"] for row in listed["study_summaries"]] == ["killed"]
+        number = listed["study_summaries"][0]["study_id"]
+        shown = _get_json(f"http://127.0.0.1:{port}/api/studies/{number}?after=0")
+        states = {trial["number"]: trial["state"] for trial in shown["trials"]}
+        assert set(states.values()) <= {"Complete", "Fail", "Waiting"}
+        assert sum(state == "Complete" for state in states.values()) >= 1
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _get_json(url: str, timeout: float = 60) -> dict:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return json.load(answer)
+        except OSError:
+            assert time.monotonic() < deadline, url
+            time.sleep(0.3)

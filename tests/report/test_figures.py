@@ -186,7 +186,10 @@ def test_optimisation_history(tmp_path, drawn):
     (ax,) = drawn[0].axes
     assert ax.get_lines()[0].get_ydata().tolist() == [60, 63, 63, 64, 64, 64]
     assert legend_of(ax) == ["best so far", "paper", "gate", "theorem", "pruned", "pruned, no value", "failed"]
-    assert caption == "5 finished, 2 pruned, 1 failed; one seed a trial. 1 value below the axis not shown."
+    ending = "1 value below the axis, drawn on its edge."
+    assert caption == f"5 finished, 2 pruned, 1 failed; one seed a trial. {ending}"
+    on_edge = [dots.get_offsets().tolist() for dots in ax.collections if dots.get_offset_transform() != ax.transData]
+    assert on_edge == [[[7.0, 0.02]]]
     assert ax.get_ylim()[0] > 40
 
 

@@ -137,7 +137,8 @@ def optimisation_history(
     legend(ax, handles)
     caption = f"{int(done.sum())} finished, {int(pruned.sum())} pruned, {int(failed.sum())} failed; one seed a trial."
     if low.any():
-        caption += f" {int(low.sum())} of lower value stand{'s' * (low.sum() == 1)} on the lower edge."
+        count = int(low.sum())
+        caption += f" {count} value{'s' * (count != 1)} below the axis, drawn on its edge."
     return save(figure, path, caption)
 
 

@@ -1,0 +1,214 @@
+"""Sections of a report that say how it was found: search, calibration, test reads, provenance, the lines to run again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from divfeat.report.commands import extractor_lines, mlflow_command, optuna_command, study_command
+from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table
+from divfeat.report.findings import Plots, figures_of
+from divfeat.report.summary import StudySummary, Trial, listed
+from divfeat.report.words import mean_of
+from divfeat.search.jobs import name_of
+from divfeat.thresholds import family_named
+
+#: Rows of the table of proposals.
+_MOST_PROPOSALS = 60
+
+
+# --- search -----------------------------------------------------------------------------------------------------------------
+
+
+def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """How the search went: counts, history, candidates and their selection, proposals."""
+    yield Heading("Search")
+    search = summary.config.search
+    family = family_named(search.family)
+    ended = {status: [t for t in summary.trials if t.status == status] for status in ("completed", "pruned", "failed")}
+    counted = ", ".join(f"{len(some)} {status}" for status, some in ended.items() if some or status != "pruned")
+    different = len({trial.key for trial in summary.trials})
+    text = (
+        f"{len(summary.trials)} proposals ({counted}), {different} different trainings, one seed, on validation. Family "
+        f"'{family.name}': {family.summary}, {math.degrees(search.low):g}° to {math.degrees(search.high):g}°; ways of letting "
+        f"go: {listed(search.releases)}; sampler {search.sampler}"
+    )
+    yield Paragraph(text + ("; trials that lag behind are pruned." if search.asha else "."))
+    yield from figures_of(plots, "search")
+    if ended["failed"]:
+        yield Table(
+            ["trial", "method", "cause"],
+            [[trial.number, trial.name, trial.error] for trial in ended["failed"]],
+            "Failed trials.",
+        )
+    if summary.selected:
+        yield Heading("Candidates and selection", 3)
+        yield Table(*_selection(summary))
+    yield Heading("Proposals", 3)
+    shown = summary.trials
+    caption = "As proposed; a pruned trial shows the last value measured."
+    if len(shown) > _MOST_PROPOSALS:
+        best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else trial.values[0])
+        shown = tuple(sorted(best[-_MOST_PROPOSALS:], key=lambda trial: trial.number))
+        caption += f" The {len(shown)} best of {len(summary.trials)}; the others are in the folder proposals/."
+    yield Table(
+        ["trial", "method", "status", *(f"{name} (%)" for name in search.objectives)],
+        [[trial.number, _proposed(trial), trial.status, *trial.values] for trial in shown],
+        caption,
+    )
+
+
+def _proposed(trial: Trial) -> str:
+    angles = " / ".join(f"{math.degrees(value):.1f}°" for value in trial.angles.values())
+    return f"{trial.release} {angles}" + (" (= CE+ETF)" if trial.name == "ce_etf" else "")
+
+
+def _selection(summary: StudySummary) -> tuple[list[str], list[list[Cell]], str]:
+    count = len(summary.selected) - len(summary.baselines_on_validation)
+    rows: list[list[Cell]] = []
+    for place, runs in enumerate(summary.selected):
+        values = runs.points(summary.metric)
+        candidate = summary.winner["candidates"][place] if summary.winner and place < count else None
+        kind = "baseline" if candidate is None else "candidate"
+        if candidate is not None and summary.winner and candidate["key"] == summary.winner["winner"]["key"]:
+            kind = "winner"
+        searched = 100 * candidate["search_values"][0] if candidate else None
+        rows.append([runs.name, kind, searched, *values.tolist(), mean_of(values)])
+    seeds = summary.selected[0].seeds
+    caption = (
+        f"Validation {summary.score_name}, percent. The best candidates of the search on further seeds; the best mean wins and "
+        "is frozen. Baselines run on the same seeds and take no part in the choice."
+    )
+    if len(summary.config.search.objectives) > 1:
+        caption += " Two objectives: the winner is the point of the Pareto front closest to the best of both, each scaled to it."
+    return ["method", "", "search", *(f"seed {seed}" for seed in seeds), "mean"], rows, caption
+
+
+def calibration(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """What learning rate and weight decay were frozen on."""
+    yield Heading("Learning rate and weight decay")
+    train, found = summary.trained.train, summary.calibration
+    if found is None:
+        yield Paragraph(
+            f"As given: learning rate {train.lr:g}, weight decay {train.weight_decay:g}, for every method alike."
+        )
+        return
+    rows: list[list[Cell]] = [
+        [f"{row['lr']:g}", f"{row['weight_decay']:g}", _percent(row["value"])] for row in found["tried"]
+    ]
+    yield Table(
+        ["learning rate", "weight decay", "CE's validation accuracy (%)"],
+        rows,
+        f"Frozen on plain cross-entropy before the search: learning rate {train.lr:g}, weight decay {train.weight_decay:g}, for "
+        "every method alike.",
+    )
+    for what, field, tried in (
+        ("learning rate", "lr", summary.config.protocol.learning_rates),
+        ("weight decay", "weight_decay", summary.config.protocol.weight_decays),
+    ):
+        if len(tried) > 1 and found[field] in (min(tried), max(tried)):
+            end = "lowest" if found[field] == min(tried) else "highest"
+            yield Paragraph(f"The {what} chosen is the {end} of those tried: a better one may lie beyond.")
+
+
+def _percent(share: float | None) -> float:
+    return math.nan if share is None else 100 * share
+
+
+# --- what it rests on ------------------------------------------------------------------------------------------------------
+
+
+def reads_of_test(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """How often the test set was read, and for what."""
+    yield Heading("Reads of the test set")
+    runs = len({key for one in summary.confirmed for key in one.keys if key})
+    text = f"{summary.test_reads} in all, noted before each: winner and baselines on the confirmation seeds ({runs} experiments)."
+    if summary.other_reads:
+        text += (
+            f" {len(summary.other_reads)} of them belong to experiments that are not in this confirmation, such as those of "
+            f"an earlier winner of the same study: {'; '.join(summary.other_reads)}. The more winners are shown the test set, "
+            "the less it is new."
+        )
+    yield Paragraph(text)
+
+
+def provenance(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """What produced the numbers: configuration, data, commit, versions, sizes, runs and their failures."""
+    yield Heading("Provenance")
+    facts = summary.provenance
+    versions = facts["versions"]
+    rows: list[list[Cell]] = [
+        ["configuration", summary.config.identity],
+        ["data", f"{summary.config.data.source}, trained on {summary.config.data.train_level} labels, probed on "
+                 f"{summary.config.data.probe_level} ones"],
+        ["split of the search", f"{_said(facts['search_split_hash'])}: {_said(facts['search_train_images'])} training, "
+                                f"{_said(facts['validation_images'])} validation images"],
+        ["split of the confirmation", f"{_said(facts['split_hash'])}: {_said(facts['train_images'])} training, "
+                                      f"{_said(facts['evaluation_images'])} test images"],
+        ["content of the training images", _said(facts["train_hash"])],
+        ["content of the test images", _said(facts["evaluation_hash"])],
+        ["backbone", summary.config.model.backbone],
+        ["epochs", f"{summary.config.train.epochs}, the last one counts"],
+        ["commit", _said(facts["commit"])],
+        ["device", _said(facts["device"])],
+        ["workers a training", _said(facts["workers"])],
+        ["versions", ", ".join(f"{name} {_said(version)}" for name, version in versions.items()) or None],
+    ]  # fmt: skip
+    yield Table(["what", "value"], rows)
+    sizes: list[list[Cell]] = []
+    for runs in summary.confirmed:
+        if runs.completed:
+            fact = runs.completed[0]["provenance"]
+            strength, before = (runs.values(f"probe/strength{end}") for end in ("", "_before"))
+            numbers = [
+                fact["parameter_count"],
+                fact["feature_dim"],
+                f"{mean_of(strength):.3g}",
+                f"{mean_of(before):.3g}",
+            ]
+            sizes.append([runs.name, name_of(runs.method), *numbers])
+    if sizes:
+        headers = ["method", "configuration", "parameters", "feature dim.", "probe's wd", "before projector"]
+        yield Table(headers, sizes)
+    if summary.counts:
+        yield Table(
+            ["phase", "completed", "pruned", "failed", "unfinished", "minutes"],
+            [
+                [phase, count.completed, count.pruned, count.failed, count.unfinished, f"{count.seconds / 60:.1f}"]
+                for phase, count in summary.counts.items()
+            ],
+            "Runs, each counted where it was first needed; phases share what they have in common. Minutes of training and "
+            "measuring, summed over runs.",
+        )
+    causes: list[list[Cell]] = [
+        [phase, cause, times] for phase, count in summary.counts.items() for cause, times in count.causes.items()
+    ]
+    if causes:
+        yield Table(["phase", "cause of failure", "runs"], causes)
+
+
+def _said(value: object) -> str:
+    """A value the runs agree on, or all they have, marked."""
+    if isinstance(value, list):
+        return f"{', '.join(map(str, value))} (the runs differ)"
+    return "unknown" if value is None else str(value)
+
+
+def notes(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """What the runs say themselves."""
+    if summary.notes:
+        yield Heading("What the runs say themselves")
+    for note in summary.notes:
+        yield Paragraph(f"{note[0].upper()}{note[1:]}.")
+
+
+def reproduce(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """Lines to copy."""
+    yield Heading("Again, and further")
+    yield Paragraph("The study; in the same place the line resumes it, and a larger --trials extends it:")
+    yield Code(study_command(summary), "bash")
+    yield Paragraph("Every training in MLflow, and the search in Optuna's dashboard:")
+    yield Code(f"{mlflow_command(summary)}\n{optuna_command(summary)}", "bash")
+    if (lines := extractor_lines(summary)) is not None:
+        yield Paragraph("The winner's feature extractor (the selection seed at the validation median):")
+        yield Code(lines, "python")

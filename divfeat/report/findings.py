@@ -1,0 +1,267 @@
+"""Sections of a report that say what was found: verdict, thresholds, confirmation, noise, features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
+from divfeat.report.plots import Plot
+from divfeat.report.summary import Objective, Runs, StudySummary, listed
+from divfeat.report.words import angle_cells, as_good_text, interval, mean_of, sd_of, signed, winner_angles
+from divfeat.statistics import MIN_SEEDS
+
+Plots = Mapping[str, Plot]
+
+#: Metric on test -> header of its column.
+_HEADERS = {
+    "test/fine_top1": "fine probe",
+    "test/fine_top1_before": "probe, before",
+    "test/unseen_top1": "unseen",
+    "test/unseen_top1_before": "unseen, before",
+    "test/accuracy": "classifier",
+    "test/accuracy_balanced": "balanced",
+    "test/accuracy_major": "major",
+    "test/accuracy_minor": "minor",
+}
+_PROBES = ("test/fine_top1", "test/fine_top1_before", "test/unseen_top1", "test/unseen_top1_before")
+_GROUPS = ("test/accuracy", "test/accuracy_balanced", "test/accuracy_major", "test/accuracy_minor")
+
+
+def figures_of(plots: Plots, *names: str) -> Iterator[Block]:
+    """The named figures that there are."""
+    for name in names:
+        if name in plots:
+            plot = plots[name]
+            yield Figure(plot.path, plot.title, alt=f"{plot.title}. {plot.caption}")
+
+
+# --- verdict ------------------------------------------------------------------------------------------------------------
+
+
+def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """One callout and one table an objective, and what is missing."""
+    if summary.primary is None:
+        yield Callout(summary.sentence, "warning")
+    for place, objective in enumerate(summary.objectives):
+        what = "Primary objective" if place == 0 else "Second objective"
+        detail = (
+            f"{what}: {objective.about}, on test. Winner: {summary.winner['winner']['name']}." if summary.winner else ""
+        )
+        yield Callout(summary.sentence if place == 0 else objective.verdict.sentence, objective.verdict.tone, detail)
+        yield _comparisons(objective)
+        yield from figures_of(plots, "confirmation" if place == 0 else f"confirmation_{objective.name}")
+    if summary.missing:
+        yield Callout("What is missing", "warning", " ".join(summary.missing))
+    if summary.objectives:
+        rules = summary.config.protocol
+        text = (
+            f"A verdict compares winner and baseline seed by seed on test: better or worse where the interval of the mean "
+            f"difference leaves out 0, equivalent where it lies within ±{rules.margin:g} points, else not shown. It takes "
+            f"{MIN_SEEDS} seeds at least. Metric, baselines, seeds, margin and level were fixed before the search."
+        )
+        if len(summary.objectives) > 1:
+            text += (
+                " The intervals of one objective hold together; the second objective is judged apart from the first."
+            )
+        yield Paragraph(text)
+
+
+def _comparisons(objective: Objective) -> Table:
+    found = objective.verdict.comparisons
+    level = f"{100 * found[0].level:g} %" if found else ""
+    headers = ["baseline", "difference", f"{level} interval", "verdict", "seed correlation"]
+    rows: list[list[Cell]] = [
+        [
+            one.name + " (= winner)" * one.same_config,
+            signed(one.mean),
+            interval(one.low, one.high),
+            one.verdict,
+            one.correlation,
+        ]
+        for one in found
+    ]
+    caption = "Winner minus baseline in points. The seed correlation is what the pairing by seed relies on."
+    if objective.crossed:
+        headers.append("with test images")
+        for row, one in zip(rows, found, strict=True):
+            images = objective.crossed.get(one.name)
+            row.append(interval(images.low, images.high) if images else None)
+        caption += " The last interval also counts that the test set is finite: seeds and images crossed, same level."
+    if objective.crossed_note:
+        caption += f" The interval that also counts the test images is {objective.crossed_note}."
+    return Table(headers, rows, caption)
+
+
+# --- thresholds ---------------------------------------------------------------------------------------------------------
+
+
+def thresholds(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """The winner's angles, the best of each way of letting go, and which are as good as the best."""
+    rows: list[list[Cell]] = []
+    method = summary.winner_method
+    if method is not None and summary.winner is not None:
+        release = str(method.release) if method.name == "hinge_ce" else "any"
+        score = summary.winner["winner"]["mean"]
+        for name, value in winner_angles(summary).items():
+            rows.append(["winner", release, name, *angle_cells(value), 100 * score[0] if score else None])
+    best = summary.best_of_release()
+    for way, trial in best.items():
+        for name, value in trial.angles.items():
+            rows.append([f"trial {trial.number}", way, name, *angle_cells(value), trial.values[0]])
+    if not rows:
+        return
+    yield Heading("Best thresholds")
+    yield Table(
+        ["found by", "letting go", "angle", "radians", "degrees", "fraction of π", "score (%)"],
+        rows,
+        f"Validation {summary.score_name}: of the winner the mean over the selection seeds; of the best trial of each way of "
+        "letting go its one search seed, which flatters it.",
+    )
+    if summary.equals:
+        yield Paragraph(f"The winner's configuration is that of {listed(summary.equals)}: it adds nothing to it.")
+    yield Paragraph(as_good_text(summary))
+    yield from figures_of(plots, "accuracy_by_threshold", "two_thresholds")
+
+
+# --- confirmation --------------------------------------------------------------------------------------------------------
+
+
+def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """Means, every seed, and the way from search to confirmation."""
+    if not summary.confirmed:
+        return
+    yield Heading("Confirmation")
+    seeds = summary.confirmed[0].seeds
+    first = summary.objectives[0]
+    scores = {_HEADERS[first.metric]: first.metric}
+    scores |= {_HEADERS[metric]: metric for metric in (*(other.metric for other in summary.objectives), *_PROBES)}
+    if not _any(summary.confirmed, "test/accuracy_minor"):
+        scores[_HEADERS["test/accuracy"]] = "test/accuracy"
+    rows: list[list[Cell]] = []
+    for runs in summary.confirmed:
+        found = [runs.points(metric) for metric in scores.values()]
+        counted = int(np.isfinite(found[0]).sum())
+        rows.append(
+            [runs.name, mean_of(found[0]), sd_of(found[0]), counted, *(mean_of(values) for values in found[1:])]
+        )
+    names = list(scores)
+    yield Table(
+        ["method", names[0], "sd", "seeds", *names[1:]],
+        rows,
+        f"Test, percent: means over seeds {seeds[0]} to {seeds[-1]}, sd of the primary score. Last epoch, trained on the "
+        "whole published training set; the probe's strength is the one that validation chose. 'Unseen' probes are fitted on "
+        "test images that the network never saw, each half predicted from the other; 'before' is before the projector.",
+    )
+    if _any(summary.confirmed, "test/accuracy_minor"):
+        yield Table(
+            ["method", *(_HEADERS[metric] for metric in _GROUPS)],
+            [[runs.name, *(mean_of(runs.points(metric)) for metric in _GROUPS)] for runs in summary.confirmed],
+            f"The classifier on test, percent: all images, mean of the classes, and the classes with more and with at most "
+            f"{summary.config.data.boundary} training images.",
+        )
+    yield Heading("Every seed", 3)
+    for objective in summary.objectives:
+        yield Table(
+            ["method", *(f"seed {seed}" for seed in seeds)],
+            [[name, *values.tolist()] for name, values in objective.scores.items()],
+            f"Test, percent: {objective.about}.",
+        )
+    yield Heading("From search to confirmation", 3)
+    steps: list[list[Cell]] = [
+        [
+            objective.about,
+            objective.optimism.search,
+            objective.optimism.selection,
+            objective.optimism.confirmation,
+            signed(objective.optimism.from_search),
+            signed(objective.optimism.from_selection),
+        ]
+        for objective in summary.objectives
+    ]
+    yield Table(
+        ["winner's score", "search", "selection", "confirmation", "search − conf.", "selection − conf."],
+        steps,
+        "Percent: one search seed and the mean over the selection seeds, both on validation; the mean over the confirmation "
+        "seeds on test. The best of many trials flatters itself, by about what it loses from search to selection; from "
+        "validation to test the images change too, and the training set may grow.",
+    )
+
+
+def _any(some: Sequence[Runs], metric: str) -> bool:
+    return any(np.isfinite(runs.values(metric)).any() for runs in some)
+
+
+def noise(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """The noise floor and what could be detected over it."""
+    yield Heading("Noise and what could be detected")
+    floor, rules = summary.floor, summary.config.protocol
+    if floor.seeds < 2:
+        yield Paragraph("The noise floor is unknown: fewer than two runs of CE+ETF finished on the selection seeds.")
+        return
+    scores = ", ".join(f"{value:.2f}" for value in summary.noise.points(summary.metric))
+    text = (
+        f"CE+ETF scores {scores} on validation over seeds {', '.join(map(str, summary.noise.seeds))}: a standard deviation "
+        f"of {floor.sd:.2f} points ({100 * floor.level:g} % interval {floor.low:.2f} to {floor.high:.2f})."
+    )
+    if math.isinf(summary.detectable):
+        text += f" {rules.confirm_seeds} confirmation seeds give no verdict, so nothing could be detected."
+    else:
+        text += (
+            f" At that spread {rules.confirm_seeds} seeds against {len(rules.baselines)} baselines detect a difference of "
+            f"{summary.detectable:.2f} points with probability 0.8, if pairing by seed helps nothing."
+        )
+    halves = [
+        one for one in (summary.primary.verdict.comparisons if summary.primary else ()) if math.isfinite(one.half_width)
+    ]
+    if halves:
+        text += f" Half-widths reached: {', '.join(f'{one.half_width:.2f} ({one.name})' for one in halves)}."
+    yield Paragraph(text)
+
+
+# --- features -------------------------------------------------------------------------------------------------------------
+
+
+def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """Collapse and diversity of the training features."""
+    finished = [runs for runs in summary.confirmed if runs.completed]
+    if not finished and "diversity_by_threshold" not in plots:
+        return
+    yield Heading("Collapse and diversity of the features")
+    if finished:
+        rows: list[list[Cell]] = []
+        for runs in finished:
+            reached, done = runs.terminal
+            hinged = runs.method.name == "hinge_ce"
+            rows.append(
+                [
+                    runs.name,
+                    f"{mean_of(runs.values('collapse/nc1')):.3g}",
+                    mean_of(runs.values("collapse/numerical_rank")),
+                    f"{mean_of(runs.points('cone/occupancy')):.1f}" if hinged else None,
+                    f"{mean_of(runs.points('cone/occupancy_30deg')):.1f}",
+                    f"{mean_of(runs.points('cone/occupancy_60deg')):.1f}",
+                    mean_of(runs.values("cone/positive_cosine")),
+                    mean_of(runs.values("feature/norm")),
+                    f"{mean_of(runs.points('train/accuracy_eval')):.2f}",
+                    f"{reached} of {done}",
+                ]
+            )
+        yield Table(
+            ["method", "NC1", "rank", "own cone", "30°", "60°", "cosine", "norm", "accuracy", "terminal"],
+            rows,
+            "Training features after the projector, where there is one; means over the confirmation seeds. Numerical rank; "
+            "percent of features inside their own cone, and within 30° and 60° of their class axis; mean cosine to it; mean "
+            "norm; training accuracy in percent; seeds that reached the terminal phase, a training accuracy of at least "
+            "99.9 %: neural collapse is a statement about that phase.",
+        )
+    yield from figures_of(plots, "diversity_by_threshold", "cosines", "features_train", "features_test")
+
+
+def classes(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """The gain of each class."""
+    if "gain_by_class" in plots:
+        yield Heading("Class by class")
+        yield from figures_of(plots, "gain_by_class")

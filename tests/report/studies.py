@@ -1,0 +1,220 @@
+"""Study folders with known scores, written through the ledger the way a study writes them."""
+
+import hashlib
+import math
+
+import numpy as np
+
+from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, ThresholdSpec, make_configs
+from divfeat.files import write_json
+from divfeat.search import protocol
+from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
+from divfeat.search.ledger import FORMAT, Ledger
+
+IMAGES = 1000
+
+
+def noise(key):
+    """A number in [-1, 1) that only the key decides."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**31 - 1
+
+
+def share(config):
+    """Score of an experiment: a curve over the angle with its top at 60 degrees, and a little noise over seeds."""
+    angles = config.method.thresholds.angles.values()
+    top = {"ce": 0.02, "ce_no_projector": 0.01, "ce_etf": 0.0}.get(config.method.name, 0.0)
+    for angle in angles:
+        top += 0.05 * (1 - abs(math.degrees(angle) - 60) / 60)
+    return round(IMAGES * (0.8 + top + 0.004 * noise(config.key))) / IMAGES
+
+
+def completed(config):
+    """A record as `divfeat.record.completed` makes it, with every metric a report asks for."""
+    value, tail = share(config), config.data.imbalance is not None
+    part, probe = ("val", "probe") if config.role == "search" else ("test", "test")
+    metrics = {
+        f"{part}/accuracy": value,
+        f"{part}/accuracy_balanced": value - 0.01,
+        f"{probe}/fine_top1": value,
+        f"{probe}/fine_top1_before": value + 0.005,
+        f"{probe}/unseen_top1": value - 0.02,
+        f"{probe}/unseen_top1_before": value - 0.01,
+        "probe/strength": 0.1,
+        "probe/strength_before": 0.2,
+        "collapse/nc1": 0.2 + value,
+        "collapse/numerical_rank": 5 * value,
+        "cone/occupancy": 0.9,
+        "cone/occupancy_30deg": 0.2,
+        "cone/occupancy_60deg": 0.7,
+        "cone/positive_cosine": 0.8,
+        "feature/norm": 4.0,
+        "train/accuracy_eval": 0.9995,
+    }
+    if tail:
+        metrics |= {f"{part}/accuracy_minor": value - 0.05, f"{part}/accuracy_major": value}
+    history = [
+        {"epoch": e, "time": e, "train/positive_cosine": 0.4 + 0.1 * e, "train/negative_cosine": -0.1 * e}
+        for e in range(3)
+    ]
+    per_class = [
+        {
+            "class": k,
+            "name": f"class {k}",
+            "train_images": 40 - 10 * k if tail else 40,
+            "accuracy": value,
+            "tau_plus": 0.0,
+        }
+        for k in range(3)
+    ]
+    provenance = {
+        "split_hash": f"split of {config.role}",
+        "train_hash": "train",
+        "evaluation_hash": config.role,
+        "train_images": 120,
+        "evaluation_images": IMAGES,
+        "parameter_count": 1234,
+        "feature_dim": 8,
+        "epoch_policy": "last",
+        "commit": "abc",
+        "device": "a processor",
+        "workers": 1,
+        "seconds": 3.0,
+        "terminal_phase": config.method.name != "ce",
+        "versions": {"torch": "2"},
+    }
+    return {
+        "status": "completed",
+        "config": config.to_dict(),
+        "metrics": metrics,
+        "history": history,
+        "per_class": per_class,
+        "provenance": provenance,
+        "notes": ["a note of the run"],
+        "error": None,
+        "finished": 0.0,
+    }
+
+
+def ended(config, status, error):
+    """A record of a failed or pruned run."""
+    kept = {"config": config.to_dict(), "history": [{"epoch": 0, "probe/fine_top1": 0.5}], "finished": 0.0}
+    empty = {"metrics": {}, "per_class": [], "provenance": {}, "notes": []}
+    return {"status": status, "error": error, "error_kind": "error", **kept, **empty}
+
+
+def arrays(folder, config):
+    """`correct.npz` that agrees with the score, and `features.npz`."""
+    rng = np.random.default_rng(int(config.key[:8], 16))
+    correct = np.zeros(IMAGES, dtype=bool)
+    correct[rng.permutation(IMAGES)[: round(share(config) * IMAGES)]] = True
+    fine = np.arange(IMAGES) % 6
+    np.savez_compressed(folder / "correct.npz", fine_probe=correct, accuracy=correct, fine=fine, label=fine // 2)
+    columns = {"axes": np.eye(8, 3, dtype=np.float32)}
+    for part in ("train", "test"):
+        columns |= {
+            f"{part}_after": (4 * np.eye(3, 8)[fine // 2] + rng.standard_normal((IMAGES, 8))).astype(np.float16),
+            f"{part}_fine": fine,
+            f"{part}_coarse": fine // 2,
+        }
+    np.savez_compressed(folder / "features.npz", **columns)
+
+
+class Studied:
+    """Writes a study's folder phase by phase; `config` and `ledger` are there to look at.
+
+    Args:
+        folder: To write to.
+        preset: To start from.
+        record: (job) -> record, or None for a run that never finished.
+        settings: Over the preset.
+    """
+
+    def __init__(self, folder, *, preset="digits", record=None, tracking_uri=None, **settings):
+        small = {"protocol": {"learning_rates": [0.03, 0.1], "confirm_seeds": 5, "select_top": 2}}
+        small = {**settings, "protocol": {**small["protocol"], **settings.get("protocol", {})}}
+        self.config, _, _ = make_configs(preset, small)
+        self.record = record or (lambda job: completed(job.experiment))
+        self.ledger, self.trained = Ledger(folder), self.config
+        write_json(
+            folder / "study.json",
+            {"format": FORMAT, "identity": self.config.identity, "config": self.config.to_dict(), "created": 0.0},
+        )
+        execution = ExecutionConfig(trials=9, tracking_uri=tracking_uri, storage_path=str(folder.parent))
+        write_json(folder / "execution.json", execution.to_dict() | {"time": 0.0})
+
+    def _run(self, jobs):
+        for job in jobs:
+            if self.ledger.record(job.key) is not None:
+                continue
+            self.ledger.start(
+                job.key, {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": None}
+            )
+            if job.phase == "confirm":
+                self.ledger.test_read(job.key, f"{job.name}, seed {job.experiment.seed}")
+            record = self.record(job)
+            if record is None:
+                continue
+            self.ledger.write_record(job.key, record)
+            if job.phase == "confirm" and record["status"] == "completed":
+                arrays(self.ledger.run_folder(job.key), job.experiment)
+
+    def begin(self):
+        """Calibration and noise floor."""
+        jobs = protocol.calibration_jobs(self.config)
+        if jobs:
+            self._run(jobs)
+            decision = protocol.calibration_decision(jobs, self.ledger.record)
+            self.ledger.write_phase("calibrate", decision)
+            self.trained = protocol.with_calibration(self.config, decision)
+        self._run(protocol.noise_jobs(self.trained))
+        return self
+
+    def search(self, degrees=(0.0, 20.0, 40.0, 55.0, 62.0, 70.0, 80.0)):
+        """One trial an angle (all angles of the family alike), ways of letting go in turn."""
+        search = self.trained.search
+        for number, angle in enumerate(degrees):
+            angles = dict.fromkeys(
+                ["tau"] if search.family == "global" else ["tau_major", "tau_minor"], math.radians(angle)
+            )
+            if len(angles) == 2:
+                angles["tau_major"] *= 0.5 + 0.1 * (number % 3)
+            release = search.releases[number % len(search.releases)]
+            spec = ThresholdSpec(family=search.family, angles=angles)
+            method = MethodConfig(name="hinge_ce", thresholds=spec, release=release)
+            config = experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED))
+            proposal = {"params": {**angles, "release": release}, "key": config.key, "name": name_of(method)}
+            self.ledger.write_proposal(number, proposal)
+            self._run([Job(config, "search", name_of(method), number)])
+        return self
+
+    def select(self):
+        """Candidates, winner, grid."""
+        chosen = protocol.candidates(self.trained, self.ledger.proposals(), self.ledger.record)
+        self._run(protocol.selection_jobs(self.trained, chosen))
+        self.winner = protocol.winner_decision(self.trained, chosen, self.ledger.record)
+        self.ledger.write_phase("winner", self.winner)
+        release = self.winner["winner"]["method"]["release"]
+        grid = protocol.grid_jobs(self.trained, release)
+        if grid:
+            self._run(grid)
+            angles, seeds = protocol.grid_angles(self.trained), protocol.select_seeds(self.trained)
+            self.ledger.write_phase("grid", {"release": release, "angles": angles, "seeds": seeds, "values": []})
+        return self
+
+    def confirm(self):
+        """Winner and baselines on new seeds."""
+        self._run(protocol.confirmation_jobs(self.trained, self.winner["winner"], self.ledger.record))
+        return self
+
+    def all(self):
+        """Every phase."""
+        return self.begin().search().select().confirm()
+
+    def confirmed(self, name, objective="fine_probe"):
+        """Test scores of a confirmed method in points, straight from the records; NaN for what did not finish."""
+        method = protocol.confirmed_methods(self.trained, self.winner["winner"])[name]
+        found = []
+        for config in protocol.confirmation_experiments(self.trained, method, self.ledger.record):
+            record = self.ledger.record(config.key) or {"metrics": {}}
+            found.append(100 * record["metrics"].get(OBJECTIVES[objective][1], math.nan))
+        return np.array(found)

@@ -1,0 +1,315 @@
+import io
+import json
+import math
+import re
+import shlex
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from divfeat import record as records
+from divfeat.cli import configure, parser
+from divfeat.data.prepare import prepare
+from divfeat.experiment import run
+from divfeat.report.build import build_report, main
+from divfeat.report.commands import mlflow_command, optuna_command, study_command
+from divfeat.report.reading import read_summary
+from divfeat.report.row import results_row
+from divfeat.report.words import angle_text, interval, signed
+from tests.report.studies import Studied, completed, ended
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    study = Studied(tmp_path_factory.mktemp("runs") / "whole").all()
+    return study, build_report(study.ledger.folder)
+
+
+def printed(report):
+    screen = io.StringIO()
+    report.print(Console(file=screen, width=120, color_system=None))
+    return screen.getvalue()
+
+
+def text_of(report):
+    return report.markdown.read_text(encoding="utf-8").replace("\\", "")
+
+
+def test_files(whole):
+    study, report = whole
+    place = study.ledger.folder / "report"
+    assert (report.markdown, report.html) == (place / "report.md", place / "report.html")
+    assert set(report.files) == {"report.md", "report.html", "verdict.json"} | {
+        f"figures/{name}.png"
+        for name in (
+            "confirmation",
+            "accuracy_by_threshold",
+            "diversity_by_threshold",
+            "cosines",
+            "features_train",
+            "features_test",
+            "search",
+        )
+    }
+    assert all(path.is_file() and path == place / name for name, path in report.files.items())
+    page = report.html.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 7
+    assert "missing" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+    for link in re.findall(r"\]\((figures/[^)]+)\)", report.markdown.read_text(encoding="utf-8")):
+        assert (place / link).is_file()
+
+
+def test_the_verdict_comes_first_and_every_section_follows(whole):
+    _, report = whole
+    text = text_of(report)
+    assert report.sentence == report.verdict.sentence
+    assert text.index(report.sentence) < text.index("\n## ")
+    headings = re.findall(r"^## (.+)$", text, flags=re.M)
+    assert headings == [
+        "Best thresholds",
+        "Confirmation",
+        "Noise and what could be detected",
+        "Collapse and diversity of the features",
+        "Search",
+        "Learning rate and weight decay",
+        "Reads of the test set",
+        "Provenance",
+        "What the runs say themselves",
+        "Again, and further",
+    ]
+
+
+def test_numbers_in_the_report_are_those_of_the_study(whole):
+    study, report = whole
+    text = text_of(report)
+    for name in ("ce", "ce_no_projector", "ce_etf", "hinge_fixed"):
+        values = study.confirmed(name)
+        cells = " | ".join(f"{value:.2f}" for value in values)
+        assert f"| {name} | {cells} |" in text  # every seed, the losers' too
+        assert f"| {name} | {values.mean():.2f} | {values.std(ddof=1):.2f} | 5 |" in text
+        difference = study.confirmed("winner") - values
+        assert f"| {name} | {signed(difference.mean())} |" in text
+    angle = next(iter(study.winner["winner"]["method"]["thresholds"]["angles"].values()))
+    assert f"{angle:.4f} | {math.degrees(angle):.1f}°" in text
+    assert "25 in all" in text
+    for hashed in (study.config.identity, "split of confirm", "split of search"):
+        assert hashed in text
+    for run_in in ("1234", "torch 2", "a processor", "abc"):
+        assert run_in in text
+
+
+def test_the_same_ledger_gives_the_same_files(whole):
+    study, report = whole
+    before = {name: path.read_bytes() for name, path in report.files.items()}
+    stale = study.ledger.folder / "report" / "figures" / "gain_by_class.png"
+    stale.write_bytes(b"of an earlier report")
+    again = build_report(study.ledger.folder)
+    assert {name: path.read_bytes() for name, path in again.files.items()} == before
+    assert not stale.exists()
+
+
+def test_what_is_printed(whole):
+    study, report = whole
+    text = printed(report)
+    assert report.sentence in text.replace("\n", " ")
+    winner = study.winner["winner"]
+    (angle,) = winner["method"]["thresholds"]["angles"].values()
+    assert angle_text(angle) in text and f"'{winner['method']['release']}'" in text
+    for one in report.verdict.comparisons:
+        (row,) = [line for line in text.splitlines() if f" {one.name} " in line and "[" in line]
+        for cell in (signed(one.mean), interval(one.low, one.high), one.verdict):
+            assert cell in row
+    folder = study.ledger.folder
+    for line in (
+        str(report.html),
+        str(report.markdown),
+        f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db",
+        f"optuna-dashboard sqlite:///{folder}/optuna.db",
+        "Shown to be as good as the best",
+        "ce 0 of 5",  # the terminal phase
+    ):
+        assert line in text
+    assert len(text.splitlines()) < 32
+
+
+def test_metrics_for_the_tracker_are_finite_numbers(whole):
+    study, report = whole
+    assert report.metrics["confirm/fine_probe/winner"] == pytest.approx(study.confirmed("winner").mean())
+    gain = study.confirmed("winner") - study.confirmed("ce")
+    assert report.metrics["difference/fine_probe/ce"] == pytest.approx(gain.mean())
+    assert report.metrics["study/test_reads"] == 25
+    assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in report.metrics.values())
+
+
+def test_results_row_holds_the_result_and_what_produced_it(whole):
+    study, report = whole
+    row = results_row(report.summary)
+    path = report.files["verdict.json"]
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(row))
+    assert str(study.ledger.folder.parent) not in json.dumps(row)
+    assert row["config_hash"] == study.config.identity
+    assert row["objectives"][0]["scores"]["ce"] == study.confirmed("ce").tolist()
+    assert [one["baseline"] for one in row["objectives"][0]["comparisons"]] == list(study.config.protocol.baselines)
+    assert row["confirmation_seeds"] == [2000, 2001, 2002, 2003, 2004]
+    assert row["methods"]["ce"]["terminal_phase"] == 0 and row["methods"]["ce"]["parameter_count"] == 1234
+    (angle,) = row["winner"]["angles"].values()
+    assert angle["degrees"] == pytest.approx(math.degrees(angle["radians"]))
+    assert angle["fraction_of_pi"] == pytest.approx(angle["radians"] / math.pi)
+    for name in ("commit", "versions", "device", "split_hash", "search_split_hash", "epoch_policy"):
+        assert row["provenance"][name] is not None
+
+
+def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_path):
+    data = {"imbalance": 20, "n_max": 110, "boundary": 25}
+    study = Studied(tmp_path / "s", preset="digits-lt", data=data).all()
+    report = build_report(tmp_path / "s")
+    figures = {name.removeprefix("figures/") for name in report.files if name.startswith("figures/")}
+    assert figures == {"confirmation.png", "two_thresholds.png", "cosines.png", "gain_by_class.png", "search.png"}
+    text = text_of(report)
+    assert "| balanced | sd |" in text and "minor" in text
+    assert "undetermined, since the family 'major_minor' has 2 angles" in text
+    angles = study.winner["winner"]["method"]["thresholds"]["angles"]
+    for name, value in angles.items():
+        assert f"{name} = {angle_text(value)}" in printed(report)
+
+
+def test_two_objectives_have_a_verdict_each(tmp_path):
+    quick = {"data": {"train_level": "fine"}, "protocol": {"grid_points": 0}}  # fewer figures
+    Studied(tmp_path / "s", search={"objectives": ["fine_probe", "balanced"]}, **quick).all()
+    report = build_report(tmp_path / "s")
+    text = text_of(report)
+    first, second = (objective.verdict.sentence for objective in report.summary.objectives)
+    assert text.index(first) < text.index("Second objective") < text.index("\n## ")
+    assert second in text and "figures/confirmation_balanced.png" in report.files
+    assert "left out: 'balanced' is a mean over classes" in text
+
+
+def test_studies_that_lack_parts_get_a_report_that_says_so(tmp_path):
+    def record(job):
+        if job.phase == "confirm":
+            return (
+                None
+                if job.name == "ce"
+                else ended(job.experiment, "failed", "Traceback\nRuntimeError: <b>boom</b> | x")
+            )
+        if job.phase == "search" and job.number == 2:
+            return ended(job.experiment, "pruned", "stopped after 1 epochs")
+        if job.phase == "search" and job.number == 4:
+            return ended(job.experiment, "failed", "ValueError: bad")
+        return completed(job.experiment)
+
+    study = Studied(tmp_path / "s", record=record)
+    seen = [text_of(build_report(tmp_path / "s"))]
+    for phase in (study.begin, study.search, study.select, study.confirm):
+        phase()
+        report = build_report(tmp_path / "s")
+        seen.append(text_of(report))
+        assert report.sentence in printed(report).replace("\n", " ")
+    assert all("No winner is frozen" in text for text in seen[:3])
+    assert "No verdict: the confirmation has no score yet." in seen[4]
+    assert "7 proposals (5 completed, 1 pruned, 1 failed)" in seen[4]
+    assert "| 4 | " in seen[4] and "ValueError: bad" in seen[4]
+    assert "ce, seeds 2000, 2001, 2002, 2003 and 2004: not run" in seen[4]
+    assert "<b>" not in report.html.read_text(encoding="utf-8")
+    assert (
+        json.loads(report.files["verdict.json"].read_text(encoding="utf-8"))["objectives"][0]["scores"]["ce"]
+        == [None] * 5
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"train": {"epochs": 7, "lr": 1e-5}, "seed": 3},
+        {
+            "search": {"asha": {"first_rung": 2}, "releases": ["gate"]},
+            "data": {"val_per_class": None, "val_fraction": 0.2},
+        },
+        {
+            "protocol": {"learning_rates": [], "baselines": ["ce", "ce_smooth"]},
+            "data": {"source": "folder:my data/set"},
+        },
+        {"model": {"options": {"width": 4}}, "probe": {"strengths": [1e-6, 2.0]}},
+    ],
+)
+def test_the_command_gives_the_study_again(tmp_path, settings):
+    study = Studied(tmp_path / "s", **settings)
+    words = shlex.split(study_command(read_summary(tmp_path / "s")))
+    assert words[:2] == ["python", "studies/tau_search.py"]
+    found, execution, _ = configure(parser().parse_args(words[2:]))
+    assert found == study.config and found.identity == study.config.identity
+    assert (execution.trials, execution.name) == (9, "s")
+    assert execution.storage_path == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "line"),
+    [
+        ("http://ana:secret@host:5000", "http://host:5000 (experiment s)"),
+        ("postgresql://ana:secret@host/db", "mlflow ui --backend-store-uri postgresql://host/db"),
+        ("sqlite:////data/all runs.db", "mlflow ui --backend-store-uri 'sqlite:////data/all runs.db'"),
+    ],
+)
+def test_other_trackers_and_no_password(tmp_path, uri, line):
+    Studied(tmp_path / "s", tracking_uri=uri)
+    summary = read_summary(tmp_path / "s")
+    assert mlflow_command(summary) == line
+    assert optuna_command(summary) == f"optuna-dashboard sqlite:///{tmp_path}/s/optuna.db"
+    report = build_report(tmp_path / "s")
+    assert all(b"secret" not in path.read_bytes() for path in report.files.values())
+
+
+def test_words():
+    assert [signed(v) for v in (1.234, -0.5, 0.0, -0.001, math.nan)] == ["+1.23", "−0.50", "0.00", "0.00", "–"]
+    assert interval(-1.0, 2.5) == "[−1.00, +2.50]" and interval(math.nan, 1.0) == "–"
+    assert angle_text(13 * math.pi / 36) == "1.1345 rad = 65.0° = 13π/36"
+    assert angle_text(0.0991) == "0.0991 rad = 5.7° = 0.032π"
+
+
+def test_main_rebuilds_and_explains(tmp_path, capsys):
+    Studied(tmp_path / "s").begin()
+    assert main([str(tmp_path / "s")]) == 0
+    assert "report" in capsys.readouterr().out
+    assert main([str(tmp_path)]) == 1
+    assert "study.json" in capsys.readouterr().err
+    assert main([]) == 2 and main(["--help"]) == 0
+
+
+def test_records_of_real_experiments(tmp_path):
+    settings = {
+        "train": {"epochs": 1},
+        "data": {"train_size": 200, "val_per_class": 12},
+        "probe": {"strengths": [0.01, 1.0]},
+        "search": {"releases": ["gate"]},
+        "protocol": {
+            "learning_rates": [], "select_seeds": 2, "confirm_seeds": 2, "select_top": 1, "grid_points": 0,
+            "baselines": ["ce_etf"],
+        },
+    }  # fmt: skip
+    loaded, results = {}, {}
+
+    def record(job):
+        config = job.experiment
+        data = loaded.setdefault(config.role, prepare(config.data, config.role))
+        results[job.key] = run(config, data, device="cpu")
+        return records.completed(config, results[job.key])
+
+    study = Studied(tmp_path / "s", record=record, **settings)
+    study.begin().search(degrees=(65.0,)).select().confirm()
+    for key, result in results.items():
+        records.save_arrays(study.ledger.run_folder(key), result, weights=False, features=True)
+    report = build_report(tmp_path / "s")
+    summary = report.summary
+    assert summary.missing == () and summary.sentence.startswith("The winner: no verdict against ce_etf")
+    for runs in summary.confirmed:
+        expected = [100 * results[key].metrics["test/fine_top1"] for key in runs.keys]
+        assert summary.primary.scores[runs.name].tolist() == expected
+        assert np.isfinite(runs.values("collapse/nc1")).all()
+    mean = summary.primary.verdict.comparisons[0].mean
+    assert summary.primary.crossed["ce_etf"].mean == pytest.approx(mean)  # the arrays say what the metrics say
+    assert {name for name in report.files if name.startswith("figures/")} == {
+        f"figures/{name}.png" for name in ("confirmation", "cosines", "features_train", "features_test", "search")
+    }
+    assert f"| {results[summary.confirmed[0].keys[0]].provenance['parameter_count']} |" in text_of(report)

@@ -1,0 +1,288 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from divfeat.errors import DataError
+from divfeat.files import read_json, write_json
+from divfeat.report.reading import read_summary
+from divfeat.report.summary import listed
+from divfeat.search import protocol
+from divfeat.statistics import as_good_as_best, crossed_interval, detectable_difference, noise_floor, verdict
+from tests.report.studies import Studied, completed, ended
+
+BASELINES = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    study = Studied(tmp_path_factory.mktemp("runs") / "whole").all()
+    return study, read_summary(study.ledger.folder)
+
+
+def only(summary, name):
+    (runs,) = [runs for runs in summary.confirmed if runs.name == name]
+    return runs
+
+
+def test_scores_are_points_and_the_verdict_is_that_of_the_statistics(whole):
+    study, summary = whole
+    scores = summary.primary.scores
+    assert list(scores) == ["winner", *BASELINES]
+    for name, values in scores.items():
+        np.testing.assert_array_equal(values, study.confirmed(name))
+        assert values.min() > 70
+    expected = verdict(
+        study.confirmed("winner"),
+        {name: study.confirmed(name) for name in BASELINES},
+        seeds=protocol.confirm_seeds(study.trained),
+        margin=0.5,
+    )
+    assert summary.primary.verdict == expected
+    assert summary.sentence == expected.sentence
+    assert expected.named("better")  # else the test would not tell a verdict from none
+
+
+def test_the_frozen_learning_rate_decides_which_records_count(whole):
+    _, summary = whole
+    tried = {row["lr"]: row["value"] for row in summary.calibration["tried"]}
+    assert summary.trained.train.lr == max(tried, key=tried.get)
+    assert all(record["config"]["train"]["lr"] == summary.trained.train.lr for record in only(summary, "ce").records)
+
+
+def test_the_interval_with_images_is_the_crossed_one(whole):
+    study, summary = whole
+    tables = {}
+    for runs in summary.confirmed:
+        paths = [study.ledger.run_folder(key) / "correct.npz" for key in runs.keys]
+        tables[runs.name] = np.stack([np.load(path)["fine_probe"] for path in paths]).astype(float)
+    for name in BASELINES:
+        expected = crossed_interval(tables["winner"] - tables[name], level=1 - 0.05 / 4)
+        assert summary.primary.crossed[name] == expected
+        assert expected.mean == pytest.approx(summary.primary.verdict.comparisons[BASELINES.index(name)].mean)
+    assert summary.primary.crossed_note == ""
+
+
+def test_noise_and_optimism_come_from_validation(whole):
+    study, summary = whole
+    values = [
+        100 * study.ledger.record(job.key)["metrics"]["probe/fine_top1"] for job in protocol.noise_jobs(study.trained)
+    ]
+    assert summary.floor == noise_floor(values)
+    assert summary.detectable == detectable_difference(summary.floor.sd, 5, 4)
+    lost = summary.primary.optimism
+    assert lost.search == 100 * study.winner["winner"]["search_values"][0]
+    assert lost.selection == pytest.approx(100 * study.winner["winner"]["mean"][0])
+    assert lost.from_search == lost.search - study.confirmed("winner").mean()
+
+
+def test_grid_is_judged_anew(whole):
+    _, summary = whole
+    grid = summary.grid
+    assert grid.scores.shape == (8, 3)
+    expected = as_good_as_best(grid.scores, 0.5)
+    assert grid.as_good.status == expected.status == "determined"
+    low, high = grid.interval
+    assert (low, high) == (grid.angles[expected.interval[0]], grid.angles[expected.interval[1]])
+    assert low <= math.radians(60.7143) <= high + 1e-3
+    record = grid.runs[3].records[1]
+    assert grid.scores[3, 1] == 100 * record["metrics"]["probe/fine_top1"]
+    assert list(record["config"]["method"]["thresholds"]["angles"].values()) == [grid.angles[3]]
+
+
+def test_best_trial_of_each_way_of_letting_go(whole):
+    _, summary = whole
+    for release, trial in summary.best_of_release().items():
+        rivals = [one.values[0] for one in summary.trials if one.release == release]
+        assert trial.values[0] == max(rivals)
+    assert set(summary.best_of_release()) == {"gate", "paper", "theorem"}
+
+
+def test_counts_reads_notes_and_provenance(whole):
+    _, summary = whole
+    assert summary.missing == () and summary.other_reads == ()
+    assert summary.test_reads == 25
+    assert {phase: count.completed for phase, count in summary.counts.items()} == {
+        "calibrate": 2,
+        "noise": 3,
+        "search": 7,
+        "select": 15,
+        "grid": 21,
+        "confirm": 25,
+    }
+    assert summary.counts["confirm"].seconds == 75.0
+    assert summary.provenance["split_hash"] == "split of confirm"
+    assert summary.provenance["search_split_hash"] == "split of search"
+    assert summary.provenance["versions"] == {"torch": "2"}
+    assert only(summary, "ce").terminal == (0, 5)
+    assert only(summary, "ce_etf").terminal == (5, 5)
+    assert [note.partition(" (")[0] for note in summary.notes] == ["a note of the run"]
+
+
+def test_a_failed_seed_is_said_and_takes_the_verdict_with_it(tmp_path):
+    def record(job):
+        if job.phase == "confirm" and job.name == "ce" and job.experiment.seed == 2003:
+            return ended(job.experiment, "failed", "Traceback\n  line\nValueError: broke")
+        return completed(job.experiment)
+
+    study = Studied(tmp_path / "s", record=record).all()
+    summary = read_summary(tmp_path / "s")
+    by_name = {one.name: one for one in summary.primary.verdict.comparisons}
+    assert by_name["ce"].verdict == "no verdict" and "2003" in by_name["ce"].reason
+    assert by_name["ce_etf"].verdict == "better"
+    assert np.isnan(summary.primary.scores["ce"]).tolist() == [False, False, False, True, False]
+    assert summary.missing == ("Without a score (confirmation): ce, seed 2003: failed (ValueError: broke).",)
+    assert summary.counts["confirm"].causes == {"ValueError: broke": 1}
+    assert set(summary.primary.crossed) == set(BASELINES) - {"ce"}
+    assert "ce" in summary.primary.crossed_note
+    assert study.confirmed("ce")[:3].tolist() == summary.primary.scores["ce"][:3].tolist()
+
+
+def test_a_baseline_without_a_selection_run_has_no_keys(tmp_path):
+    def record(job):
+        failed = job.phase == "select" and job.name == "ce"
+        return ended(job.experiment, "failed", "no") if failed else completed(job.experiment)
+
+    Studied(tmp_path / "s", record=record).all()
+    summary = read_summary(tmp_path / "s")
+    assert only(summary, "ce").keys == (None,) * 5
+    assert "ce, seeds 2000, 2001, 2002, 2003 and 2004: not run, since no selection run" in summary.missing[0]
+    assert np.isnan(summary.primary.scores["ce"]).all()
+
+
+def test_a_missing_grid_point_leaves_the_range_undetermined(tmp_path):
+    lost = []
+
+    def record(job):
+        if job.phase == "grid" and not lost:
+            lost.append(job)
+            return ended(job.experiment, "failed", "NonFiniteError: loss")
+        return completed(job.experiment)
+
+    Studied(tmp_path / "s", record=record).all()
+    summary = read_summary(tmp_path / "s")
+    assert summary.grid.interval is None
+    assert summary.grid.as_good.reason == "1 of 24 values are missing"
+    assert np.isnan(summary.grid.scores).sum() == 1
+    assert any(lost[0].name in line and "(grid)" in line for line in summary.missing)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"protocol": {"grid_points": 0}}, "protocol.grid_points = 0"),
+        ({"search": {"family": "major_minor"}}, "2 angles"),
+    ],
+)
+def test_why_there_is_no_grid(tmp_path, settings, reason):
+    Studied(tmp_path / "s", **settings).begin().search().select()
+    summary = read_summary(tmp_path / "s")
+    assert summary.grid is None and reason in summary.grid_note
+
+
+def test_a_winner_that_is_a_baseline_says_so(tmp_path):
+    study = Studied(tmp_path / "s").begin().search(degrees=(0.0,)).select().confirm()
+    summary = read_summary(tmp_path / "s")
+    assert summary.equals == ("ce_etf",)
+    found = {one.name: one for one in summary.primary.verdict.comparisons}["ce_etf"]
+    assert found.same_config and found.verdict == "not shown" and set(found.differences) == {0.0}
+    assert summary.test_reads == 20  # the winner's runs are those of ce_etf
+    assert study.winner["equals"] == "ce_etf"
+
+
+def test_an_unfinished_study_has_no_winner_and_an_unfinished_confirmation_no_verdict(tmp_path):
+    def record(job):
+        return None if job.phase == "confirm" else completed(job.experiment)
+
+    study = Studied(tmp_path / "s", record=record).begin().search()
+    early = read_summary(tmp_path / "s")
+    assert early.primary is None and early.confirmed == () and early.selected == ()
+    assert early.sentence == "No verdict: no winner is frozen yet."
+    assert early.missing[0].startswith("No winner is frozen")
+    study.select().confirm()
+    later = read_summary(tmp_path / "s")
+    assert later.sentence == "No verdict: the confirmation has no score yet."
+    assert later.counts["confirm"].unfinished == 25
+    assert any("25 runs" in line for line in later.missing)
+
+
+def test_nothing_but_a_study_file_is_enough(tmp_path):
+    Studied(tmp_path / "s")
+    summary = read_summary(tmp_path / "s")
+    assert math.isnan(summary.detectable) and math.isnan(summary.floor.sd)
+    assert summary.trials == () and summary.counts == {}
+
+
+def test_test_reads_of_an_earlier_winner_are_told_apart(tmp_path):
+    study = Studied(tmp_path / "s").all()
+    first = study.winner["winner"]["name"]
+    # The search is extended, the winner changes, and its runs read the test set again.
+    study.search(degrees=(0.0, 20.0, 40.0, 55.0, 62.0, 70.0, 80.0, 60.0, 60.0, 59.0)).select().confirm()
+    assert study.winner["winner"]["name"] != first
+    summary = read_summary(tmp_path / "s")
+    assert summary.test_reads == 30
+    assert summary.other_reads == tuple(f"winner, seed {seed}" for seed in range(2000, 2005))
+
+
+def test_pruned_and_failed_trials(tmp_path):
+    def record(job):
+        if job.phase != "search" or job.number not in (1, 2, 3):
+            return completed(job.experiment)
+        if job.number == 3:
+            return None
+        status = {1: "pruned", 2: "failed"}[job.number]
+        return ended(job.experiment, status, f"{status} for a reason")
+
+    Studied(tmp_path / "s", record=record).all()
+    trials = {trial.number: trial for trial in read_summary(tmp_path / "s").trials}
+    assert [trials[n].status for n in range(5)] == ["completed", "pruned", "failed", "not finished", "completed"]
+    assert trials[1].values == (50.0,)  # the last that was measured
+    assert math.isnan(trials[2].values[0]) and trials[2].error == "failed for a reason"
+
+
+def test_two_objectives_primary_first(tmp_path):
+    study = Studied(tmp_path / "s", search={"objectives": ["fine_probe", "balanced"]}).all()
+    summary = read_summary(tmp_path / "s")
+    first, second = summary.objectives
+    assert (first.name, second.name) == ("fine_probe", "balanced")
+    np.testing.assert_array_equal(second.scores["ce"], study.confirmed("ce", "balanced"))
+    assert first.crossed and not second.crossed
+    assert "mean over classes" in second.crossed_note
+    assert second.optimism.search == 100 * study.winner["winner"]["search_values"][1]
+
+
+def test_runs_that_differ_in_provenance_are_listed(tmp_path):
+    def record(job):
+        made = completed(job.experiment)
+        if job.experiment.seed == 2001:
+            made["provenance"]["commit"] = "def-dirty"
+        return made
+
+    Studied(tmp_path / "s", record=record).all()
+    assert read_summary(tmp_path / "s").provenance["commit"] == ["abc", "def-dirty"]
+
+
+def test_folders_it_refuses(tmp_path):
+    with pytest.raises(DataError, match=r"no study.*study\.json"):
+        read_summary(tmp_path)
+    Studied(tmp_path / "s")
+    content = read_json(tmp_path / "s" / "study.json")
+    write_json(tmp_path / "s" / "study.json", content | {"identity": "another"})
+    with pytest.raises(DataError, match="other settings"):
+        read_summary(tmp_path / "s")
+    write_json(tmp_path / "s" / "study.json", content | {"format": 99})
+    with pytest.raises(DataError, match="format 99"):
+        read_summary(tmp_path / "s")
+
+
+def test_a_summary_is_frozen(whole):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        whole[1].sentence_of = "x"
+
+
+@pytest.mark.parametrize(
+    ("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_listed(names, text):
+    assert listed(names) == text

@@ -1,0 +1,134 @@
+import pyarrow.parquet as pq
+import pytest
+
+from divfeat import record as records
+from divfeat.config import MethodConfig
+from divfeat.search.followers import TrackingFollower, start_arguments, tracked, tracked_event
+from divfeat.search.jobs import Job, experiment
+from divfeat.search.ledger import Ledger
+from tests.search.samples import METRIC, completed, curve, hinge, make_study
+
+STUDY = make_study()
+JOB = Job(experiment(STUDY, hinge(0.5), 0), "search", "gate 28.6 deg", 7)
+CONFIRM = Job(experiment(STUDY, MethodConfig(name="ce"), 2000, "confirm"), "confirm", "ce")
+ROWS = [{"class": 0, "name": "a", "accuracy": 0.5}, {"class": 1, "name": "b", "accuracy": None}]
+
+
+class Tracker:
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start_run(self, key, **arguments):
+        self.calls.append(("start", key, arguments))
+
+    def log_events(self, key, events):
+        self.calls.append(("events", key, events))
+
+    def finish_run(self, key, record, files):
+        self.calls.append(("finish", key, record, files))
+
+    def reconcile(self, known, files_of):
+        self.calls.append(("reconcile", known, {key: files_of(key) for key in known}))
+
+
+@pytest.fixture
+def room(tmp_path):
+    tracker, ledger = Tracker(), Ledger(tmp_path)
+    return tracker, ledger, TrackingFollower(tracker, ledger)
+
+
+def finish(ledger, job, record):
+    ledger.start(job.key, {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number})
+    ledger.write_record(job.key, record)
+    return ledger.record(job.key)
+
+
+def test_a_run_is_started_followed_and_closed_once(room):
+    tracker, ledger, follower = room
+    follower.started(JOB)
+    follower.heard(JOB, curve([0.1, 0.2]))
+    found = finish(ledger, JOB, completed(JOB.experiment, {METRIC: 0.7}, curve([0.1])))
+    follower.finished(JOB, found, fresh=True)
+    follower.finished(JOB, found, fresh=False)
+    assert [call[0] for call in tracker.calls] == ["start", "events", "finish"]
+    assert {call[1] for call in tracker.calls} == {JOB.key}
+    arguments = tracker.calls[0][2]
+    assert (arguments["phase"], arguments["seed"], arguments["number"]) == ("search", 0, 7)
+    assert arguments["name"] == "gate 28.6 deg seed 0"
+    params = arguments["params"]
+    assert (params["method"], params["release"], params["family"], params["tau"]) == (
+        "hinge_ce",
+        "gate",
+        "global",
+        0.5,
+    )
+    assert (params["lr"], params["epochs"], params["source"]) == (STUDY.train.lr, 20, "digits")
+    assert tracker.calls[1][2] == [
+        {"epoch": 0, "time": 0, "metrics": {METRIC: 0.1}},
+        {"epoch": 1, "time": 1000, "metrics": {METRIC: 0.2}},
+    ]
+
+
+def test_a_run_found_on_disk_is_written_whole(room):
+    tracker, ledger, follower = room
+    follower.finished(JOB, finish(ledger, JOB, completed(JOB.experiment, {METRIC: 0.7})), fresh=False)
+    assert [call[0] for call in tracker.calls] == ["start", "finish"]
+
+
+def test_reconciling_tells_everything_finished_and_nothing_twice(room):
+    tracker, ledger, follower = room
+    found = finish(ledger, JOB, completed(JOB.experiment, {METRIC: 0.7}))
+    ledger.start("running", {"phase": "search", "name": "x", "seed": 0, "number": 8})
+    follower.reconcile()
+    ((_, known, _),) = tracker.calls
+    assert set(known) == {JOB.key}
+    arguments, record = known[JOB.key]
+    assert arguments == start_arguments({"phase": "search", "name": JOB.name, "seed": 0, "number": 7}, found["config"])
+    assert record["status"] == "completed"
+    follower.finished(JOB, found, fresh=False)
+    assert len(tracker.calls) == 1
+
+
+def test_values_that_are_no_numbers_are_left_out():
+    record = completed(JOB.experiment, {METRIC: 0.7, "val/accuracy": None}, [{"epoch": 0, "time": 5.0, "a": None}])
+    found = tracked(record | {"finished": 12.3456})
+    assert found["metrics"] == {METRIC: 0.7}
+    assert found["history"] == [{"epoch": 0, "time": 5, "metrics": {}}]
+    assert found["time"] == 12345
+    assert tracked_event({"epoch": 3.0, "time": 9, "train/loss": 0.0}) == {
+        "epoch": 3,
+        "time": 9,
+        "metrics": {"train/loss": 0.0},
+    }
+
+
+def test_a_failure_says_so(room):
+    record = tracked(records.ended("failed", JOB.experiment, "training loss became nan", "nan", curve([0.1])))
+    assert (record["status"], record["error"], record["metrics"]) == ("failed", "training loss became nan", {})
+    assert len(record["history"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "names"), [(JOB, set()), (CONFIRM, {"features.parquet", "axes.npy", "extractor", "correct.npz"})]
+)
+def test_features_and_weights_go_up_for_confirmed_runs_only(room, job, names):
+    tracker, ledger, follower = room
+    folder = ledger.run_folder(job.key)
+    (folder / "extractor").mkdir(parents=True)
+    for name in ("features.parquet", "axes.npy", "correct.npz"):
+        (folder / name).write_bytes(b"as the trial left it")
+    found = finish(ledger, job, completed(job.experiment, {}) | {"per_class": ROWS})
+    follower.finished(job, found, fresh=True)
+    files = tracker.calls[-1][3]
+    assert set(files) == {"per_class.parquet"} | names
+    assert pq.read_table(files["per_class.parquet"]).to_pylist() == ROWS
+    assert all(path.exists() for path in files.values())
+    assert sorted(path.name for path in folder.glob("per_class*")) == ["per_class.parquet"]
+
+
+def test_a_run_without_classes_has_no_table(room):
+    tracker, ledger, follower = room
+    follower.finished(JOB, finish(ledger, JOB, records.ended("pruned", JOB.experiment, "", "pruned", [])), fresh=True)
+    assert tracker.calls[-1][3] == {}

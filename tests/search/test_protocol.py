@@ -1,0 +1,423 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divfeat import record as records
+from divfeat.config import MethodConfig, preset_names
+from divfeat.search import protocol
+from divfeat.search.jobs import SEARCH_SEED, Job, baseline, canonical, experiment, seed_of
+from divfeat.thresholds import PAPER_ANGLE, family_named
+from tests.search.samples import METRIC, SECOND, completed, hinge, make_study
+
+
+class Table:
+    """Records by key."""
+
+    def __init__(self):
+        self.records = {}
+
+    def __call__(self, key):
+        return self.records.get(key)
+
+    def put(self, config, value=0.5, **metrics):
+        strengths = {"probe/strength": 1e-3, "probe/strength_before": 1e-4}
+        self.records[config.key] = completed(config, strengths | {METRIC: value} | metrics)
+
+    def fail(self, config):
+        self.records[config.key] = records.ended("failed", config, "nan", "nan", [])
+
+
+@pytest.fixture
+def table():
+    return Table()
+
+
+# --- calibration --------------------------------------------------------------------------------------------------------
+
+
+def calibrated(table, values, **rates):
+    study = make_study(protocol={"learning_rates": [0.01, 0.1], "weight_decays": [1e-4, 1e-3], **rates})
+    jobs = protocol.calibration_jobs(study)
+    for job, value in zip(jobs, values, strict=True):
+        if value is not None:
+            table.put(job.experiment, **{"val/accuracy": value})
+        else:
+            table.fail(job.experiment)
+    return study, jobs, protocol.calibration_decision(jobs, table)
+
+
+def test_calibration_is_ce_over_every_pair_on_the_searchs_seed(table):
+    study, jobs, _ = calibrated(table, [0.5] * 4)
+    pairs = [(job.experiment.train.lr, job.experiment.train.weight_decay) for job in jobs]
+    assert pairs == [(0.01, 1e-4), (0.01, 1e-3), (0.1, 1e-4), (0.1, 1e-3)]
+    assert {(job.phase, job.experiment.method.name, job.experiment.seed, job.experiment.role) for job in jobs} == {
+        ("calibrate", "ce", seed_of(study, SEARCH_SEED), "search")
+    }
+
+
+def test_one_empty_list_keeps_the_presets_value_and_two_skip_the_phase():
+    study = make_study(protocol={"learning_rates": [0.01], "weight_decays": []})
+    (job,) = protocol.calibration_jobs(study)
+    assert (job.experiment.train.lr, job.experiment.train.weight_decay) == (0.01, study.train.weight_decay)
+    assert protocol.calibration_jobs(make_study(protocol={"learning_rates": [], "weight_decays": []})) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ([0.1, 0.2, 0.4, 0.3], (0.1, 1e-4)),
+        ([0.2, 0.4, 0.4, 0.4], (0.01, 1e-3)),  # ties keep the first
+        ([0.4, 0.4, 0.4, 0.4], (0.01, 1e-4)),
+        ([None, None, 0.1, 0.3], (0.1, 1e-3)),
+        ([0.0, None, None, None], (0.01, 1e-4)),
+        ([None] * 4, (None, None)),
+    ],
+)
+def test_the_best_accuracy_of_ce_decides(table, values, chosen):
+    study, _, decision = calibrated(table, values)
+    assert (decision["lr"], decision["weight_decay"]) == chosen
+    assert [row["value"] for row in decision["tried"]] == values
+    if chosen[0] is not None:
+        frozen = protocol.with_calibration(study, decision)
+        assert (frozen.train.lr, frozen.train.weight_decay) == chosen
+        assert frozen.model_copy(update={"train": study.train}) == study
+
+
+def test_a_nan_accuracy_never_wins(table):
+    _, jobs, decision = calibrated(table, [0.1, 0.2, 0.3, 0.4])
+    assert decision["weight_decay"] == 1e-3
+    table.put(jobs[3].experiment, **{"val/accuracy": None})  # as NaN comes back from disk
+    decision = protocol.calibration_decision(jobs, table)
+    assert (decision["lr"], decision["weight_decay"]) == (0.1, 1e-4)
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------------
+
+
+def test_search_selection_and_confirmation_share_no_seed():
+    study = make_study(protocol={"select_seeds": 20, "confirm_seeds": 30})
+    search, select, confirm = (
+        {seed_of(study, SEARCH_SEED)},
+        set(protocol.select_seeds(study)),
+        set(protocol.confirm_seeds(study)),
+    )
+    assert (len(select), len(confirm)) == (20, 30)
+    assert not search & select and not search & confirm and not select & confirm
+
+
+# --- candidates ---------------------------------------------------------------------------------------------------------
+
+
+def proposed(study, table, rows):
+    """Proposals with (angle, release) and values; None is a failed trial, ... one that is not done."""
+    proposals = {}
+    for number, (angle, release, values) in enumerate(rows):
+        config = experiment(study, hinge(angle, release), seed_of(study, SEARCH_SEED))
+        proposals[number] = {"number": number, "key": config.key, "name": f"{release} {angle}", "params": {}}
+        if values is None:
+            table.fail(config)
+        elif values is not ...:
+            table.put(config, **dict(zip((METRIC, SECOND), values, strict=False)) | {"value": values[0]})
+    return proposals
+
+
+def test_candidates_are_the_top_by_value_each_experiment_once(table):
+    study = make_study(protocol={"select_top": 3})
+    rows = [
+        (0.0, "gate", [0.8]),
+        (0.0, "paper", [0.8]),  # the same experiment
+        (0.5, "gate", [0.9]),
+        (0.6, "gate", None),
+        (0.7, "gate", ...),
+        (0.8, "gate", [0.8]),
+        (0.9, "gate", [0.7]),
+        (1.0, "gate", [None]),
+    ]
+    chosen = protocol.candidates(study, proposed(study, table, rows), table)
+    assert [row["number"] for row in chosen] == [2, 0, 5]
+    assert chosen[0]["search_values"] == [0.9]
+    assert MethodConfig.model_validate(chosen[1]["method"]) == MethodConfig(name="ce_etf")
+    few = protocol.candidates(study, proposed(study, Table(), rows[3:5]), Table())
+    assert few == []
+
+
+def test_pruned_trials_are_no_candidates(table):
+    study = make_study()
+    proposals = proposed(study, table, [(0.5, "gate", [0.9]), (0.6, "gate", [0.5])])
+    key = proposals[0]["key"]
+    table.records[key] = table.records[key] | {"status": "pruned"}
+    assert [row["number"] for row in protocol.candidates(study, proposals, table)] == [1]
+
+
+def test_with_two_objectives_the_front_comes_first(table):
+    study = make_study(search={"objectives": ["fine_probe", "accuracy"]}, protocol={"select_top": 3})
+    rows = [
+        (0.1, "gate", [0.70, 0.40]),  # beaten by 1 and 2
+        (0.2, "gate", [0.80, 0.41]),
+        (0.3, "gate", [0.78, 0.50]),  # nearest to the best of both
+        (0.4, "gate", [0.70, 0.52]),
+        (0.5, "gate", [0.99, None]),
+    ]
+    chosen = protocol.candidates(study, proposed(study, table, rows), table)
+    assert [row["number"] for row in chosen] == [2, 1, 3]
+    assert [row["search_values"] for row in chosen] == [rows[n][2] for n in (2, 1, 3)]
+
+
+# --- winner -------------------------------------------------------------------------------------------------------------
+
+
+def chosen_row(study, angle, release="gate", number=0):
+    method = canonical(hinge(angle, release))
+    key = experiment(study, method, seed_of(study, SEARCH_SEED)).key
+    return {"name": f"{angle}", "method": method.to_dict(), "number": number, "key": key, "search_values": [0.0]}
+
+
+def put_seeds(study, table, method, values):
+    for seed, value in zip(protocol.select_seeds(study), values, strict=True):
+        config = experiment(study, method, seed)
+        table.fail(config) if value is None else table.put(config, value)
+
+
+def test_the_winner_is_decided_on_selection_seeds_alone(table):
+    study = make_study()
+    rows = [chosen_row(study, 0.5, number=0), chosen_row(study, 0.6, number=1)]
+    for angle, search, values in ((0.5, 0.99, [0.6, 0.6, 0.6]), (0.6, 0.10, [0.7, 0.5, 0.66])):
+        table.put(experiment(study, hinge(angle), seed_of(study, SEARCH_SEED)), search)
+        for seed in protocol.confirm_seeds(study):
+            table.put(experiment(study, hinge(angle), seed), search)
+        put_seeds(study, table, hinge(angle), values)
+    decision = protocol.winner_decision(study, rows, table)
+    assert decision["winner"]["number"] == 1
+    assert decision["winner"]["values"] == [[0.7, 0.5, 0.66]]
+    assert decision["winner"]["mean"] == [pytest.approx(0.62)]
+    assert decision["seeds"] == protocol.select_seeds(study)
+    assert decision["equals"] is None
+    assert [row["number"] for row in decision["candidates"]] == [0, 1]
+
+
+def test_equal_means_keep_the_one_that_the_search_ranked_first(table):
+    study = make_study()
+    rows = [chosen_row(study, 0.6, number=4), chosen_row(study, 0.5, number=2)]
+    for angle in (0.5, 0.6):
+        put_seeds(study, table, hinge(angle), [0.5, 0.25, 0.75])
+    assert protocol.winner_decision(study, rows, table)["winner"]["number"] == 4
+
+
+def test_a_failed_candidate_neither_wins_nor_stops_the_others(table):
+    study = make_study()
+    rows = [chosen_row(study, 0.5, number=0), chosen_row(study, 0.6, number=1)]
+    put_seeds(study, table, hinge(0.5), [None] * 3)
+    put_seeds(study, table, hinge(0.6), [0.1, None, 0.3])
+    decision = protocol.winner_decision(study, rows, table)
+    assert decision["winner"]["number"] == 1
+    assert decision["winner"]["values"] == [[0.1, 0.3]]
+    assert decision["candidates"][0]["mean"] == [None]
+    put_seeds(study, table, hinge(0.6), [None] * 3)
+    with pytest.raises(ValueError, match="no candidate"):
+        protocol.winner_decision(study, rows, table)
+
+
+def test_two_objectives_compromise(table):
+    study = make_study(search={"objectives": ["fine_probe", "accuracy"]})
+    rows = [chosen_row(study, angle, number=n) for n, angle in enumerate((0.4, 0.5, 0.6))]
+    for angle, (one, other) in zip((0.4, 0.5, 0.6), ((0.9, 0.1), (0.85, 0.8), (0.1, 0.9)), strict=True):
+        for seed in protocol.select_seeds(study):
+            table.put(experiment(study, hinge(angle), seed), one, **{SECOND: other})
+    decision = protocol.winner_decision(study, rows, table)
+    assert decision["winner"]["number"] == 1
+    assert decision["winner"]["mean"] == [pytest.approx(0.85), pytest.approx(0.8)]
+
+
+@pytest.mark.parametrize(
+    ("angle", "release", "equals"),
+    [
+        (0.0, "gate", "ce_etf"),
+        (0.0, "paper", "ce_etf"),
+        (0.0, "theorem", None),
+        (PAPER_ANGLE, "paper", "hinge_fixed"),
+        (PAPER_ANGLE, "gate", None),
+        (0.3, "paper", None),
+    ],
+)
+def test_a_winner_that_is_a_baseline_is_called_so(table, angle, release, equals):
+    study = make_study()
+    put_seeds(study, table, hinge(angle, release), [0.5] * 3)
+    row = chosen_row(study, angle, release)
+    assert protocol.winner_decision(study, [row], table)["equals"] == equals
+    without = make_study(protocol={"baselines": ["ce"]})
+    assert protocol.winner_decision(without, [row], table)["equals"] is None
+
+
+# --- grid ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_spans_the_searched_range_for_one_angle_only():
+    angles = protocol.grid_angles(make_study(search={"low": 0.1, "high": 1.2}, protocol={"grid_points": 12}))
+    assert len(angles) == 12
+    assert (angles[0], angles[-1]) == (0.1, 1.2)
+    assert np.allclose(np.diff(angles), 0.1)
+    assert protocol.grid_angles(make_study(protocol={"grid_points": 0})) == []
+    assert protocol.grid_angles(make_study("digits-lt", protocol={"grid_points": 9})) == []
+
+
+@pytest.mark.parametrize(("release", "shared"), [("gate", True), ("paper", True), ("theorem", False)])
+def test_the_grid_shares_its_zero_with_the_noise_floor(release, shared):
+    study = make_study()
+    jobs = protocol.grid_jobs(study, release)
+    noise = [job.key for job in protocol.noise_jobs(study)]
+    assert len(jobs) == 8 * 3
+    assert len({job.key for job in jobs}) == 24
+    assert ([job.key for job in jobs[:3]] == noise) is shared
+    assert not set(noise) & {job.key for job in jobs[3:]}
+    assert {job.experiment.seed for job in jobs} == set(protocol.select_seeds(study))
+    assert {job.experiment.role for job in jobs} == {"search"}
+    assert {job.experiment.method.release for job in jobs[3:]} == {release}
+
+
+# --- confirmation -------------------------------------------------------------------------------------------------------
+
+
+def test_confirmation_trains_anew_with_the_strength_that_validation_chose(table):
+    study = make_study()
+    strengths = {"probe/strength": [1e-4, 1e-2, 1e-3], "probe/strength_before": [1e-5, 1e-5, 1e-1]}
+    row = chosen_row(study, 0.5)
+    for name, method in protocol.confirmed_methods(study, row).items():
+        for i, seed in enumerate(protocol.select_seeds(study)):
+            scale = 1.0 if name == "winner" else 10.0
+            chosen = {metric: scale * values[i] for metric, values in strengths.items()}
+            table.put(experiment(study, method, seed), 0.5, **chosen)
+    jobs = protocol.confirmation_jobs(study, row, table)
+    assert Counter(job.name for job in jobs) == dict.fromkeys(
+        ["winner", "ce", "ce_no_projector", "ce_etf", "hinge_fixed"], 5
+    )
+    assert len({job.key for job in jobs}) == 25
+    for job in jobs:
+        config = job.experiment
+        scale = 1.0 if job.name == "winner" else 10.0
+        assert (job.phase, config.role, job.rungs) == ("confirm", "confirm", ())
+        assert config.probe.strengths == (pytest.approx(scale * 1e-3),)
+        assert config.probe.strengths_before == (pytest.approx(scale * 1e-5),)
+        assert config.train == study.train and config.data == study.data and config.model == study.model
+    for name in ("winner", "ce"):
+        assert [job.experiment.seed for job in jobs if job.name == name] == protocol.confirm_seeds(study)
+    assert next(job for job in jobs if job.name == "hinge_fixed").experiment.method == baseline("hinge_fixed", study)
+
+
+def test_an_even_number_of_strengths_meets_in_the_geometric_middle(table):
+    study = make_study(protocol={"select_seeds": 2})
+    for seed, strength in zip(protocol.select_seeds(study), (1e-4, 1e-2), strict=True):
+        table.put(experiment(study, hinge(0.5), seed), **{"probe/strength": strength})
+    config = protocol.confirmation_experiments(study, hinge(0.5), table)[0]
+    assert config.probe.strengths == (pytest.approx(1e-3),)
+
+
+def test_a_baseline_without_a_finished_selection_run_is_left_out(table):
+    study = make_study(protocol={"baselines": ["ce", "ce_etf"]})
+    row = chosen_row(study, 0.5)
+    put_seeds(study, table, hinge(0.5), [0.5, None, None])
+    put_seeds(study, table, MethodConfig(name="ce_etf"), [None] * 3)
+    assert {job.name for job in protocol.confirmation_jobs(study, row, table)} == {"winner"}
+
+
+def test_a_winner_that_is_a_baseline_is_trained_once(table):
+    study = make_study()
+    row = chosen_row(study, 0.0)
+    put_seeds(study, table, MethodConfig(name="ce_etf"), [0.5] * 3)
+    winner, etf = (
+        [job.key for job in protocol.confirmation_jobs(study, row, table) if job.name == name]
+        for name in ("winner", "ce_etf")
+    )
+    assert winner == etf
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------------
+
+
+def walk(study, trials, release="gate"):
+    """Every job of a study in order, with invented records; nothing coincides by chance."""
+    table, rng = Table(), np.random.default_rng(0)
+
+    def run(jobs):
+        for job in jobs:
+            if table(job.key) is None:
+                accuracies = {name: rng.random() for name in ("val/accuracy", "val/accuracy_balanced")}
+                table.put(job.experiment, rng.random(), **accuracies)
+        return jobs
+
+    made = run(protocol.calibration_jobs(study))
+    if made:
+        study = protocol.with_calibration(study, protocol.calibration_decision(made, table))
+    made = made + run(protocol.noise_jobs(study))
+    family, proposals = family_named(study.search.family), {}
+    for number in range(trials):
+        angles = {name: float(rng.uniform(study.search.low, study.search.high)) for name in family.parameters}
+        method = {"thresholds": {"family": family.name, "angles": angles}, "release": release}
+        config = experiment(study, MethodConfig.model_validate(method), seed_of(study, SEARCH_SEED))
+        proposals[number] = {"number": number, "key": config.key, "name": str(number)}
+        made += run([Job(config, "search", str(number), number)])
+    chosen = protocol.candidates(study, proposals, table)
+    made += run(protocol.selection_jobs(study, chosen))
+    winner = protocol.winner_decision(study, chosen, table)["winner"]
+    made += run(protocol.grid_jobs(study, winner["method"]["release"]))
+    made += run(protocol.confirmation_jobs(study, winner, table))
+    first = {}
+    for job in made:
+        first.setdefault(job.key, job.phase)
+    return Counter(first.values())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_plan_counts_the_distinct_experiments_of_every_preset(preset):
+    study = make_study(preset)
+    plan = protocol.planned_runs(study, 20)
+    assert plan == walk(study, 20)
+    assert list(plan) == [
+        name for name in ("calibrate", "noise", "search", "select", "grid", "confirm") if name in plan
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    trials=st.integers(1, 6),
+    low=st.sampled_from([0.0, 0.2]),
+    baselines=st.sets(st.sampled_from(["ce", "ce_no_projector", "ce_etf", "hinge_fixed", "ce_smooth"])),
+    rates=st.integers(0, 2),
+    top=st.integers(1, 3),
+    seeds=st.integers(2, 4),
+    confirm=st.integers(2, 4),
+    grid=st.sampled_from([0, 8, 9]),
+)
+def test_the_plan_counts_the_distinct_experiments_of_any_protocol(
+    trials, low, baselines, rates, top, seeds, confirm, grid
+):
+    study = make_study(
+        search={"low": low},
+        protocol={
+            "baselines": sorted(baselines),
+            "learning_rates": [0.1, 0.2][:rates],
+            "weight_decays": [],
+            "select_top": top,
+            "select_seeds": seeds,
+            "confirm_seeds": confirm,
+            "grid_points": grid,
+        },
+    )
+    assert protocol.planned_runs(study, trials) == walk(study, trials)
+
+
+def test_metric_of_reads_completed_records_only(table):
+    config = experiment(make_study(), hinge(0.5), 0)
+    assert protocol.metric_of(None, METRIC) is None
+    table.put(config, 0.25)
+    assert protocol.metric_of(table(config.key), METRIC) == 0.25
+    assert protocol.metric_of(table(config.key), "missing") is None
+    table.fail(config)
+    assert protocol.metric_of(table(config.key), METRIC) is None
+
+
+def test_angles_stay_radians():
+    assert max(protocol.grid_angles(make_study())) == pytest.approx(17 / 36 * math.pi)

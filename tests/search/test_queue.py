@@ -1,0 +1,320 @@
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divfeat import record as records
+from divfeat.config import MethodConfig
+from divfeat.search.interrupt import Interrupt, TooManyFailuresError
+from divfeat.search.jobs import Job, experiment
+from divfeat.search.ledger import Ledger
+from divfeat.search.queue import JobQueue
+from tests.search.samples import METRIC, completed, curve, make_study, search_job
+
+STUDY = make_study(train={"epochs": 4})
+JOBS = [search_job(STUDY, 0.1 * (i + 1), i, (1, 2)) for i in range(6)]
+CONFIRM = Job(experiment(STUDY, MethodConfig(name="ce"), 2000, "confirm"), "confirm", "ce")
+
+
+class Witness:
+    """A follower that writes down what it hears."""
+
+    def __init__(self):
+        self.calls = []
+
+    def started(self, job):
+        self.calls.append(("started", job.key, job.number))
+
+    def heard(self, job, events):
+        self.calls.append(("heard", job.key, [event["epoch"] for event in events]))
+
+    def finished(self, job, record, fresh):
+        self.calls.append(("finished", job.key, job.number, record["status"], fresh))
+
+    def of(self, kind):
+        return [call[1:] for call in self.calls if call[0] == kind]
+
+
+class Room:
+    """A queue over a real ledger, with all that hangs on it."""
+
+    def __init__(self, folder, jobs, **options):
+        self.ledger, self.interrupt, self.witness, self.told = Ledger(Path(folder)), Interrupt(), Witness(), []
+        self.queue = JobQueue(
+            iter(jobs),
+            self.ledger,
+            lambda job: job,
+            self.interrupt,
+            [self.witness],
+            on_record=lambda job, record: self.told.append((job.number, record["status"])),
+            **options,
+        )
+
+    def succeed(self, job):
+        self.ledger.write_record(job.key, completed(job.experiment, {METRIC: 0.5}))
+        self.queue.ended(job.key, lost=False)
+
+    def fail(self, job, kind="nan", error="training loss became nan"):
+        self.ledger.write_record(job.key, records.ended("failed", job.experiment, error, kind, []))
+        self.queue.ended(job.key, lost=False)
+
+
+@pytest.fixture
+def room(tmp_path):
+    return lambda jobs=JOBS, **options: Room(tmp_path, jobs, **options)
+
+
+# --- any order of events ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    done=st.sets(st.integers(0, 5)),
+    concurrent=st.integers(1, 4),
+    data=st.data(),
+)
+def test_every_key_runs_once_and_every_job_ends_once(order, done, concurrent, data):
+    """Jobs with repeated keys, some finished in an earlier session, executed in any interleaving with any outcome."""
+    jobs = [Job(JOBS[i].experiment, "search", f"job {n}", n, (1, 2)) for n, i in enumerate(order)]
+    with tempfile.TemporaryDirectory() as folder:
+        room = Room(folder, jobs, objective=METRIC, max_failed_share=1.0)
+        for i in done:
+            room.ledger.write_record(JOBS[i].key, completed(JOBS[i].experiment, {METRIC: 0.9}))
+        old = {JOBS[i].key for i in done}
+        ran, outcomes, running, epochs = Counter(), {}, {}, Counter()
+        while True:
+            spec = room.queue.next() if len(running) < concurrent else None
+            if spec is not None:
+                assert spec.key not in running
+                ran[spec.key] += 1
+                running[spec.key] = spec
+                continue
+            if not running:
+                break
+            key = data.draw(st.sampled_from(sorted(running)))
+            outcome = data.draw(st.sampled_from(["epoch", "epoch", "complete", "fail", "lost"]))
+            if outcome == "epoch" and epochs[key] < 3:
+                event = {**curve([0.0] * 4)[epochs[key]], METRIC: data.draw(st.sampled_from([0.1, 0.5, 0.7]))}
+                epochs[key] += 1
+                room.ledger.event(key, event)
+                if not room.queue.heard(key, [event]):
+                    continue
+                outcome = "pruned"
+            elif outcome == "epoch":
+                outcome = "complete"
+            job = running.pop(key)
+            outcomes[key] = {"complete": "completed", "fail": "failed", "lost": "failed"}.get(outcome, outcome)
+            if outcome == "complete":
+                room.succeed(job)
+            elif outcome == "fail":
+                room.fail(job)
+            else:
+                room.queue.ended(key, lost=outcome == "lost")
+        keys = {job.key for job in jobs}
+        assert ran == Counter(keys - old)
+        expected = outcomes | dict.fromkeys(keys & old, "completed")
+        assert {key: room.ledger.record(key)["status"] for key in keys} == expected
+        assert sorted(room.told) == [(job.number, expected[job.key]) for job in jobs]
+        finished = room.witness.of("finished")
+        assert Counter(number for _, number, _, _ in finished) == Counter(job.number for job in jobs)
+        assert Counter(key for key, _, _, fresh in finished if fresh) == ran
+        assert [key for key, _ in room.witness.of("started")] == list(
+            dict.fromkeys(j.key for j in jobs if j.key in ran)
+        )
+        assert set(room.ledger.started()) == set(ran)
+        assert room.queue.running == {}
+        assert room.queue.statuses == Counter(expected[job.key] for job in jobs)
+        for key in ran:
+            found = room.ledger.record(key)
+            if found["status"] == "pruned":
+                assert [row["epoch"] for row in found["history"]] == list(range(epochs[key]))
+
+
+# --- one at a time ------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_made_only_when_asked_for(room):
+    """A proposal depends on what finished before it."""
+    made = []
+
+    def lazily():
+        for job in JOBS:
+            made.append(job.number)
+            yield job
+
+    opened = room(lazily())
+    assert made == []
+    opened.queue.next()
+    opened.queue.next()
+    assert made == [0, 1]
+
+
+def test_a_launch_is_noted_before_the_trial_is_handed_out(room):
+    opened = room()
+    spec = opened.queue.next()
+    info = opened.ledger.started()[spec.key]
+    assert {name: info[name] for name in ("phase", "name", "seed", "number")} == {
+        "phase": "search",
+        "name": JOBS[0].name,
+        "seed": 0,
+        "number": 0,
+    }
+    assert opened.ledger.record(spec.key) is None
+    assert opened.ledger.test_reads() == []
+
+
+def test_a_confirmation_is_a_read_of_the_test_set(room):
+    opened = room([JOBS[0], CONFIRM])
+    opened.queue.next()
+    opened.queue.next()
+    (read,) = opened.ledger.test_reads()
+    assert (read["key"], read["why"]) == (CONFIRM.key, "ce, seed 2000")
+
+
+def test_a_finished_confirmation_is_not_read_again(room):
+    opened = room([CONFIRM])
+    opened.ledger.write_record(CONFIRM.key, completed(CONFIRM.experiment, {}))
+    assert opened.queue.next() is None
+    assert opened.ledger.test_reads() == []
+    assert opened.witness.of("finished") == [(CONFIRM.key, None, "completed", False)]
+
+
+def test_no_word_to_followers_without_epochs(room):
+    opened = room()
+    job = opened.queue.next()
+    assert opened.queue.heard(job.key, []) is False
+    assert opened.witness.of("heard") == []
+    opened.queue.heard(job.key, curve([0.1, 0.2]))
+    assert opened.witness.of("heard") == [(job.key, [0, 1])]
+
+
+def test_only_rungs_with_the_objective_are_compared(room):
+    opened = room(objective=METRIC, reduction=2)
+    best, worse = opened.queue.next(), opened.queue.next()
+    opened.queue.heard(best.key, curve([0.9, 0.9, 0.9]))
+    assert not opened.queue.heard(worse.key, [{"epoch": 0, "time": 0}])
+    assert not opened.queue.heard(worse.key, curve([0.0] * 4)[2:])
+    assert opened.queue.heard(worse.key, curve([0.0, 0.1])[1:])
+    assert opened.queue.table == {1: {best.key: 0.9}, 2: {best.key: 0.9, worse.key: 0.1}}
+    assert opened.queue.heard(worse.key, [])  # what was decided stays decided
+
+
+def test_a_trial_that_finished_before_the_stop_arrived_is_complete(room):
+    opened = room(objective=METRIC, reduction=2)
+    best, worse = opened.queue.next(), opened.queue.next()
+    opened.queue.heard(best.key, curve([0.9]))
+    assert opened.queue.heard(worse.key, curve([0.1]))
+    opened.succeed(worse)
+    assert opened.ledger.record(worse.key)["status"] == "completed"
+
+
+def test_lost_for_good_is_a_failure_of_the_infrastructure(room):
+    opened = room()
+    for lost in (True, False):  # without a record although nothing stops: nobody may forget it
+        job = opened.queue.next()
+        opened.ledger.event(job.key, curve([0.1])[0])
+        opened.queue.ended(job.key, lost=lost)
+        found = opened.ledger.record(job.key)
+        assert (found["status"], found["error_kind"]) == ("failed", "infrastructure")
+        assert found["history"] == curve([0.1])
+        assert found["config"] == job.experiment.to_dict()
+    assert opened.told == [(0, "failed"), (1, "failed")]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_stopping_starts_nothing_and_leaves_no_record(room, lost):
+    opened = room()
+    running = opened.queue.next()
+    assert not opened.queue.stopping()
+    opened.interrupt.signal = "SIGTERM"
+    assert opened.queue.stopping()
+    opened.queue.ended(running.key, lost=lost)
+    assert opened.ledger.record(running.key) is None
+    assert opened.told == []
+    again = Room(opened.ledger.folder, JOBS)
+    assert again.queue.next().key == running.key
+
+
+def test_what_finished_while_stopping_is_kept(room):
+    opened = room()
+    running = opened.queue.next()
+    opened.interrupt.signal = "SIGINT"
+    opened.succeed(running)
+    assert opened.told == [(0, "completed")]
+
+
+def test_no_more_aliases_are_taken_once_it_stops(room):
+    def jobs():
+        yield JOBS[0]
+        while True:
+            opened.interrupt.signal = "SIGINT"
+            yield JOBS[0]
+
+    opened = room(jobs())
+    opened.queue.next()
+    assert opened.queue.next() is None
+
+
+# --- failures -----------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_failures_end_the_phase_with_the_common_cause(room):
+    opened = room()
+    jobs = [opened.queue.next() for _ in range(6)]
+    opened.fail(jobs[0], error="Traceback\n  somewhere\nRuntimeError: cuDNN")
+    opened.fail(jobs[1], error="odd")
+    opened.fail(jobs[2], error="elsewhere\nRuntimeError: cuDNN\n")
+    assert not opened.queue.stopping()  # three say nothing yet
+    opened.fail(jobs[3], error="RuntimeError: cuDNN")
+    assert opened.queue.stopping()
+    assert isinstance(opened.queue.fatal, TooManyFailuresError)
+    assert str(opened.queue.fatal) == "4 of 4 runs of the phase 'search' failed, 3 of them with: RuntimeError: cuDNN"
+
+
+@pytest.mark.parametrize(("share", "fatal"), [(0.5, False), (0.49, True), (1.0, False)])
+def test_the_share_itself_is_allowed(room, share, fatal):
+    opened = room(max_failed_share=share)
+    jobs = [opened.queue.next() for _ in range(4)]
+    for job in jobs[:2]:
+        opened.succeed(job)
+    for job in jobs[2:]:
+        opened.fail(job)
+    assert opened.queue.stopping() is fatal
+
+
+def test_successes_after_failures_do_not_end_anything(room):
+    opened = room()
+    jobs = [opened.queue.next() for _ in range(6)]
+    for job in jobs[:3]:
+        opened.fail(job)
+    for job in jobs[3:]:
+        opened.succeed(job)
+    assert not opened.queue.stopping()
+
+
+def test_pruned_is_no_failure(room):
+    opened = room(objective=METRIC, reduction=2)
+    jobs = [opened.queue.next() for _ in range(6)]
+    opened.queue.heard(jobs[0].key, curve([0.9]))
+    for worse, job in enumerate(jobs[1:]):
+        assert opened.queue.heard(job.key, curve([0.5 - 0.1 * worse]))
+        opened.queue.ended(job.key, lost=False)
+    assert opened.queue.statuses == {"pruned": 5}
+    assert not opened.queue.stopping()
+
+
+def test_a_bad_configuration_is_fatal_at_once(room):
+    opened = room()
+    opened.fail(opened.queue.next(), kind="config", error="more classes than dim + 1")
+    assert opened.queue.stopping()
+    assert str(opened.queue.fatal) == f"{JOBS[0].name} cannot run: more classes than dim + 1"
+
+
+def test_a_failure_without_a_message_is_still_a_failure(room):
+    opened = room()
+    opened.fail(opened.queue.next(), error="")
+    assert opened.queue.errors == {"no message": 1}
