@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from divfeat.config import ExperimentConfig
+from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult
 from divfeat.features import FeatureSet
 from divfeat.files import write_json
@@ -83,10 +84,18 @@ def save_features(path: Path, features: Mapping[str, FeatureSet]) -> None:
 
 
 def load_features(path: Path, split: str) -> dict[str, np.ndarray]:
-    """One split of what `save_features` wrote: `feature` float32 [N, D], `fine` and, where there is one, `coarse` int64 [N]."""
+    """One split of what `save_features` wrote: `feature` float32 [N, D], `fine` and, where there is one, `coarse` int64 [N].
+
+    Raises:
+        DataError: the file has no such split.
+    """
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, filters=[("split", "=", split)])
+    if not len(table):
+        raise DataError(
+            f"{path} holds no features of split {split!r}; a search keeps train and val, else train and test"
+        )
     columns = {name: table[name].to_numpy() for name in ("fine", "coarse") if name in table.column_names}
     rows = table["feature"].combine_chunks()
     return {"feature": rows.flatten().to_numpy().reshape(len(table), -1), **columns}

@@ -15,6 +15,7 @@ import torch
 from divfeat import provenance, record
 from divfeat.config import ExperimentConfig, build
 from divfeat.data.prepare import prepare
+from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.files import read_json, write_json
@@ -108,7 +109,8 @@ def test_features_come_back_split_by_split(tmp_path: Path) -> None:
         for name, expected in (("feature", found.after), ("fine", found.fine), ("coarse", found.coarse)):
             assert read[name].dtype == expected.numpy().dtype
             assert np.array_equal(read[name], expected.numpy())
-    assert record.load_features(tmp_path / "features.parquet", "test")["feature"].size == 0
+    with pytest.raises(DataError, match=r"features\.parquet holds no features of split 'test'"):
+        record.load_features(tmp_path / "features.parquet", "test")
 
 
 def test_features_without_coarse_labels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.summary import SCORE_NAMES, WINNER, Floats, StudySummary
 from divfeat.search.ledger import Ledger
@@ -158,7 +159,7 @@ def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     panels = [runs for runs in map(summary.confirmed_as, _panel_names(summary)) if runs is not None]
     paths: list[Path] = []
     for keys in zip(*(runs.keys for runs in panels), strict=True):
-        paths = [ledger.run_folder(str(key)) / "features.npz" for key in keys]
+        paths = [ledger.run_folder(str(key)) / "features.parquet" for key in keys]
         if all(path.is_file() for path in paths):
             break
     else:
@@ -171,12 +172,12 @@ def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         def write(path: Path, part: str = part) -> str:
             found = {}
             for runs, source in zip(panels, paths, strict=True):
-                with np.load(source) as columns:
-                    found[summary.title(runs.name)] = {
-                        "features": columns[f"{part}_after"].astype(np.float64),
-                        "coarse": columns[f"{part}_coarse"],
-                        "fine": columns[f"{part}_fine"],
-                    }
+                columns = load_features(source, part)
+                found[summary.title(runs.name)] = {
+                    "features": columns["feature"].astype(np.float64),
+                    "coarse": columns["coarse"],
+                    "fine": columns["fine"],
+                }
             return figures.feature_projection(found, path, coarse_names=names)
 
         yield f"features_{part}", f"Features of {what} images, three coarse classes (paper, figures 1 and 6)", write

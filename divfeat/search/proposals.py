@@ -188,8 +188,9 @@ class Proposals:
         return table
 
     def _rung_values(self, history: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-        rows = {int(row["epoch"]) + 1: row.get(self.metrics[0]) for row in history}
-        return {epochs: rows[epochs] for epochs in self.rungs if rows.get(epochs) is not None}
+        rows = {int(row["epoch"]) + 1: row for row in history}
+        found = {epochs: rows.get(epochs, {}).get(self.metrics[0]) for epochs in self.rungs}
+        return {epochs: value for epochs, value in found.items() if value is not None}
 
     def _trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)

@@ -227,7 +227,8 @@ def confirmation_experiments(study: StudyConfig, method: MethodConfig, record_of
         values = [value for value in (metric_of(record, metric) for record in found) if value is not None]
         if not values:
             return []
-        strengths[field] = (math.exp(float(np.median(np.log(values)))),)
+        # Six digits: the strength is part of a key, which must not hang on a machine's last bit.
+        strengths[field] = (float(f"{math.exp(float(np.median(np.log(values)))):.6g}"),)
     probe = study.probe.model_copy(update=strengths)
     return [experiment(study, method, seed, "confirm", probe=probe) for seed in confirm_seeds(study)]
 

@@ -36,9 +36,17 @@ from divfeat.tracking import Tracker, reachable
 class Made(Protocol):
     """What a report hands back: files for MLflow, the study's own metrics, one sentence."""
 
-    files: Mapping[str, Path]
-    metrics: Mapping[str, float]
-    sentence: str
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """Name -> file."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Of the study as a whole."""
+
+    @property
+    def sentence(self) -> str:
+        """The verdict."""
 
 
 Reporter = Callable[[], Made]
@@ -76,6 +84,7 @@ class Study:
         Raises:
             ConfigError, DataError: with value, place and remedy.
         """
+        self._check_protocol()
         search_space(self.config)
         data = prepare(self.config.data, "search", root=self.root)
         seed = seed_of(self.config, SEARCH_SEED)
@@ -96,6 +105,16 @@ class Study:
                     f"classes have {counts} training images; set data.boundary between those"
                 )
         return data
+
+    def _check_protocol(self) -> None:
+        settings = self.config.protocol
+        names = settings.baselines
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"protocol.baselines={list(names)}: give at least one, none twice")
+        if any(lr <= 0 for lr in settings.learning_rates):
+            raise ConfigError(f"protocol.learning_rates={list(settings.learning_rates)} must be positive")
+        if any(decay < 0 for decay in settings.weight_decays):
+            raise ConfigError(f"protocol.weight_decays={list(settings.weight_decays)} must not be negative")
 
     def _corner(self, angle: float) -> dict[str, float]:
         return dict.fromkeys(family_named(self.config.search.family).parameters, angle)

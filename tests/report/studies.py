@@ -4,9 +4,12 @@ import hashlib
 import math
 
 import numpy as np
+import torch
 
 from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, ThresholdSpec, make_configs
+from divfeat.features import FeatureSet
 from divfeat.files import write_json
+from divfeat.record import save_features
 from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
@@ -103,20 +106,17 @@ def ended(config, status, error):
 
 
 def arrays(folder, config):
-    """`correct.npz` that agrees with the score, and `features.npz`."""
+    """`correct.npz` that agrees with the score, and `features.parquet`."""
     rng = np.random.default_rng(int(config.key[:8], 16))
     correct = np.zeros(IMAGES, dtype=bool)
     correct[rng.permutation(IMAGES)[: round(share(config) * IMAGES)]] = True
     fine = np.arange(IMAGES) % 6
     np.savez_compressed(folder / "correct.npz", fine_probe=correct, accuracy=correct, fine=fine, label=fine // 2)
-    columns = {"axes": np.eye(8, 3, dtype=np.float32)}
+    sets = {}
     for part in ("train", "test"):
-        columns |= {
-            f"{part}_after": (4 * np.eye(3, 8)[fine // 2] + rng.standard_normal((IMAGES, 8))).astype(np.float16),
-            f"{part}_fine": fine,
-            f"{part}_coarse": fine // 2,
-        }
-    np.savez_compressed(folder / "features.npz", **columns)
+        after = torch.tensor(4 * np.eye(3, 8)[fine // 2] + rng.standard_normal((IMAGES, 8))).float()
+        sets[part] = FeatureSet(after, after, after[:, :3], torch.tensor(fine), torch.tensor(fine // 2))
+    save_features(folder / "features.parquet", sets)
 
 
 class Studied:
