@@ -223,6 +223,9 @@ def test_components_draw_from_their_own_streams() -> None:
     assert all(torch.equal(bare[key], states["ce"][key]) for key in bare)
     other = experiment.build(config(method={"name": "ce_etf"}, seed=1), data)[0]
     assert not torch.equal(other.head.axes, learners["ce_etf"].head.axes)
+    drawn = [name for name, _ in other.extractor.named_parameters() if name.endswith("0.weight") or "projector" in name]
+    assert len(drawn) >= 3
+    assert not any(torch.equal(other.extractor.state_dict()[name], states["ce"][name]) for name in drawn)
 
 
 # --- roles ------------------------------------------------------------------------------------------------------------------
@@ -429,6 +432,23 @@ def test_unseen_probe_against_scikit_learn(counts: list[int], seed: int) -> None
     found = unseen_probe(features, labels, 0.3, config(seed=seed))
     assert found == pytest.approx(naive_unseen(features, labels, 0.3, seed))
     assert found < 1
+
+
+@pytest.mark.parametrize("probe", [{}, {"solver": "sgd", "standardize": True}])
+def test_unseen_probe_uses_the_solver_and_the_strength_given(
+    monkeypatch: pytest.MonkeyPatch, probe: dict[str, Any]
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    real = experiment.linear_probe
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        asked.append((kwargs["solver"], kwargs["strengths"], kwargs["standardize"], args[1]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(experiment, "linear_probe", recorded)
+    labels = torch.arange(20) % 2
+    unseen_probe(torch.eye(2)[labels], labels, 0.3, config(probe=probe))
+    assert asked == [(probe.get("solver", "lbfgs"), [0.3], "standardize" in probe, None)] * 2
 
 
 def test_unseen_probe_survives_a_class_of_one() -> None:

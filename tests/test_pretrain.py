@@ -222,6 +222,11 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert first[1].history == again[1].history
 
 
+def test_an_observer_may_leave_the_network_in_evaluation_mode() -> None:
+    plain, watched = fresh(settings()), fresh(settings(), on_epoch=lambda epoch, metrics, learner: learner.eval())
+    assert same(plain[0].state_dict(), watched[0].state_dict())
+
+
 def test_the_frame_is_untouched() -> None:
     learner, built = build()
     before = copy.deepcopy(learner.head.state_dict()), copy.deepcopy(built.objective.state_dict())

@@ -7,7 +7,6 @@ Tune retries only what infrastructure broke.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import traceback
@@ -161,9 +160,3 @@ class _Relay:
         """Tell the driver what it does not know yet."""
         self.report({"key": self.spec.key, "events": self.waiting} | ({"done": True} if done else {}))
         self.waiting, self.last = [], time.monotonic()
-
-
-def quiet_worker() -> None:
-    """Settings every worker process shares: one place for thread counts and telemetry."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

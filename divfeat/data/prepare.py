@@ -6,6 +6,8 @@ The role decides: `search` gets a training and a validation part of the training
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from divfeat.config import DataConfig, digest
 from divfeat.data.images import ImageSet
 from divfeat.data.sources import load_source
 from divfeat.data.splits import holdout, index_hash, long_tail_split, stratified_subset
-from divfeat.errors import DataError
+from divfeat.errors import ConfigError, DataError
 from divfeat.seeding import stream_seed
 
 Role = Literal["search", "confirm"]
@@ -84,9 +86,11 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         DataError: missing or unreadable data, labels that do not exist, a class without a sample in a part.
     """
     full = load_source(config.source, split="train", root=root, download=config.download, image_size=config.image_size)
-    for level in (config.train_level, config.probe_level):
-        full.labels(level)
-    parts = _parts(full, config)
+    for name, level in (("train_level", config.train_level), ("probe_level", config.probe_level)):
+        with _naming(f"data.source={config.source}, data.{name}={level}"):
+            full.labels(level)
+    with _naming(f"data.source={config.source}, split by {_split_settings(config)}"):
+        parts = _parts(full, config)
     published = full.labels(config.train_level)[parts.published]
     counts = np.bincount(published, minlength=full.num_classes(config.train_level))
     if (counts == 0).any():
@@ -118,6 +122,20 @@ def _check_classes(config: DataConfig, part: str, images: ImageSet) -> None:
                 f"{level} class {images.class_names(level)[int(np.argmin(counts))]!r} of {config.source} has no "
                 f"{part} image; raise train_size, n_max or val_per_class, or lower the imbalance"
             )
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put the settings in front of an error that only knows labels."""
+    try:
+        yield
+    except (DataError, ConfigError) as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def _split_settings(config: DataConfig) -> str:
+    names = ("train_size", "imbalance", "n_max", "val_per_class", "val_fraction")
+    return ", ".join(f"data.{name}={value:g}" for name in names if (value := getattr(config, name)) is not None)
 
 
 def _parts(full: ImageSet, config: DataConfig) -> _Parts:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ class Ledger:
         """Folder of the experiment `key`."""
         return self.folder / "runs" / key
 
+    @property
+    def stages(self) -> Path:
+        """Folder of the checkpoints of running experiments."""
+        return self.folder / "stages"
+
     def start(self, key: str, info: dict[str, Any]) -> None:
         """Note that an experiment is launched; noting it again changes nothing."""
         path = self.run_folder(key) / "start.json"
@@ -125,6 +131,22 @@ class Ledger:
     def write_record(self, key: str, record: dict[str, Any]) -> None:
         """The truth about one experiment; written once."""
         write_json(self.run_folder(key) / "record.json", {"format": FORMAT, "key": key, **record})
+
+    def forgive(self, phases: Collection[str]) -> list[str]:
+        """Set aside the records of runs of `phases` that failed for a cause that may have been mended; NaN is final.
+
+        Returns:
+            Their keys; they run again.
+        """
+        keys = []
+        for key, info in self.started().items():
+            record = self.record(key)
+            if record is None or info["phase"] not in phases or not mendable(record):
+                continue
+            path = self.run_folder(key) / "record.json"
+            path.replace(path.with_name(f"failed-{int(record['finished'])}.json"))
+            keys.append(key)
+        return keys
 
     def event(self, key: str, event: dict[str, Any]) -> None:
         """Append one epoch of a running experiment."""
@@ -164,6 +186,11 @@ class Ledger:
     def test_reads(self) -> list[dict[str, Any]]:
         """Every read of the test set."""
         return read_lines(self.folder / "test_reads.jsonl")
+
+
+def mendable(record: Mapping[str, Any]) -> bool:
+    """Whether a failed run may end otherwise once its cause is mended: all but a training that diverged."""
+    return record["status"] == "failed" and record.get("error_kind") != "nan"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

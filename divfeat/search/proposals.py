@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from divfeat.config import OBJECTIVES, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
-from divfeat.search.ledger import Ledger
+from divfeat.search.ledger import Ledger, mendable
 from divfeat.seeding import stream_seed
 from divfeat.thresholds import family_named
 
@@ -113,9 +113,12 @@ class Proposals:
         )
         self.optuna.set_metric_names(list(study.search.objectives))
         self._reconcile()
+        records = (ledger.record(row["key"]) for row in ledger.proposals().values())
+        self.lost = sum(record is not None and mendable(record) for record in records)
 
     def __len__(self) -> int:
-        return len(self.ledger.proposals())
+        """Proposals that count towards `--trials`: not those an earlier session lost to a fault since mended."""
+        return len(self.ledger.proposals()) - self.lost
 
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""

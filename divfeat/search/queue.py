@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from divfeat import record as records
 from divfeat.cluster.trial import TrialSpec
+from divfeat.experiment import stage_key
 from divfeat.search.asha import decide
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job
@@ -111,6 +113,7 @@ class JobQueue:
         if found is None:
             if key in self.pruned:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
+                shutil.rmtree(self.ledger.stages / stage_key(jobs[0].experiment), ignore_errors=True)
             elif self.stopping():
                 return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
             else:

@@ -181,6 +181,7 @@ class _Session:
         study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
         self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
+        self.ledger.forgive(set(self.progress.plan) - {"search"})  # a lost proposal is replaced by a new one
         self.following.reconcile()
         status = "stopped"
         try:
@@ -385,12 +386,11 @@ class _Session:
         self.progress.failed.setdefault(phase, 0)
 
     def _spec(self, job: Job) -> TrialSpec:
-        folder = self.study.folder.resolve()
         return TrialSpec(
             key=job.key,
             experiment=job.experiment.to_dict(),
-            folder=str(folder / "runs" / job.key),
-            stages=str(folder / "stages"),
+            folder=str(self.ledger.run_folder(job.key).resolve()),
+            stages=str(self.ledger.stages.resolve()),
             rungs=job.rungs,
             keep=job.phase in _KEPT,
             workers=self.study.execution.workers_per_trial,
