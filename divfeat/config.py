@@ -196,7 +196,7 @@ class ExperimentConfig(_Frozen):
     @property
     def key(self) -> str:
         """16 hexadecimal digits: two experiments with the same key are the same experiment."""
-        return digest(self.to_dict())
+        return digest(deciding(self.to_dict()))
 
 
 class AshaConfig(_Frozen):
@@ -274,7 +274,7 @@ class StudyConfig(_Frozen):
     @property
     def identity(self) -> str:
         """16 hexadecimal digits over every field but the preset's name."""
-        return digest({name: value for name, value in self.to_dict().items() if name != "preset"})
+        return digest({name: value for name, value in deciding(self.to_dict()).items() if name != "preset"})
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
@@ -306,6 +306,12 @@ class ExecutionConfig(_Frozen):
 
 
 # --- hashing ----------------------------------------------------------------------------------------------------------
+
+
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` without what decides no result: whether a missing data set may be downloaded."""
+    data = {name: value for name, value in settings["data"].items() if name != "download"}
+    return {**settings, "data": data}
 
 
 def digest(value: Any) -> str:

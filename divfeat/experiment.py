@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from divfeat.config import ExperimentConfig, digest
+from divfeat.config import ExperimentConfig
 from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError
@@ -71,7 +71,7 @@ class ExperimentResult:
 
 def stage_key(config: ExperimentConfig) -> str:
     """Hash of what decides the pretraining alone: experiments that differ in their probe share the checkpoint."""
-    return digest(config.model_copy(update={"probe": type(config.probe)()}).to_dict())
+    return config.model_copy(update={"probe": type(config.probe)()}).key
 
 
 def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltMethod]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from divfeat.config import TrainConfig
 from divfeat.data.augment import Augment
-from divfeat.data.batches import Batches
+from divfeat.data.batches import BatchStream
 from divfeat.errors import DataError, NonFiniteError
 from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
@@ -89,7 +89,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 def train(
     learner: Learner,
     objective: Objective,
-    batches: Batches,
+    batches: BatchStream,
     config: TrainConfig,
     *,
     seed: int,
@@ -98,7 +98,6 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
     on_epoch: EpochCallback | None = None,
-    stop_after: tuple[int, int] | None = None,
 ) -> TrainResult:
     """Train `learner` for `config.epochs` epochs, or what is left of them after the checkpoint.
 
@@ -110,10 +109,10 @@ def train(
         seed: Of the augmentation.
         tau_plus: [K] radians, for the share of samples inside their cone.
         axes: [D, K] class axes for the cosines of figure 3; None reads the head's learned weights.
-        checkpoint: File written by rank 0 at most every `checkpoint_seconds` and after the last epoch; read if present.
-        checkpoint_seconds: Seconds between two checkpoints; 0 writes after every epoch.
+        checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
+        checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 on an
+            accelerator); one is always written after the last epoch.
         on_epoch: Called on every rank after each epoch with (epoch, metrics, learner).
-        stop_after: (epoch, step): write a checkpoint after that step and return (the preemption of a running epoch).
 
     Returns:
         TrainResult; history covers the epochs before the resume too.
@@ -156,6 +155,7 @@ def train(
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     started = last_save = time.monotonic()
 
+    unfinished = state.epoch < config.epochs
     while state.epoch < config.epochs:
         epoch = state.epoch
         learner.train()
@@ -183,23 +183,19 @@ def train(
             result.images += batch.global_size
             if device.type == "cpu" or state.step % _CHECK_EVERY_STEPS == 0:
                 _check_finite(losses, epoch, state.step)
-            if stop_after is not None and (epoch, state.step) == stop_after:
-                state.sums = _all_reduced(sums, world)
-                if checkpoint is not None and rank == 0:
-                    state.save(checkpoint)
-                result.seconds = time.monotonic() - started
-                return result
+                if checkpoint is not None and _agreed(
+                    time.monotonic() - last_save >= checkpoint_seconds, world, device
+                ):
+                    state.save(checkpoint, _all_reduced(sums, world), rank)
+                    last_save = time.monotonic()
         metrics = _epoch_metrics(_all_reduced(sums, world), epoch)
         metrics["train/lr"] = optimizer.param_groups[0]["lr"]
         state.finish_epoch(metrics)
         result.history.append(metrics)
         if on_epoch is not None:
             on_epoch(epoch, metrics, learner)
-        now = time.monotonic()
-        due = now - last_save >= checkpoint_seconds or state.epoch == config.epochs
-        if checkpoint is not None and rank == 0 and due:
-            state.save(checkpoint)
-            last_save = now
+    if checkpoint is not None and unfinished:
+        state.save(checkpoint, {}, rank)
     result.seconds = time.monotonic() - started
     return result
 
@@ -222,8 +218,10 @@ class _State:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.history.append(metrics)
 
-    def save(self, path: Path) -> None:
-        """Write atomically: a kill leaves the old checkpoint or the new one."""
+    def save(self, path: Path, sums: dict[str, Tensor], rank: int) -> None:
+        """Write atomically on rank 0: a kill leaves the old checkpoint or the new one. `sums` are those of all ranks."""
+        if rank != 0:
+            return
         payload = {
             "guard": self.guard,
             "learner": self.learner.state_dict(),
@@ -231,7 +229,7 @@ class _State:
             "epoch": self.epoch,
             "step": self.step,
             "history": self.history,
-            "sums": self.sums,
+            "sums": sums,
             "rng": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
@@ -292,6 +290,15 @@ def _accumulate(
         "norm": features.norm(dim=-1).double().sum(),
     }
     return {name: value + sums[name] if name in sums else value for name, value in batch.items()}
+
+
+def _agreed(due: bool, world: int, device: torch.device) -> bool:
+    """Rank 0's answer on every rank, since clocks differ and what follows is collective."""
+    if world == 1:
+        return due
+    flag = torch.tensor([due], dtype=torch.uint8, device=device)
+    dist.broadcast(flag, 0)
+    return bool(flag)
 
 
 def _all_reduced(sums: dict[str, Tensor], world: int) -> dict[str, Tensor]:

@@ -450,8 +450,10 @@ def read(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-STUDY_FIELDS = [path for path in leaves(study()) if path != ("preset",)]
-EXPERIMENT_FIELDS = leaves(experiment())
+#: Decides no result: the images' content hash does.
+DOWNLOAD = ("data", "download")
+STUDY_FIELDS = [path for path in leaves(study()) if path not in (("preset",), DOWNLOAD)]
+EXPERIMENT_FIELDS = [path for path in leaves(experiment()) if path != DOWNLOAD]
 
 
 def hashes_of_a_change(made: Any, path: tuple[str, ...]) -> tuple[Any, Any]:
@@ -474,6 +476,13 @@ def test_every_field_of_a_study_is_part_of_its_identity(path: tuple[str, ...]) -
 def test_every_field_of_an_experiment_is_part_of_its_key(path: tuple[str, ...]) -> None:
     before, after = hashes_of_a_change(experiment(), path)
     assert before.key != after.key
+
+
+def test_leave_to_download_is_no_part_of_either() -> None:
+    before, after = hashes_of_a_change(study(), DOWNLOAD)
+    assert before.identity == after.identity
+    before, after = hashes_of_a_change(experiment(), DOWNLOAD)
+    assert before.key == after.key
 
 
 def test_all_sections_are_covered_by_the_fields_above() -> None:

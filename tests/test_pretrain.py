@@ -23,6 +23,7 @@ from divfeat.methods import BuiltMethod, build_method
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, TrainResult, learning_rate, train
 from divfeat.thresholds import ThresholdContext
+from tests.interruption import Cut, Killed
 
 CLASSES, N, BATCH = 4, 86, 24  # 4 steps of 22, 22, 21 and 21 images
 STEPS = 4
@@ -61,7 +62,7 @@ def fit(learner: Learner, built: BuiltMethod, config: TrainConfig, **options: An
     return train(
         learner,
         built.objective,
-        options.pop("batches", None) or batches(),
+        Cut(batches(), options.pop("cut")) if "cut" in options else options.pop("batches", None) or batches(),
         config,
         seed=PRETRAIN_SEED,
         tau_plus=built.tau_plus,
@@ -335,22 +336,16 @@ def test_a_learning_rate_that_diverges_is_told() -> None:
 # --- resume ---------------------------------------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    pass
-
-
-def interrupted(config: TrainConfig, checkpoint: Path, at: tuple[int, int] | int) -> None:
-    """Train until a preemption in the middle of an epoch (epoch, step), or a kill after so many epochs."""
+def interrupted(config: TrainConfig, checkpoint: Path, at: tuple[int, int] | int, **options: Any) -> None:
+    """Train until a kill in the middle of an epoch (epoch, step), or before an epoch's end is told to anybody."""
 
     def kill(epoch: int, metrics: Mapping[str, float], learner: Learner) -> None:
         if epoch == at:
             raise Killed
 
-    if isinstance(at, tuple):
-        fresh(config, checkpoint=checkpoint, checkpoint_seconds=1e9, stop_after=at)
-    else:
-        with pytest.raises(Killed):
-            fresh(config, checkpoint=checkpoint, checkpoint_seconds=0, on_epoch=kill)
+    how: dict[str, Any] = {"cut": at, **options} if isinstance(at, tuple) else {"on_epoch": kill}
+    with pytest.raises(Killed):
+        fresh(config, checkpoint=checkpoint, checkpoint_seconds=0, **how)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -363,14 +358,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     interrupted(config, tmp_path / "part.pt", at)
     learner, built = build(seed=99)  # other weights: all of the state has to come from the checkpoint
     result = fit(learner, built, config, checkpoint=tmp_path / "part.pt")
-    assert result.resumed_at == (at if isinstance(at, tuple) else (at, 0))
+    assert result.resumed_at == (at if isinstance(at, tuple) else (at, STEPS))
     assert same(whole.state_dict(), learner.state_dict())
     assert result.history == whole_result.history
     saved, expected = (torch.load(tmp_path / name, weights_only=True) for name in ("part.pt", "whole.pt"))
     assert len(expected["optimizer"]["state"]) == len(list(whole.parameters()))
     assert same(saved["optimizer"], expected["optimizer"])
     assert (saved["epoch"], saved["step"]) == (3, 0)
-    done = at[0] * N + {1: 22, 2: 44, 3: 65, 4: 86}[at[1]] if isinstance(at, tuple) else at * N
+    done = at[0] * N + {1: 22, 2: 44, 3: 65, 4: 86}[at[1]] if isinstance(at, tuple) else (at + 1) * N
     assert result.images == 3 * N - done
 
 
@@ -384,7 +379,7 @@ def test_several_interruptions_and_what_observers_added(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     whole, _ = fresh(settings(), on_epoch=observe)
     for stop in ((0, 3), (1, 1), (1, 3), (2, 4)):
-        fresh(settings(), checkpoint=path, stop_after=stop, on_epoch=observe)
+        interrupted(settings(), path, stop, on_epoch=observe)
     learner, result = fresh(settings(), checkpoint=path, on_epoch=observe)
     assert same(whole.state_dict(), learner.state_dict())
     assert [row["seen"] for row in result.history] == [0.0, 1.0, 2.0]
@@ -399,12 +394,19 @@ def test_a_finished_run_is_read_back_without_training(tmp_path: Path) -> None:
 
 
 def test_checkpoints_come_by_the_clock_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[int] = []
+    saved: list[tuple[int, int]] = []
     real = pretrain._State.save
-    monkeypatch.setattr(pretrain._State, "save", lambda state, path: (saved.append(state.epoch), real(state, path))[1])
+
+    def save(state: Any, *args: Any) -> None:
+        saved.append((state.epoch, state.step))
+        real(state, *args)
+
+    monkeypatch.setattr(pretrain._State, "save", save)
     fresh(settings(), checkpoint=tmp_path / "a.pt", checkpoint_seconds=0)
+    assert saved == [(epoch, step) for epoch in range(3) for step in range(1, STEPS + 1)] + [(3, 0)]
+    saved.clear()
     fresh(settings(), checkpoint=tmp_path / "b.pt", checkpoint_seconds=1e9)
-    assert saved == [1, 2, 3, 3]
+    assert saved == [(3, 0)]
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.06}, {"epochs": 4}, {"augment": "none"}, {"precision": "bfloat16"}])
@@ -438,7 +440,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(
     owner = pretrain.torch if where == "save" else pretrain.os
     monkeypatch.setattr(owner, where, killed)
     with pytest.raises(Killed):
-        fresh(settings(), checkpoint=path, stop_after=(1, 1))
+        fresh(settings(), checkpoint=path, checkpoint_seconds=0)
     monkeypatch.undo()
     assert path.read_bytes() == before
     learner, result = fresh(settings(), checkpoint=path)

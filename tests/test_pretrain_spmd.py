@@ -20,6 +20,7 @@ from divfeat.methods import build_method
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, train
 from divfeat.thresholds import ThresholdContext
+from tests.interruption import Cut, Killed
 
 WORLD = 2
 #: Only the order of additions differs between world sizes. float64 shows that nothing else does; in float32 the same
@@ -50,7 +51,9 @@ def whole_digits() -> ImageSet:
     return load_source("digits", split="train")
 
 
-def fit(name: str, dtype: torch.dtype, images: ImageSet, **options: Any) -> tuple[Learner, list[dict[str, float]]]:
+def fit(
+    name: str, dtype: torch.dtype, images: ImageSet, cut: tuple[int, int] | None = None, **options: Any
+) -> tuple[Learner, list[dict[str, float]]]:
     """Train one case on however many ranks there are."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -59,7 +62,9 @@ def fit(name: str, dtype: torch.dtype, images: ImageSet, **options: Any) -> tupl
     context = ThresholdContext(torch.as_tensor(np.bincount(images.fine)))
     built = build_method(method, 16, context, seed=1)
     learner = Learner(extractor, built.head).to(dtype)
-    batches = Batches(images.images, images.fine, batch_size=41, seed=2, rank=rank, world=world)
+    batches: Any = Batches(images.images, images.fine, batch_size=41, seed=2, rank=rank, world=world)
+    if cut is not None:
+        batches = Cut(batches, cut)
     result = train(
         learner,
         built.objective,
@@ -103,7 +108,8 @@ def worker(rank: int, folder: str) -> None:
                 results[name, dtype] = {"state": learner.state_dict(), "history": history}
         # A preemption in the middle of an epoch, then a resume, both on two ranks.
         path = Path(folder) / "resume.pt"
-        fit("paper", torch.float32, images, checkpoint=path, stop_after=(1, 2))
+        with pytest.raises(Killed):
+            fit("paper", torch.float32, images, checkpoint=path, checkpoint_seconds=0, cut=(1, 2))
         dist.barrier()
         learner, history = fit("paper", torch.float32, images, checkpoint=path)
         results["resumed"] = {"state": learner.state_dict(), "history": history}

@@ -167,7 +167,8 @@ def _connect(address: str | None, *, spanning: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     try:
         if address is None:
-            ray.init(include_dashboard=spanning, **settings)
+            # "local": without it Ray would join any cluster that runs on this machine.
+            ray.init(address="local", include_dashboard=spanning, **settings)
         else:
             ray.init(address=address, runtime_env={"env_vars": variables}, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -21,6 +21,7 @@ class Interrupt:
     def __init__(self, time_budget: float | None = None) -> None:
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
         self.signal: str | None = None
+        self._installed = False
 
     @property
     def reason(self) -> str | None:
@@ -33,6 +34,12 @@ class Interrupt:
         """Take over SIGINT and SIGTERM of this process."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        self._installed = True
+
+    def renew(self) -> None:
+        """Take the signals over again where they had been: starting Ray puts a handler of its own on SIGTERM."""
+        if self._installed:
+            self.install()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

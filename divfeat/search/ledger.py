@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from divfeat.config import StudyConfig
+from divfeat.config import StudyConfig, deciding
 from divfeat.errors import ConfigError
 from divfeat.files import append_line, read_json, read_lines, write_json
 
@@ -57,7 +57,7 @@ class Ledger:
                 f"{self.folder} was written in format {found.get('format')}, this is {FORMAT}; use another --name"
             )
         if found["identity"] != study.identity:
-            lines = "\n".join(differences(found["config"], study.to_dict()))
+            lines = "\n".join(differences(deciding(found["config"]), deciding(study.to_dict())))
             raise ConfigError(
                 f"the name {self.folder.name!r} is taken by a study with other settings:\n{lines}\n"
                 "choose another --name, or repeat the settings of that study to resume it"

@@ -150,6 +150,7 @@ class Study:
                 storage=self.folder.resolve(),
                 max_concurrent=self.execution.max_concurrent,
             )
+            self.interrupt.renew()
         try:
             ledger.open(self.config)
             tracker = Tracker.open(self.folder.resolve(), self.name, self.execution.tracking_uri)
