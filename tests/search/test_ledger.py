@@ -225,3 +225,22 @@ def test_proposals_come_back_by_number_and_phases_by_name(ledger):
     assert ledger.phase("winner") is None
     ledger.write_phase("winner", {"name": "ce_etf"})
     assert ledger.phase("winner") == {"name": "ce_etf"}
+
+
+def test_a_mended_cause_is_tried_again_and_a_divergence_is_not(ledger):
+    study = make_study()
+    ledger.open(study)
+    causes = {"nan": False, "error": True, "memory": True, "config": True, "infrastructure": True}
+    jobs = {cause: search_job(study, 0.1 + 0.1 * index) for index, cause in enumerate(causes)}
+    for cause, job in jobs.items():
+        ledger.start(job.key, {"phase": "select", "name": job.name, "seed": 0, "number": None})
+        ledger.write_record(job.key, records.ended("failed", job.experiment, "why", cause, []))
+    other = search_job(study, 0.9)
+    ledger.start(other.key, {"phase": "search", "name": other.name, "seed": 0, "number": 0})
+    ledger.write_record(other.key, records.ended("failed", other.experiment, "why", "error", []))
+    assert set(ledger.forgive({"select"})) == {jobs[cause].key for cause, again in causes.items() if again}
+    for cause, job in jobs.items():
+        assert (ledger.record(job.key) is None) == causes[cause]
+    assert ledger.record(other.key) is not None  # its proposal is replaced instead
+    assert len(list(ledger.run_folder(jobs["error"].key).glob("failed-*.json"))) == 1  # nothing is lost
+    assert ledger.forgive({"select"}) == []
