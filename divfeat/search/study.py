@@ -30,7 +30,8 @@ from divfeat.search.proposals import Proposals, search_space, storage_url
 from divfeat.search.queue import JobQueue
 from divfeat.statistics import noise_floor
 from divfeat.thresholds import family_named
-from divfeat.tracking import Tracker, reachable
+from divfeat.tracking import Tracker
+from divfeat.tracking.store import reachable
 
 
 class Made(Protocol):

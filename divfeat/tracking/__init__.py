@@ -8,7 +8,6 @@ import os
 if "DO_NOT_TRACK" not in os.environ:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from divfeat.tracking.store import reachable
 from divfeat.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "reachable"]
+__all__ = ["Tracker"]
