@@ -183,7 +183,8 @@ class _Session:
         study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
         self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
-        self.ledger.forgive(set(self.progress.plan) - {"search"})  # a lost proposal is replaced by a new one
+        if self.executor is not None:
+            self.ledger.forgive(set(self.progress.plan) - {"search"})  # a lost proposal is replaced by a new one
         self.following.reconcile()
         status = "stopped"
         try:
