@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -202,6 +203,15 @@ def test_coarse_labels_that_do_not_exist(storage, pictures, capsys):
     text = capsys.readouterr().err
     assert "no coarse labels" in text
     assert "use level 'fine'" in text
+    assert list(storage.iterdir()) == []
+
+
+def test_a_test_split_that_does_not_exist_is_told_before_the_search(storage, pictures, capsys):
+    shutil.rmtree(pictures / "test")
+    settings = [f"data.source=folder:{pictures}", "data.train_level=fine", "data.val_per_class=2"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["--storage-path", str(storage), *words]) == 1
+    assert f"{pictures} has none of the folders test, validation, val to test on" in capsys.readouterr().err
     assert list(storage.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from divfeat.cluster.executor import RayExecutor
 from divfeat.cluster.trial import TrialSpec
 from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig
 from divfeat.data.prepare import PreparedData, prepare
+from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.files import read_json, write_json
@@ -87,7 +88,9 @@ class Study:
         """
         self._check_protocol()
         search_space(self.config)
-        data = prepare(self.config.data, "search", root=self.root)
+        source = self.config.data
+        data = prepare(source, "search", root=self.root)
+        find_source(source.source, split="test", root=self.root, download=source.download)  # not after the search
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:
             build(experiment(self.config, baseline(name, self.config), seed), data)

@@ -6,20 +6,33 @@ import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from divfeat.data.images import ImageSet
 from divfeat.data.sources import digits, folder, parquet, torchvision_sets
 from divfeat.data.sources.request import Request, SplitName
 from divfeat.errors import DataError
 
-__all__ = ["SOURCES", "Request", "SplitName", "load_source"]
+__all__ = ["SOURCES", "Request", "Source", "SplitName", "find_source", "load_source"]
 
-SOURCES: dict[str, Callable[[Request], ImageSet]] = {
-    "digits": digits.load,
-    "torchvision": torchvision_sets.load,
-    "parquet": parquet.load,
-    "folder": folder.load,
+
+class Source(NamedTuple):
+    """How one kind of source is read.
+
+    Attributes:
+        load: gives the images of a split.
+        find: raises :class:`DataError` where a split is not there; opens no image, uses no label.
+    """
+
+    load: Callable[[Request], ImageSet]
+    find: Callable[[Request], object]
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(digits.load, digits.find),
+    "torchvision": Source(torchvision_sets.load, torchvision_sets.find),
+    "parquet": Source(parquet.load, parquet.find),
+    "folder": Source(folder.load, folder.find),
 }
 
 
@@ -47,6 +60,38 @@ def load_source(
     Raises:
         DataError: an unknown source, missing or unreadable data; the message names the place and the remedy.
     """
+    source, request = _understand(
+        spec,
+        split,
+        root,
+        download,
+        image_size,
+        image_column=image_column,
+        fine_column=fine_column,
+        coarse_column=coarse_column,
+    )
+    return source.load(request)
+
+
+def find_source(spec: str, *, split: SplitName, root: Path | None = None, download: bool = False) -> None:
+    """Make sure that a split is there, without opening an image or using a label.
+
+    Args:
+        spec: as :func:`load_source` takes it.
+        split: ``train`` or ``test``.
+        root: folder of local data sets; None takes the environment variable DIVFEAT_DATA.
+        download: let torchvision fetch what is missing.
+
+    Raises:
+        DataError: an unknown source, or no such split; the message names the place and the remedy.
+    """
+    source, request = _understand(spec, split, root, download)
+    source.find(request)
+
+
+def _understand(
+    spec: str, split: SplitName, root: Path | None, download: bool, image_size: int | None = None, **columns: str | None
+) -> tuple[Source, Request]:
     name, _, argument = spec.partition(":")
     if name not in SOURCES:
         close = difflib.get_close_matches(name, SOURCES, n=1)
@@ -56,7 +101,6 @@ def load_source(
         )
     if split not in get_args(SplitName):
         raise DataError(f"unknown split {split!r} of {spec!r}: use one of {', '.join(get_args(SplitName))}")
-    columns = {"image_column": image_column, "fine_column": fine_column, "coarse_column": coarse_column}
     given = [f"{key}={value!r}" for key, value in columns.items() if value is not None]
     if given and name != "parquet":
         raise DataError(
@@ -64,4 +108,4 @@ def load_source(
         )
     if root is None and os.environ.get("DIVFEAT_DATA"):
         root = Path(os.environ["DIVFEAT_DATA"])
-    return SOURCES[name](Request(spec, argument, split, root, download, image_size, **columns))
+    return SOURCES[name], Request(spec, argument, split, root, download, image_size, **columns)

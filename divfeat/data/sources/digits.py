@@ -24,8 +24,7 @@ def load(request: Request) -> ImageSet:
     """
     from sklearn.datasets import load_digits
 
-    if request.argument:
-        raise DataError(f"unknown data source {request.spec!r}: 'digits' takes nothing after its name")
+    find(request)
     pixels, fine = load_digits(return_X_y=True)
     fine = fine.astype(np.int64)
     split = holdout(fine, fraction=_TEST_FRACTION, seed=_TEST_SEED)
@@ -39,3 +38,13 @@ def load(request: Request) -> ImageSet:
         tuple(str(digit) for digit in range(10)),
         tuple(f"{digit}-{digit + 1}" for digit in range(0, 10, 2)),
     )
+
+
+def find(request: Request) -> None:
+    """Both splits come with scikit-learn.
+
+    Raises:
+        DataError: something stands behind the colon.
+    """
+    if request.argument:
+        raise DataError(f"unknown data source {request.spec!r}: 'digits' takes nothing after its name")

@@ -21,27 +21,11 @@ def load(request: Request) -> ImageSet:
     Fine folders of one name under two coarse ones are told apart as ``coarse/fine``.
 
     Raises:
-        DataError: a missing folder, no class or a class without images, mixed depths, a test class that training does
-            not know, or what :func:`divfeat.data.decode.decode_images` raises.
+        DataError: what :func:`find` and :func:`divfeat.data.decode.decode_images` raise.
     """
     from PIL import Image
 
-    base = next((path for path in request.candidates() if path.is_dir()), None)
-    if base is None:
-        raise request.missing("folder")
-    train = base / "train"
-    if not train.is_dir():
-        raise DataError(f"{request.spec!r}: {base} has no folder 'train': arrange it as train/<class>/<image>")
-    known = _classes(train)
-    folders = known
-    if request.split == "test":
-        test = next((base / name for name in _TEST_NAMES if (base / name).is_dir()), None)
-        if test is None:
-            raise DataError(f"{request.spec!r}: {base} has none of the folders {', '.join(_TEST_NAMES)} to test on")
-        folders = _classes(test)
-        unknown = sorted("/".join(key) for key in folders.keys() - known.keys())
-        if unknown:
-            raise DataError(f"{test} has classes that {train} lacks: {', '.join(unknown[:5])}: rename or remove them")
+    known, folders = find(request)
     keys = sorted(known)
     fine_only = [key[-1] for key in keys]
     fine_names = tuple(fine_only if len(set(fine_only)) == len(keys) else ("/".join(key) for key in keys))
@@ -62,9 +46,38 @@ def load(request: Request) -> ImageSet:
     return ImageSet(images, labels, parents[labels], fine_names, coarse_names)
 
 
-def _classes(split: Path) -> dict[tuple[str, ...], Path]:
+Classes = dict[tuple[str, ...], Path]
+
+
+def find(request: Request) -> tuple[Classes, Classes]:
+    """Class folders of ``train`` and of the requested split, by (class,) or (coarse, fine).
+
+    Raises:
+        DataError: a missing folder, no class or a class without images, mixed depths, or a test class that training does
+            not know.
+    """
+    base = next((path for path in request.candidates() if path.is_dir()), None)
+    if base is None:
+        raise request.missing("folder")
+    train = base / "train"
+    if not train.is_dir():
+        raise DataError(f"{request.spec!r}: {base} has no folder 'train': arrange it as train/<class>/<image>")
+    known = _classes(train)
+    if request.split == "train":
+        return known, known
+    test = next((base / name for name in _TEST_NAMES if (base / name).is_dir()), None)
+    if test is None:
+        raise DataError(f"{request.spec!r}: {base} has none of the folders {', '.join(_TEST_NAMES)} to test on")
+    folders = _classes(test)
+    unknown = sorted("/".join(key) for key in folders.keys() - known.keys())
+    if unknown:
+        raise DataError(f"{test} has classes that {train} lacks: {', '.join(unknown[:5])}: rename or remove them")
+    return known, folders
+
+
+def _classes(split: Path) -> Classes:
     """Folders that hold images, by (class,) or (coarse, fine)."""
-    found: dict[tuple[str, ...], Path] = {}
+    found: Classes = {}
     for folder in _folders(split):
         inner = _folders(folder)
         for leaf in inner or [folder]:

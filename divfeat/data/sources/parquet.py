@@ -41,7 +41,7 @@ def load(request: Request) -> ImageSet:
     import pyarrow.compute as pc
     from PIL import Image
 
-    shards = _by_split(request, _files(request))
+    shards = find(request)
     files = shards[request.split]
     columns = _columns(files[0], _schema(files[0]), request)
     tables = [_read(file, columns) for file in files]
@@ -74,6 +74,15 @@ def load(request: Request) -> ImageSet:
 
     images = decode_images(int(starts[-1]), open_image, where, image_size=request.image_size)
     return ImageSet(images, labels["fine"], labels.get("coarse"), names["fine"], names.get("coarse"))
+
+
+def find(request: Request) -> dict[str, list[Path]]:
+    """Shards of ``train`` and ``test``, by their names alone.
+
+    Raises:
+        DataError: no such path, no shard of the requested split, or one missing.
+    """
+    return _by_split(request, _files(request))
 
 
 def _files(request: Request) -> list[Path]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,30 @@ def load(request: Request) -> ImageSet:
         DataError: an unknown name, no folder, data that is not there, or images of different sizes without
             ``image_size``.
     """
-    from torchvision import datasets
+    entry = _entry(request)
+    parts = [_part(request, entry, arguments) for arguments in getattr(entry, request.split)]
+    names = parts[0].fine_names
+    if len(parts) == 1:
+        return parts[0]
+    images = np.concatenate([part.images for part in parts])
+    return ImageSet(images, np.concatenate([part.fine for part in parts]), None, names, None)
 
+
+def find(request: Request) -> None:
+    """Make sure that the files of the split are there; those of one archive were seen whole with the training split.
+
+    Raises:
+        DataError: an unknown name, no folder, or data that is not there.
+    """
+    entry = _entry(request)
+    if entry.train == _BOOLEAN.train:  # its constructor reads every image, and checks both splits when it reads one
+        return
+    for arguments in getattr(entry, request.split):
+        with _told_missing(request):
+            _dataset(request, arguments)
+
+
+def _entry(request: Request) -> _Set:
     name = request.argument
     if name not in TORCHVISION_SETS:
         close = difflib.get_close_matches(name, TORCHVISION_SETS, n=1, cutoff=0.5)
@@ -91,28 +114,35 @@ def load(request: Request) -> ImageSet:
             f"{request.spec!r}: the folder {request.root} does not exist: correct DIVFEAT_DATA or root, or allow "
             "download"
         )
-    entry, cls = TORCHVISION_SETS[name], getattr(datasets, name)
-    parts = [_part(request, cls, entry, arguments) for arguments in getattr(entry, request.split)]
-    names = parts[0].fine_names
-    if len(parts) == 1:
-        return parts[0]
-    images = np.concatenate([part.images for part in parts])
-    return ImageSet(images, np.concatenate([part.fine for part in parts]), None, names, None)
+    return TORCHVISION_SETS[name]
 
 
-def _part(request: Request, cls: Any, entry: _Set, arguments: dict[str, Any]) -> ImageSet:
-    def build(**extra: Any) -> Any:
-        # Some classes (ImageNet) cannot download and know no such argument.
-        allowed = {"download": request.download} if "download" in inspect.signature(cls).parameters else {}
-        return cls(root=str(request.root), **arguments, **allowed, **extra)
+def _dataset(request: Request, arguments: dict[str, Any], **extra: Any) -> Any:
+    from torchvision import datasets
 
+    cls = getattr(datasets, request.argument)
+    # Some classes (ImageNet) cannot download and know no such argument.
+    allowed = {"download": request.download} if "download" in inspect.signature(cls).parameters else {}
+    return cls(root=str(request.root), **arguments, **allowed, **extra)
+
+
+@contextmanager
+def _told_missing(request: Request) -> Iterator[None]:
     try:
-        dataset = build()
-        names = _names(dataset)
-        coarse, coarse_names = entry.coarse(dataset, names, build) if entry.coarse else (None, None)
+        yield
     except (RuntimeError, OSError) as error:
         remedy = "put it there" if request.download else "put it there, or allow download"
         raise DataError(f"{request.spec!r} was not found whole in {request.root} ({error}): {remedy}") from error
+
+
+def _part(request: Request, entry: _Set, arguments: dict[str, Any]) -> ImageSet:
+    def build(**extra: Any) -> Any:
+        return _dataset(request, arguments, **extra)
+
+    with _told_missing(request):
+        dataset = build()
+        names = _names(dataset)
+        coarse, coarse_names = entry.coarse(dataset, names, build) if entry.coarse else (None, None)
     images = getattr(dataset, "data", None)
     if images is None:
 
