@@ -118,7 +118,7 @@ def configure(flags: argparse.Namespace) -> tuple[StudyConfig, ExecutionConfig, 
     Raises:
         ConfigError: anything unknown or invalid.
     """
-    from divfeat.config import load_file, make_configs, merge, parse_assignments
+    from divfeat.settings import load_file, make_configs, merge, parse_assignments
 
     direct: dict[str, Any] = {} if flags.seed is None else {"seed": flags.seed}
     names = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DivfeatError(Exception):
     """Base of the errors that end a command with exit code 1 and one clear message."""
@@ -17,3 +20,11 @@ class DataError(DivfeatError, ValueError):
 
 class NonFiniteError(DivfeatError, ArithmeticError):
     """A loss or a gradient became NaN or infinite: the run fails, the study goes on."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Message for a name that is not among `known`, with the closest one."""
+    known = list(known)
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+    hint = f" Did you mean {(prefix + '.' if prefix else '') + close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}"

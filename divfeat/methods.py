@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from divfeat.config import MethodConfig, unknown
-from divfeat.errors import ConfigError
+from divfeat.config import MethodConfig
+from divfeat.errors import ConfigError, unknown
 from divfeat.frames import simplex_etf
 from divfeat.losses import ConeGate, Hinge, Objective, theorem_tau_minus
 from divfeat.models import FrameHead, Head, LinearHead

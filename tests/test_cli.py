@@ -18,8 +18,9 @@ from PIL import Image
 
 from divfeat import cli
 from divfeat.cli import SMOKE, configure, main, parser
-from divfeat.config import StudyConfig, make_configs, preset_names
+from divfeat.config import StudyConfig
 from divfeat.search.ledger import Ledger
+from divfeat.settings import make_configs, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

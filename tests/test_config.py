@@ -25,15 +25,9 @@ from divfeat.config import (
     ThresholdSpec,
     build,
     digest,
-    load_file,
-    load_preset,
-    make_configs,
-    merge,
-    parse_assignments,
-    preset_names,
-    unknown,
 )
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, unknown
+from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
 
 STUDY: dict[str, Any] = {
     "data": {"source": "digits", "val_per_class": 20},

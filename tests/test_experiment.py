@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from divfeat import experiment
-from divfeat.config import OBJECTIVES, ExperimentConfig, build, merge
+from divfeat.config import OBJECTIVES, ExperimentConfig, build
 from divfeat.data import prepare as prepare_module
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, DataError, NonFiniteError
@@ -22,6 +22,7 @@ from divfeat.features import FeatureSet
 from divfeat.losses import RELEASES
 from divfeat.methods import METHODS
 from divfeat.seeding import stream_seed
+from divfeat.settings import merge
 
 BASE: dict[str, Any] = {
     "data": {"source": "digits", "train_level": "coarse", "train_size": 250, "val_per_class": 8, "boundary": 49},
@@ -311,7 +312,7 @@ def test_data_of_another_role_or_configuration_are_refused() -> None:
         ({"method": {"name": "hinge"}}, ConfigError, "unknown method"),
         ({"method": {"thresholds": {"family": "major_minor", "angles": {"tau_major": 0, "tau_minor": 1}}},
           "data": {"boundary": 5}}, ConfigError, "no class is minor"),
-        ({"data": {"source": "digit"}}, DataError, "did you mean 'digits'"),
+        ({"data": {"source": "digit"}}, DataError, "Did you mean 'digits'"),
         ({"train": {"lr": 1e9, "epochs": 30}}, NonFiniteError, "a lower train"),
     ],
 )  # fmt: skip

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from divfeat.config import unknown
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, unknown
 from divfeat.models.backbone import Backbone, ImageShape
 from divfeat.models.cifar_resnet import CifarResNet
 from divfeat.models.initialise import build_empty

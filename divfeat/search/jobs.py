@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec, unknown
-from divfeat.errors import ConfigError
+from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.errors import ConfigError, unknown
 from divfeat.methods import METHODS, method_named
 from divfeat.thresholds import PAPER_ANGLE
 

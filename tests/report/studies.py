@@ -6,13 +6,14 @@ import math
 import numpy as np
 import torch
 
-from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, ThresholdSpec, make_configs
+from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, ThresholdSpec
 from divfeat.features import FeatureSet
 from divfeat.files import write_json
 from divfeat.record import save_features
 from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
+from divfeat.settings import make_configs
 
 IMAGES = 1000
 

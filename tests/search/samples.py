@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec, make_configs
+from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.search.jobs import Job, experiment, seed_of
+from divfeat.settings import make_configs
 
 METRIC = "probe/fine_top1"
 SECOND = "val/accuracy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple, get_args
 from divfeat.data.images import ImageSet
 from divfeat.data.sources import digits, folder, parquet, torchvision_sets
 from divfeat.data.sources.request import Request, SplitName
-from divfeat.errors import DataError
+from divfeat.errors import DataError, unknown
 
 __all__ = ["SOURCES", "Request", "Source", "SplitName", "find_source", "load_source"]
 
@@ -94,11 +93,8 @@ def _understand(
 ) -> tuple[Source, Request]:
     name, _, argument = spec.partition(":")
     if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, n=1)
-        raise DataError(
-            f"unknown data source {name!r} in {spec!r}{f', did you mean {close[0]!r}?' if close else ''} Known: "
-            f"{', '.join(SOURCES)} (as in 'digits', 'torchvision:CIFAR100', 'parquet:cifar10', 'folder:birds')"
-        )
+        examples = "'digits', 'torchvision:CIFAR100', 'parquet:cifar10', 'folder:birds'"
+        raise DataError(f"{spec!r}: {unknown('data source', name, SOURCES)} (as in {examples})")
     if split not in get_args(SplitName):
         raise DataError(f"unknown split {split!r} of {spec!r}: use one of {', '.join(get_args(SplitName))}")
     given = [f"{key}={value!r}" for key, value in columns.items() if value is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from divfeat.data.decode import decode_images, resize_images
 from divfeat.data.images import ImageSet
 from divfeat.data.sources.cifar100 import CIFAR100_SUPERCLASSES
 from divfeat.data.sources.request import Request
-from divfeat.errors import DataError
+from divfeat.errors import DataError, unknown
 
 Coarse = tuple[np.ndarray, tuple[str, ...]]  # labels int64 [N], names
 
@@ -102,10 +101,9 @@ def find(request: Request) -> None:
 def _entry(request: Request) -> _Set:
     name = request.argument
     if name not in TORCHVISION_SETS:
-        close = difflib.get_close_matches(name, TORCHVISION_SETS, n=1, cutoff=0.5)
         raise DataError(
-            f"{request.spec!r}: unknown torchvision set{f', did you mean {close[0]!r}?' if close else '.'} Known: "
-            f"{', '.join(TORCHVISION_SETS)}; export others to Parquet or folders (docs/add-a-dataset.md)"
+            f"{request.spec!r}: {unknown('torchvision set', name, TORCHVISION_SETS)}; export others to Parquet or folders "
+            "(docs/add-a-dataset.md)"
         )
     if request.root is None:
         raise DataError(f"{request.spec!r} needs a folder of local data sets: set DIVFEAT_DATA, or pass root")

@@ -55,7 +55,7 @@ def test_torchvision(tmp_path: Path) -> None:
     find_source("torchvision:INaturalist", split="train", root=tmp_path)
     with pytest.raises(DataError, match=r"was not found whole in .*put it there, or allow download"):
         find_source("torchvision:INaturalist", split="test", root=tmp_path)
-    with pytest.raises(DataError, match="did you mean 'CIFAR10'"):
+    with pytest.raises(DataError, match="Did you mean 'CIFAR10'"):
         find_source("torchvision:CIFAR11", split="test", root=tmp_path)
 
 

@@ -15,7 +15,7 @@ from divfeat.errors import DataError
 @pytest.mark.parametrize(
     ("spec", "changes", "message"),
     [
-        ("digit", {}, "unknown data source 'digit' in 'digit', did you mean 'digits'"),
+        ("digit", {}, "'digit': unknown data source 'digit'. Did you mean 'digits'"),
         ("hdf5:x", {}, "Known: digits, torchvision, parquet, folder"),
         ("digits:all", {}, "takes nothing after its name"),
         ("digits", {"split": "val"}, "unknown split 'val'"),
