@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from divfeat.config import ExecutionConfig, StudyConfig
+from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
-from divfeat.experiment import build
+from divfeat.experiment import run
 from divfeat.search import protocol
 from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
@@ -80,8 +83,10 @@ def _folder(storage: str, name: str) -> Path:
 
 # --- plan -------------------------------------------------------------------------------------------------------------
 
-#: Seconds that Ray takes around one run: process, data, record.
-_WARM_UP_STEPS = 8
+#: Steps of an epoch of the warm-up.
+_WARM_UP_STEPS = 4
+#: Epochs of the warm-up, and the one that is timed (0-based): the first are slow, and 1, 2 and 4 measure collapse.
+_WARM_UP_EPOCHS, _TIMED_EPOCH = 4, 2
 
 
 def _dry_run(runner: Study, console: Console) -> int:
@@ -121,8 +126,8 @@ def _dry_run(runner: Study, console: Console) -> int:
         soft_wrap=True,
     )
     console.print(
-        f"about {clock(runs * seconds / concurrent)} with {concurrent} trials at a time, from a warm-up of {_WARM_UP_STEPS} "
-        f"steps ({seconds:.1f} s a run, without the start of Ray)",
+        f"about {clock(runs * seconds / concurrent)} with {concurrent} trials at a time, from a warm-up "
+        f"({seconds:.1f} s a run, without the start of Ray)",
         highlight=False,
         soft_wrap=True,
     )
@@ -139,39 +144,27 @@ def _dry_run(runner: Study, console: Console) -> int:
     return 0
 
 
-def _warm_up(runner: Study, data: Any) -> tuple[float, int]:
-    """Seconds of one run, extrapolated from a few steps and one probe; parameters of the network."""
-    from divfeat.config import MethodConfig
-    from divfeat.experiment import run
+def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int]:
+    """Seconds of one run, extrapolated from a few steps, probes and metrics; parameters of the network.
 
+    Steps are timed once they are warm; what follows the training is taken to grow with the images it looks at.
+    """
     torch.set_num_threads(max(1, int(runner.execution.cpus_per_worker)))
     config = experiment(runner.config, MethodConfig(name="ce_etf"), seed_of(runner.config, SEARCH_SEED))
-    learner, _ = build(config, data)
     steps = -(-len(data.train) // config.train.batch_size)
     images = min(len(data.train), _WARM_UP_STEPS * config.train.batch_size)
-    small = config.model_copy(
-        update={"train": config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "schedule": "constant"})}
-    )
-    part = type(data)(
-        data.config,
-        data.role,
-        data.train.subset(_every(len(data.train), images)),
-        data.evaluation,
-        data.class_counts,
-        data.split_hash,
-        data.note,
-    )
+    epochs = {"epochs": _WARM_UP_EPOCHS, "warmup_epochs": 0.0, "schedule": "constant"}
+    chosen = np.linspace(0, len(data.train) - 1, images).astype(np.int64)
     started = time.monotonic()
-    result = run(small, part)
-    rest = time.monotonic() - started - result.provenance["training_seconds"]
-    per_step = result.provenance["training_seconds"] / -(-images // config.train.batch_size)
-    return per_step * steps * config.train.epochs + rest, learner.extractor.parameter_count
-
-
-def _every(total: int, wanted: int) -> Any:
-    import numpy as np
-
-    return np.linspace(0, total - 1, wanted).astype(np.int64)
+    result = run(
+        config.model_copy(update={"train": config.train.model_copy(update=epochs)}),
+        dataclasses.replace(data, train=data.train.subset(chosen)),
+    )
+    after = time.monotonic() - started - result.provenance["training_seconds"]
+    after *= (len(data.train) + len(data.evaluation)) / (images + len(data.evaluation))
+    clocks = [row["time"] for row in result.history]
+    per_step = (clocks[_TIMED_EPOCH] - clocks[_TIMED_EPOCH - 1]) / 1000 / -(-images // config.train.batch_size)
+    return per_step * steps * config.train.epochs + after, result.extractor.parameter_count
 
 
 def _measured_noise(folder: Path) -> float | None:
