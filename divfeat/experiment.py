@@ -152,7 +152,6 @@ def run(
         config.train,
         seed=stream_seed(config.seed, "augment"),
         tau_plus=method.tau_plus,
-        axes=None if method.frame is None else method.frame.to(device),
         checkpoint=stages / stage_key(config) / "checkpoint.pt" if stages else None,
         on_epoch=observer,
     )
@@ -220,8 +219,7 @@ def _measure(result: ExperimentResult, config: ExperimentConfig, data: PreparedD
     tau = method.tau_plus.to(train_set.after.device)
     metrics = result.metrics
     metrics["train/accuracy_eval"] = float((train_set.logits.argmax(-1) == train_labels).double().mean())
-    frame = None if method.frame is None else method.frame.to(train_set.after.device)
-    metrics.update(collapse_summary(train_set.after, train_labels, result.axes if frame is None else frame, tau))
+    metrics.update(collapse_summary(train_set.after, train_labels, result.axes, tau))
 
     predictions = scored.logits.argmax(-1)
     classifier = classifier_scores(predictions, labels, data, config.data.boundary)
@@ -395,9 +393,7 @@ class _Observer:
         if finished in self.followed:
             seen = extract(learner, self.subset, channels_last=channels_last)
             if self.rank == 0:
-                axes = (
-                    learner.head.axes.detach() if self.method.frame is None else self.method.frame.to(seen.after.device)
-                )
+                axes = learner.head.axes.detach()
                 labels = seen.labels(self.config.data.train_level)
                 found = collapse_summary(seen.after, labels, axes, self.method.tau_plus.to(seen.after.device))
                 metrics.update({f"followed/{name}": value for name, value in found.items()})

@@ -64,13 +64,11 @@ class BuiltMethod:
         head: Module from taps to outputs; in optimizer and checkpoint.
         objective: Loss a sample.
         tau_plus: float64 [K] radians, zeros where the method has no thresholds.
-        frame: float64 [D, K] or None for a learned classifier.
     """
 
     head: Head
     objective: Objective
     tau_plus: Tensor
-    frame: Tensor | None
 
 
 def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed: int) -> BuiltMethod:
@@ -91,16 +89,15 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
     classes = context.num_classes
     tau_plus = torch.zeros(classes, dtype=torch.float64)
     if not method.frame:
-        return BuiltMethod(LinearHead(dim, classes, seed=seed), Objective(label_smoothing=smoothing), tau_plus, None)
+        return BuiltMethod(LinearHead(dim, classes, seed=seed), Objective(label_smoothing=smoothing), tau_plus)
     frame = simplex_etf(classes, dim, generator=torch.Generator().manual_seed(seed))
     head = FrameHead(frame)
     if not method.hinge:
-        return BuiltMethod(head, Objective(label_smoothing=smoothing), tau_plus, frame)
+        return BuiltMethod(head, Objective(label_smoothing=smoothing), tau_plus)
     tau_plus = resolve(config.thresholds.spec(), context)
     if config.release == "gate":
         objective = Objective(gate=ConeGate(frame, tau_plus), label_smoothing=smoothing)
     else:
-        far = torch.tensor(math.pi, dtype=torch.float64)
-        tau_minus = theorem_tau_minus(frame, tau_plus) if config.release == "theorem" else far
+        tau_minus = theorem_tau_minus(frame, tau_plus) if config.release == "theorem" else math.pi
         objective = Objective([Hinge(frame, tau_plus, tau_minus)], label_smoothing=smoothing)
-    return BuiltMethod(head, objective, tau_plus, frame)
+    return BuiltMethod(head, objective, tau_plus)

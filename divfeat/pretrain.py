@@ -94,7 +94,6 @@ def train(
     *,
     seed: int,
     tau_plus: Tensor,
-    axes: Tensor | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
     on_epoch: EpochCallback | None = None,
@@ -108,7 +107,6 @@ def train(
         config: Optimizer, schedule, precision.
         seed: Of the augmentation.
         tau_plus: [K] radians, for the share of samples inside their cone.
-        axes: [D, K] class axes for the cosines of figure 3; None reads the head's learned weights.
         checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
         checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 on an
             accelerator); one is always written after the last epoch.
@@ -177,8 +175,7 @@ def train(
                 nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
             optimizer.step()
             with torch.no_grad():
-                current = learner.head.axes if axes is None else axes
-                sums = _accumulate(sums, losses, features, logits, batch.labels, current, tau_plus)
+                sums = _accumulate(sums, losses, features, logits, batch.labels, learner.head.axes, tau_plus)
             state.step += 1
             result.images += batch.global_size
             if device.type == "cpu" or state.step % _CHECK_EVERY_STEPS == 0:

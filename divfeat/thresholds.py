@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,14 +31,10 @@ class ThresholdContext:
     Attributes:
         class_counts: int64 [K], training images of each class.
         boundary: A class with at most this many training images is minor (HingeCE, appendix B: 50).
-        statistics: Named tensors of the running training, for families that follow it.
-        epoch: Current epoch, for families that follow training.
     """
 
     class_counts: Tensor
     boundary: int = 50
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)
-    epoch: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -81,7 +77,11 @@ class Family:
     requires: Callable[[ThresholdContext], str | None] = lambda context: None
 
     def space(self, low: float = 0.0, high: float = DEFAULT_HIGH) -> tuple[Dimension, ...]:
-        """The searched box, in radians."""
+        """The searched box, in radians.
+
+        Raises:
+            ConfigError: an end outside [0, pi], or the two in the wrong order.
+        """
         check_angle("search.low", low)
         check_angle("search.high", high)
         if not low < high:
@@ -123,7 +123,7 @@ FAMILIES: dict[str, Family] = {
             "global",
             ("tau",),
             _global,
-            # Tables 1 and 3; the two ends of figure 3c's flat range; the practical small angle; no cone at all.
+            # Tables 1 and 3; no cone at all; the two ends of figure 3c's flat range.
             ({"tau": PAPER_ANGLE}, {"tau": 0.0}, {"tau": 11 / 36 * _PI}, {"tau": 5 / 12 * _PI}),
             "one angle for every class",
         ),
@@ -180,7 +180,11 @@ def resolve(spec: Mapping[str, Any], context: ThresholdContext) -> Tensor:
 
 
 def check_parameters(family: Family, parameters: Mapping[str, float]) -> None:
-    """Refuse missing or surplus parameters and angles outside [0, pi]."""
+    """Refuse missing or surplus parameters and angles outside [0, pi].
+
+    Raises:
+        ConfigError: naming the parameter and the family.
+    """
     missing = [name for name in family.parameters if name not in parameters]
     surplus = [name for name in parameters if name not in family.parameters]
     if missing or surplus:
@@ -205,16 +209,11 @@ def check_angle(name: str, value: float | Tensor, *, allow_zero: bool = True) ->
     if bad.any():
         first = float(angles[bad].flatten()[0]) if angles.ndim else float(angles)
         hint = ""
-        if first > math.pi:
+        if first > 3.5:  # below, a slip in radians
             hint = f"; angles are radians: {first:g} degrees would be {math.radians(first):.4f}"
-        raise ConfigError(f"{name}={first:g} is not an angle in [0, pi] radians{hint}")
+        raise ConfigError(f"{name}={first:.10g} is not an angle in [0, pi] radians{hint}")
     if not allow_zero and (angles == 0).any():
         raise ConfigError(
             f"{name}=0 would make every negative logit the constant ||u||, so nothing pushes classes apart and the loss "
             f"cannot fall below log K; 'off' is tau_minus = pi (the default)"
         )
-
-
-def describe(angle: float) -> str:
-    """An angle in radians, degrees and as a fraction of pi: '1.134 rad = 65.0 deg = 0.361 pi'."""
-    return f"{angle:.4g} rad = {math.degrees(angle):.1f} deg = {angle / math.pi:.3g} pi"

@@ -72,7 +72,6 @@ def fit(
         settings(**changes),
         seed=3,
         tau_plus=built.tau_plus,
-        axes=built.frame,
         **options,
     )
     return learner, result.history

@@ -15,7 +15,6 @@ from divfeat.thresholds import (
     PAPER_ANGLE,
     ThresholdContext,
     check_angle,
-    describe,
     family_named,
     resolve,
 )
@@ -177,7 +176,3 @@ def test_zero_is_refused_only_where_asked() -> None:
     check_angle("tau", 0.0)
     with pytest.raises(ConfigError, match="log K"):
         check_angle("tau", torch.tensor([0.3, 0.0]), allow_zero=False)
-
-
-def test_describe_gives_three_units() -> None:
-    assert describe(PAPER_ANGLE) == "1.134 rad = 65.0 deg = 0.361 pi"

@@ -1,8 +1,8 @@
 """Losses, one idea a file. To add one: docs/add-a-loss.md."""
 
 from divfeat.losses.functional import cross_entropy
-from divfeat.losses.hinge import RELEASES, HingeCE, hinge_logits, inside_cone, theorem_tau_minus
-from divfeat.losses.objective import ConeGate, Hinge, Objective
+from divfeat.losses.hinge import RELEASES, ConeGate, Hinge, HingeCE, hinge_logits, inside_cone, theorem_tau_minus
+from divfeat.losses.objective import Objective
 
 __all__ = [
     "RELEASES",

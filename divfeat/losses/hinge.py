@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from divfeat.errors import ConfigError
 from divfeat.frames import pairwise_angles
-from divfeat.losses.functional import at_least_float32, cross_entropy, reduce
+from divfeat.losses.functional import at_least_float32, reduce
+from divfeat.losses.objective import Objective
 from divfeat.thresholds import check_angle
 
 #: `paper`: tau- = pi, negatives still pull. `theorem`: tau- = angle(w_y, w_k) - tau+_y, zero gradient inside the cone
@@ -43,22 +44,111 @@ def hinge_logits(
         [..., N, K] in the features' dtype, float32 for half precision; autocast is off inside.
 
     Raises:
-        ConfigError: an angle outside [0, pi], or tau_minus = 0.
+        ConfigError: an angle outside [0, pi], tau_minus = 0, or shapes that do not fit the frame.
     """
-    check_angle("tau_plus", tau_plus)
-    check_angle("tau_minus", tau_minus, allow_zero=False)
-    return _hinge(features, labels, frame, tau_plus, tau_minus)
+    return Hinge(frame, tau_plus, tau_minus)(features, labels, _scores(features, frame))
 
 
 def inside_cone(features: Tensor, labels: Tensor, frame: Tensor, tau_plus: float | Tensor) -> Tensor:
-    """Whether each feature lies strictly within tau+ of its class axis: bool [..., N]; always False where tau+ = 0."""
-    with torch.autocast(features.device.type, enabled=False):
-        features = at_least_float32(features.detach())
-        frame = frame.to(features)
-        cosine_times_norm = _own(features @ frame, labels)
-        tau = _own(_row(tau_plus, features).expand(*features.shape[:-1], frame.shape[-1]), labels)
-        length = _own(frame.norm(dim=-2, keepdim=True).expand(*features.shape[:-1], frame.shape[-1]), labels)
-        return (tau > 0) & (cosine_times_norm > features.norm(dim=-1) * length * torch.cos(tau))
+    """Whether each feature lies strictly within tau+ of its class axis (the cone of HingeCE, section 3).
+
+    Args:
+        features: [..., N, D].
+        labels: int64 [..., N].
+        frame: [..., D, K].
+        tau_plus: Radians: a float, or a tensor [..., K] read at the sample's own class.
+
+    Returns:
+        bool [..., N]; False where tau+ = 0, on the axis too.
+
+    Raises:
+        ConfigError: an angle outside [0, pi], or a shape that does not fit the frame.
+    """
+    return ConeGate(frame, tau_plus)(features, labels, _scores(features, frame))
+
+
+class Hinge(nn.Module):
+    """The hinge of equation (8) as a transform of the logits <w_k, u>.
+
+    It clamps the logits that it is given: what shifts logits (a prior, a margin) comes after it. Thresholds and the axes'
+    lengths are buffers, never trained.
+
+    Args:
+        frame: [..., D, K].
+        tau_plus: Radians, as `hinge_logits` takes them.
+        tau_minus: Radians, likewise.
+
+    Raises:
+        ConfigError: angle outside [0, pi], tau_minus = 0, shapes that do not fit the frame.
+    """
+
+    lengths: Tensor
+    tau_plus: Tensor
+    tau_minus: Tensor
+
+    def __init__(self, frame: Tensor, tau_plus: float | Tensor, tau_minus: float | Tensor = math.pi) -> None:
+        super().__init__()
+        self.register_buffer("lengths", _lengths(frame))
+        self.register_buffer("tau_plus", _thresholds("tau_plus", tau_plus, frame))
+        self.register_buffer("tau_minus", _thresholds("tau_minus", tau_minus, frame))
+
+    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """Hinged logits [..., N, K], float32 or wider.
+
+        Args:
+            features: [..., N, D].
+            labels: int64 [..., N].
+            logits: [..., N, K], the plain <w_k, u>.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            logits = at_least_float32(logits)
+            scale = at_least_float32(features.detach()).norm(dim=-1, keepdim=True) * self.lengths.to(features.device)
+            scale = scale.to(logits.dtype)
+            own = nn.functional.one_hot(labels, logits.shape[-1]).bool()
+            plus, minus = _row(self.tau_plus, logits), _pairs(self.tau_minus, labels, logits)
+            off = minus >= _pi_in(self.tau_minus.dtype, logits.dtype)
+            # By mask, not torch.minimum: that splits the gradient at ties, and rounding would clamp collapsed samples
+            # where tau+ = 0 or tau- = pi, which must change nothing.
+            upper = scale * torch.cos(plus)
+            lower = scale * torch.cos(minus)
+            clamp_own = own & (plus > 0) & (logits > upper)
+            clamp_other = ~own & ~off & (logits < lower)
+            return torch.where(clamp_own, upper, torch.where(clamp_other, lower, logits))
+
+
+class ConeGate(nn.Module):
+    """Samples inside the cone of their class leave the loss (release 'gate').
+
+    Args:
+        frame: [..., D, K].
+        tau_plus: Radians: a float, or a tensor [..., K].
+
+    Raises:
+        ConfigError: angle outside [0, pi], or a shape that does not fit the frame.
+    """
+
+    lengths: Tensor
+    tau_plus: Tensor
+
+    def __init__(self, frame: Tensor, tau_plus: float | Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lengths", _lengths(frame))
+        self.register_buffer("tau_plus", _thresholds("tau_plus", tau_plus, frame))
+
+    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """bool [..., N], True where the sample leaves.
+
+        Args:
+            features: [..., N, D].
+            labels: int64 [..., N].
+            logits: [..., N, K], the plain <w_k, u>.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            logits = at_least_float32(logits.detach())
+            norms = at_least_float32(features.detach()).norm(dim=-1)
+            tau = _own(_row(self.tau_plus, logits).expand_as(logits), labels)
+            length = _own(self.lengths.to(logits).expand_as(logits), labels)
+            return (tau > 0) & (_own(logits, labels) > norms * length * torch.cos(tau))
 
 
 def theorem_tau_minus(frame: Tensor, tau_plus: Tensor) -> Tensor:
@@ -66,6 +156,10 @@ def theorem_tau_minus(frame: Tensor, tau_plus: Tensor) -> Tensor:
 
     By the spherical triangle inequality a feature within tau+_y of w_y is at least that far from every w_k, so all its
     logits are clamped and its gradient is zero. For a simplex ETF this is theta_K - tau+.
+
+    A class with tau+ = 0 has no cone to be inside of, and its samples keep tau- = pi: plain cross-entropy. Where tau+ is
+    above half the angle between axes, tau- is below tau+, so that every negative logit is above the own one and the loss
+    cannot fall below log K (65 degrees for K >= 3; the paper's experiments do not meet this, their tau- is pi).
 
     Args:
         frame: [D, K].
@@ -79,7 +173,8 @@ def theorem_tau_minus(frame: Tensor, tau_plus: Tensor) -> Tensor:
     """
     angles = pairwise_angles(frame)
     diagonal = torch.eye(frame.shape[-1], dtype=torch.bool, device=frame.device)
-    tau_minus = (angles - tau_plus.to(angles).unsqueeze(-1)).masked_fill(diagonal, math.pi)
+    tau_plus = tau_plus.to(angles)
+    tau_minus = (angles - tau_plus.unsqueeze(-1)).masked_fill(diagonal | (tau_plus == 0).unsqueeze(-1), math.pi)
     if (tau_minus <= 0).any():
         widest = math.degrees(float(tau_plus.max()))
         closest = math.degrees(float(angles.masked_fill(diagonal, math.pi).min()))
@@ -91,7 +186,7 @@ def theorem_tau_minus(frame: Tensor, tau_plus: Tensor) -> Tensor:
 
 
 class HingeCE(nn.Module):
-    """Cross-entropy over hinged logits with a frozen frame (HingeCE, equation 7).
+    """Cross-entropy over hinged logits with a frozen frame (HingeCE, equation 7), for use without a head.
 
     Frame and thresholds are buffers: in the state dict, never trained.
 
@@ -107,8 +202,6 @@ class HingeCE(nn.Module):
     """
 
     frame: Tensor
-    tau_plus: Tensor
-    tau_minus: Tensor
 
     def __init__(
         self,
@@ -120,69 +213,63 @@ class HingeCE(nn.Module):
         gate: bool = False,
     ) -> None:
         super().__init__()
-        classes = frame.shape[-1]
-        plus = torch.as_tensor(tau_plus, dtype=torch.float64)
-        minus = torch.as_tensor(tau_minus, dtype=torch.float64)
-        check_angle("tau_plus", plus)
-        check_angle("tau_minus", minus, allow_zero=False)
-        for name, value, extra in (("tau_plus", plus, 0), ("tau_minus", minus, 1)):
-            if any(size not in (1, classes) for size in value.shape[value.ndim - 1 - extra :]):
-                raise ConfigError(
-                    f"{name} has shape {tuple(value.shape)}, which does not fit a frame of {classes} classes"
-                )
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
         self.register_buffer("frame", frame.detach().clone())
-        self.register_buffer("tau_plus", plus.clone())
-        self.register_buffer("tau_minus", minus.clone())
-        self.label_smoothing = label_smoothing
-        self.gate = gate
+        hinge = Hinge(frame, tau_plus, tau_minus)
+        self.objective = Objective([hinge], ConeGate(frame, tau_plus) if gate else None, label_smoothing)
 
     def logits(self, features: Tensor) -> Tensor:
         """Raw logits <w_k, u> [..., N, K] for evaluation: independent of the thresholds."""
-        with torch.autocast(features.device.type, enabled=False):
-            features = at_least_float32(features)
-            return features @ self.frame.to(features)
+        return _scores(features, self.frame)
 
     def forward(self, features: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-        """The loss: [..., N] for reduction 'none', else its mean or sum over N ([...])."""
-        logits = _hinge(features, labels, self.frame, self.tau_plus, self.tau_minus)
-        loss = cross_entropy(logits, labels, self.label_smoothing)
-        if self.gate:
-            loss = loss.masked_fill(inside_cone(features, labels, self.frame, self.tau_plus), 0.0)
-        return reduce(loss, reduction)
+        """The loss.
+
+        Args:
+            features: [..., N, D].
+            labels: int64 [..., N].
+            reduction: `mean` or `sum` over N, or `none`.
+
+        Returns:
+            [...], or [..., N] for `none`; float32 or wider.
+
+        Raises:
+            ConfigError: unknown reduction.
+        """
+        return reduce(self.objective(features, self.logits(features), labels), reduction)
 
 
-def _hinge(
-    features: Tensor, labels: Tensor, frame: Tensor, tau_plus: float | Tensor, tau_minus: float | Tensor
-) -> Tensor:
-    """`hinge_logits` without the validation, which would wait for the device in every step."""
+def _scores(features: Tensor, frame: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         features = at_least_float32(features)
-        frame = frame.to(features)
-        logits = features @ frame
-        scale = features.detach().norm(dim=-1, keepdim=True) * frame.norm(dim=-2, keepdim=True)
-        own = nn.functional.one_hot(labels, frame.shape[-1]).bool()
-        plus = _row(tau_plus, features)
-        minus = _pairs(tau_minus, labels, features)
-        # By mask, not torch.minimum: that splits the gradient at ties, and rounding would clamp collapsed samples
-        # where tau+ = 0 or tau- = pi, which must change nothing.
-        upper = scale * torch.cos(plus)
-        lower = scale * torch.cos(minus)
-        clamp_own = own & (plus > 0) & (logits > upper)
-        clamp_other = ~own & (minus < _pi_in(features.dtype)) & (logits < lower)
-        return torch.where(clamp_own, upper, torch.where(clamp_other, lower, logits))
+        return features @ frame.to(features)
 
 
-def _row(tau: float | Tensor, features: Tensor) -> Tensor:
+def _lengths(frame: Tensor) -> Tensor:
+    """[..., 1, K]."""
+    return at_least_float32(frame.detach()).norm(dim=-2, keepdim=True)
+
+
+def _thresholds(name: str, tau: float | Tensor, frame: Tensor) -> Tensor:
+    """A checked copy in float64."""
+    value = torch.as_tensor(tau, dtype=torch.float64).detach().clone()
+    sides = value.shape[-1:] if name == "tau_plus" else value.shape[-2:]
+    check_angle(name, value, allow_zero=name == "tau_plus")
+    if any(size not in (1, frame.shape[-1]) for size in sides):
+        raise ConfigError(
+            f"{name} has shape {tuple(value.shape)}, which does not fit a frame of {frame.shape[-1]} classes"
+        )
+    return value
+
+
+def _row(tau: Tensor, like: Tensor) -> Tensor:
     """Thresholds as [..., 1, K] (or [1, 1])."""
-    value = torch.as_tensor(tau, dtype=features.dtype, device=features.device)
+    value = tau.to(like)
     return value.unsqueeze(-2) if value.ndim else value.reshape(1, 1)
 
 
-def _pairs(tau: float | Tensor, labels: Tensor, features: Tensor) -> Tensor:
+def _pairs(tau: Tensor, labels: Tensor, like: Tensor) -> Tensor:
     """tau- as [..., N, K] or broadcastable to it."""
-    value = torch.as_tensor(tau, dtype=features.dtype, device=features.device)
+    value = tau.to(like)
     if value.ndim < 2:
         return value.reshape(1, -1)
     if value.shape[-2] == 1:
@@ -199,6 +286,9 @@ def _own(values: Tensor, labels: Tensor) -> Tensor:
     return values.gather(-1, index).squeeze(-1)
 
 
-def _pi_in(dtype: torch.dtype) -> float:
-    """pi as `dtype` holds it, so that a threshold given as math.pi compares equal to it."""
-    return float(torch.tensor(math.pi, dtype=dtype))
+def _pi_in(*dtypes: torch.dtype) -> float:
+    """pi as it comes out of these dtypes one after the other, so that a threshold given as math.pi compares equal."""
+    value = torch.tensor(math.pi, dtype=torch.float64)
+    for dtype in dtypes:
+        value = value.to(dtype)
+    return float(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from divfeat.errors import ConfigError
@@ -77,7 +76,7 @@ class LinearHead(Head):
 class FrameHead(Head):
     """A frozen classifier: logits <w_k, h> on the columns of a frame, without bias (HingeCE, section 2.1).
 
-    The frame is a buffer in the default dtype: in the checkpoint, never in the optimizer.
+    The frame is a buffer at the precision it was given: in the checkpoint, never in the optimizer.
     """
 
     frame: Tensor
@@ -91,7 +90,7 @@ class FrameHead(Head):
         super().__init__()
         if frame.ndim < 2 or not frame.is_floating_point():
             raise ConfigError(f"frame of shape {tuple(frame.shape)} and {frame.dtype}: give real numbers [..., D, K]")
-        self.register_buffer("frame", frame.detach().to(torch.get_default_dtype(), copy=True))
+        self.register_buffer("frame", frame.detach().clone())
 
     @property
     def axes(self) -> Tensor:

@@ -72,14 +72,11 @@ def experiment(
 
 
 def canonical(method: MethodConfig) -> MethodConfig:
-    """`method` by its plainest name: a hinge that clamps nothing is CE+ETF, bit for bit.
-
-    Not so for the release 'theorem', which clamps negatives even at tau+ = 0.
-    """
+    """`method` by its plainest name: a hinge without cones clamps nothing and is CE+ETF, bit for bit."""
     if not method_named(method.name).hinge:
         return method.model_copy(update={"thresholds": ThresholdSpec(), "release": "paper"})
     no_cone = all(angle == 0 for angle in method.thresholds.angles.values())
-    if no_cone and method.release != "theorem" and method.label_smoothing is None:
+    if no_cone and method.label_smoothing is None:
         return MethodConfig(name="ce_etf")
     return method
 

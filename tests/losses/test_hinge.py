@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from divfeat.errors import ConfigError
 from divfeat.frames import pairwise_angles, simplex_angle, simplex_etf
-from divfeat.losses import HingeCE, hinge_logits, inside_cone, theorem_tau_minus
+from divfeat.losses import ConeGate, HingeCE, hinge_logits, inside_cone, theorem_tau_minus
 
 PI = math.pi
 PAPER = 13 / 36 * PI
@@ -138,8 +138,9 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
 
 
 def test_half_precision_norms_do_not_overflow() -> None:
-    features = torch.full((1, 4), 30_000.0, dtype=torch.float16)  # its float16 norm is infinite
-    logits = hinge_logits(features, torch.tensor([0]), simplex_etf(3, 4).half(), 0.5)
+    features = torch.full((1, 4), 40_000.0, dtype=torch.float16)
+    assert torch.isinf(features.norm())
+    logits = hinge_logits(features, torch.tensor([0]), simplex_etf(3, 4).half(), 0.5, 1.0)
     assert torch.isfinite(logits).all()
 
 
@@ -179,19 +180,22 @@ def test_stacked_losses_are_the_means_of_each() -> None:
 # --- nothing is clamped where nothing may be ------------------------------------------------------------------------------
 
 
-def collapsed(classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """float32 features on their axes and opposite to another one, where rounding decides a comparison."""
-    frame = simplex_etf(classes, dim, generator=generator(3), dtype=torch.float32)
+def collapsed(classes: int, dim: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Features on their axes and opposite to another one, where rounding decides a comparison."""
+    frame = simplex_etf(classes, dim, generator=generator(3), dtype=dtype)
     labels = torch.arange(40 * classes) % classes
-    norms = torch.linspace(0.3, 30, len(labels))[:, None]
+    norms = torch.linspace(0.3, 30, len(labels), dtype=dtype)[:, None]
     away = frame.T[(labels + 1) % classes]
     return torch.cat([norms * frame.T[labels], -norms * away]), labels.repeat(2), frame
 
 
 @pytest.mark.parametrize("minus", [PI, torch.tensor(PI), torch.full((10,), PI), torch.full((10, 10), PI).double()])
 @pytest.mark.parametrize("plus", [0.0, torch.zeros(10)])
-def test_at_collapse_zero_angles_are_cross_entropy_bit_for_bit(plus: float | Tensor, minus: float | Tensor) -> None:
-    features, labels, frame = collapsed(10, 16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_collapse_zero_angles_are_cross_entropy_bit_for_bit(
+    plus: float | Tensor, minus: float | Tensor, dtype: torch.dtype
+) -> None:
+    features, labels, frame = collapsed(10, 16, dtype)
     scale = features.norm(dim=1, keepdim=True) * frame.norm(dim=0)
     raw = features @ frame
     assert (raw > scale).any() and (raw < -scale).any()  # a plain minimum and maximum would clamp these
@@ -342,6 +346,35 @@ def test_theorem_1_zero_gradient_inside_every_cone(dtype: torch.dtype) -> None:
     assert gradients(outside, labels, theorem).norm(dim=1).min() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("degrees", [1, 10, 30, 45])
+def test_theorem_1_at_full_collapse_and_under_autocast(degrees: float, dtype: torch.dtype) -> None:
+    """Features on their axes, and near them in bfloat16, which cannot hold an axis."""
+    frame = simplex_etf(6, 10)
+    labels = torch.arange(60) % 6
+    norms = torch.linspace(0.3, 5, 60, dtype=torch.float64)
+    tau = torch.full((6,), math.radians(degrees), dtype=torch.float64)
+    features = cone_features(frame, labels, torch.zeros(60, dtype=torch.float64), norms, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gradient = gradients(features, labels, HingeCE(frame, tau, theorem_tau_minus(frame, tau)))
+    assert gradient.abs().max() == 0
+
+
+def test_half_the_angle_between_axes_is_where_the_theorem_turns_incoherent() -> None:
+    """Above it tau- < tau+: the loss stays above log K whatever the features, even on their axes."""
+    frame = simplex_etf(6, 10)
+    half = simplex_angle(6) / 2
+    for seed in range(5):
+        features, labels, _ = batch(60, 10, 6, seed)
+        features[:6] = 10 * frame.T[:6]
+        losses = {}
+        for name, angle in (("below", half - 0.05), ("above", half + 0.05)):
+            tau = torch.full((6,), angle, dtype=torch.float64)
+            losses[name] = HingeCE(frame, tau, theorem_tau_minus(frame, tau))(features, labels, reduction="none")
+        assert losses["above"].min() > math.log(6)
+        assert losses["below"].min() < math.log(6)
+
+
 def test_theorem_1_on_a_frame_that_is_no_simplex() -> None:
     """Axes at unequal angles and of unequal lengths: the triangle inequality asks for nothing else."""
     frame = torch.randn(5, 4, generator=generator(11), dtype=torch.float64)
@@ -362,7 +395,8 @@ def test_theorem_tau_minus_is_theta_less_tau_on_a_simplex() -> None:
     found = theorem_tau_minus(frame, per_class)
     for y in range(6):
         for k in range(6):
-            expected = PI if y == k else simplex_angle(6) - per_class[y].item()
+            cone = per_class[y].item()
+            expected = PI if y == k or cone == 0 else simplex_angle(6) - cone
             assert found[y, k].item() == pytest.approx(expected, abs=1e-7)
 
 
@@ -436,7 +470,8 @@ def test_frame_and_thresholds_are_saved_and_never_trained() -> None:
     frame = simplex_etf(5, 8)
     loss = HingeCE(frame, per_class[:5], 1.4)
     assert list(loss.parameters()) == []
-    assert set(loss.state_dict()) == {"frame", "tau_plus", "tau_minus"}
+    hinge = "objective.transforms.0"
+    assert set(loss.state_dict()) == {"frame", *(f"{hinge}.{name}" for name in ("lengths", "tau_plus", "tau_minus"))}
     other = HingeCE(simplex_etf(5, 8, generator=generator(9)), torch.zeros(5), 2.0)
     other.load_state_dict(loss.state_dict())
     features, labels, _ = batch(10, 8, 5)
@@ -449,13 +484,18 @@ def test_frame_and_thresholds_are_saved_and_never_trained() -> None:
 @pytest.mark.parametrize(
     ("plus", "minus", "message"),
     [
-        (65.0, PI, r"tau_plus=65 is not an angle in \[0, pi\] radians; angles are radians: 65 degrees would be 1.1345"),
+        (
+            65.0,
+            PI,
+            r"tau_plus=65 is not an angle in \[0, pi\] radians; angles are radians: 65 degrees would be 1.1345",
+        ),
         (0.5, 90.0, r"tau_minus=90 .*90 degrees would be 1.5708"),
         (-0.1, PI, "tau_plus=-0.1"),
         (math.nan, PI, "tau_plus=nan"),
         (0.5, 0.0, r"tau_minus=0 would make every negative logit .* below log K; 'off' is tau_minus = pi"),
         (0.5, torch.tensor([1.0, 0.0, 1.0]), "tau_minus=0"),
         (torch.tensor([0.1, 0.2, 30.0]), PI, "tau_plus=30"),
+        (PI + 1e-6, PI, r"tau_plus=3.141593654.* radians$"),
     ],
 )
 def test_angles_that_are_refused(plus: float | Tensor, minus: float | Tensor, message: str) -> None:
@@ -464,6 +504,10 @@ def test_angles_that_are_refused(plus: float | Tensor, minus: float | Tensor, me
         hinge_logits(features, labels, frame, plus, minus)
     with pytest.raises(ConfigError, match=message):
         HingeCE(frame, plus, minus)
+    if "tau_plus" in message:
+        for refused in (lambda: ConeGate(frame, plus), lambda: inside_cone(features, labels, frame, plus)):
+            with pytest.raises(ConfigError, match=message):
+                refused()
 
 
 def test_what_tau_minus_zero_would_do() -> None:
@@ -483,8 +527,18 @@ def test_what_tau_minus_zero_would_do() -> None:
     ],
 )
 def test_thresholds_that_do_not_fit_the_frame(plus: float | Tensor, minus: float | Tensor, message: str) -> None:
+    features, labels, frame = batch(6, 4, 3)
     with pytest.raises(ConfigError, match=message):
-        HingeCE(simplex_etf(3, 4), plus, minus)
+        HingeCE(frame, plus, minus)
+    with pytest.raises(ConfigError, match=message):
+        hinge_logits(features, labels, frame, plus, minus)
+
+
+def test_pi_is_off_in_any_precision_of_the_module() -> None:
+    features, labels, frame = collapsed(10, 16)
+    for module in (HingeCE(frame, 0.0), HingeCE(frame, 0.0).bfloat16(), HingeCE(frame, 0.0).half()):
+        logits = module.logits(features)
+        assert torch.equal(module.objective.transforms[0](features, labels, logits), logits)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.0, math.nan])

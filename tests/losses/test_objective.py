@@ -106,14 +106,15 @@ def test_an_empty_objective_is_cross_entropy_of_the_logits_given() -> None:
     torch.testing.assert_close(smooth, F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.2))
 
 
-def test_the_hinge_recomputes_its_logits_from_the_features() -> None:
+def test_the_hinge_clamps_the_logits_it_is_given() -> None:
     features, labels, frame = batch(20)
-    hinge = Hinge(frame, torch.full((5,), 0.8, dtype=torch.float64), PI)
-    expected = hinge_logits(features, labels, frame, 0.8)
-    coarse = (features @ frame).bfloat16()
-    assert torch.equal(hinge(features, labels, coarse), expected)
-    found = Objective([hinge])(features, coarse, labels)
-    assert torch.equal(found, F.cross_entropy(expected, labels, reduction="none"))
+    hinge = Hinge(frame, 0.8)
+    logits = features @ frame
+    assert torch.equal(hinge(features, labels, logits), hinge_logits(features, labels, frame, 0.8))
+    low = hinge(features, labels, logits - 100)
+    assert torch.equal(low, logits - 100)  # far below every bound
+    half = hinge(features.bfloat16(), labels, logits.bfloat16())
+    assert half.dtype == torch.float32
 
 
 class Add(nn.Module):
@@ -137,7 +138,11 @@ def test_transforms_apply_in_order() -> None:
     prior = torch.arange(5, dtype=torch.float64)
     hinge = Hinge(frame, torch.full((5,), 0.8, dtype=torch.float64), PI)
     hinged = hinge_logits(features, labels, frame, 0.8)
+    own = F.one_hot(labels, 5).bool()
+    bound = features.norm(dim=-1, keepdim=True) * math.cos(0.8)
+    shifted = features @ frame + prior
     for transforms, logits in (
+        ([Add(prior), hinge], torch.where(own, torch.minimum(shifted, bound), shifted)),
         ([hinge, Add(prior), Times()], 2 * (hinged + prior)),
         ([hinge, Times(), Add(prior)], 2 * hinged + prior),
     ):
@@ -151,7 +156,7 @@ def test_the_gate_drops_samples_after_every_transform(lead: tuple[int, ...]) -> 
     tau = torch.tensor([0.0, 0.3, 0.6, 0.9, 1.2], dtype=torch.float64)
     gate = ConeGate(frame, tau)
     inside = inside_cone(features, labels, frame, tau)
-    assert torch.equal(gate(features, labels), inside)
+    assert torch.equal(gate(features, labels, features @ frame), inside)
     assert 0 < inside.sum() < inside.numel()
     found = Objective([Times()], gate, 0.1)(features, features @ frame, labels)
     expected = cross_entropy(2 * features @ frame, labels, 0.1)
@@ -165,8 +170,8 @@ def test_buffers_only_and_copies_of_the_callers_tensors() -> None:
     objective = Objective([Hinge(frame, tau, PI)], ConeGate(frame, tau))
     assert list(objective.parameters()) == []
     assert set(objective.state_dict()) == {
-        *(f"transforms.0.{name}" for name in ("frame", "tau_plus", "tau_minus")),
-        *(f"gate.{name}" for name in ("frame", "tau_plus")),
+        *(f"transforms.0.{name}" for name in ("lengths", "tau_plus", "tau_minus")),
+        *(f"gate.{name}" for name in ("lengths", "tau_plus")),
     }
     tau.zero_()
     frame.zero_()
