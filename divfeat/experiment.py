@@ -20,7 +20,7 @@ from torch import Tensor
 from divfeat.config import ExperimentConfig
 from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData, prepare
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, NonFiniteError
 from divfeat.features import FeatureSet, extract
 from divfeat.methods import BuiltMethod, build_method, method_named
 from divfeat.metrics.accuracy import accuracy_by_class
@@ -152,6 +152,7 @@ def run(
         config.train,
         seed=stream_seed(config.seed, "augment"),
         tau_plus=method.tau_plus,
+        data=data.split_hash,
         checkpoint=stages / stage_key(config) / "checkpoint.pt" if stages else None,
         on_epoch=observer,
     )
@@ -160,6 +161,7 @@ def run(
         "train": extract(learner, data.train, channels_last=config.train.channels_last),
         data.evaluation_name: extract(learner, data.evaluation, channels_last=config.train.channels_last),
     }
+    _check_finite(features)
     axes = learner.head.axes.detach()
     provenance = {
         "key": config.key,
@@ -170,6 +172,7 @@ def run(
         "evaluation_images": len(data.evaluation),
         "parameter_count": learner.extractor.parameter_count,
         "feature_dim": learner.extractor.feature_dim,
+        "fine_names": list(data.train.fine_names),
         "seed": config.seed,
         "role": config.role,
         "epoch_policy": "last",
@@ -185,11 +188,26 @@ def run(
     if data.note:
         result.notes.append(data.note)
     if rank == 0:
-        _measure(result, config, data, method)
+        _measure(result, config, data, method, learner.head.bias)
         provenance["terminal_phase"] = result.metrics["train/accuracy_eval"] >= TERMINAL_ACCURACY
     result.metrics.update({name: value for name, value in trained.history[-1].items() if name.startswith("train/")})
     provenance["seconds"] = round(time.time() - started, 3)
     return result
+
+
+def _check_finite(features: Mapping[str, FeatureSet]) -> None:
+    """Steps look at the loss before they are taken: what the last one broke shows here, the same on every rank.
+
+    Raises:
+        NonFiniteError: a feature or logit is NaN, infinite, or too large to be squared in float32.
+    """
+    for name, found in features.items():
+        for taps in (found.before, found.after, found.logits):
+            if not bool(taps.float().square().sum(-1).isfinite().all()):
+                raise NonFiniteError(
+                    f"features of {name} became NaN or infinite in training; a lower train.lr, train.clip_norm or (release "
+                    "'theorem') a smaller angle helps"
+                )
 
 
 def _check_selects_nothing(config: ExperimentConfig, rungs: Sequence[int]) -> None:
@@ -210,7 +228,9 @@ def _check_selects_nothing(config: ExperimentConfig, rungs: Sequence[int]) -> No
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def _measure(result: ExperimentResult, config: ExperimentConfig, data: PreparedData, method: BuiltMethod) -> None:
+def _measure(
+    result: ExperimentResult, config: ExperimentConfig, data: PreparedData, method: BuiltMethod, bias: Tensor | None
+) -> None:
     """Fill metrics, per-class rows and correctness from the features."""
     name = data.evaluation_name
     train_set, scored = result.features["train"], result.features[name]
@@ -219,7 +239,7 @@ def _measure(result: ExperimentResult, config: ExperimentConfig, data: PreparedD
     tau = method.tau_plus.to(train_set.after.device)
     metrics = result.metrics
     metrics["train/accuracy_eval"] = float((train_set.logits.argmax(-1) == train_labels).double().mean())
-    metrics.update(collapse_summary(train_set.after, train_labels, result.axes, tau))
+    metrics.update(collapse_summary(train_set.after, train_labels, result.axes, tau, bias=bias))
 
     predictions = scored.logits.argmax(-1)
     classifier = classifier_scores(predictions, labels, data, config.data.boundary)
@@ -242,6 +262,8 @@ def _measure(result: ExperimentResult, config: ExperimentConfig, data: PreparedD
             result.notes.append(
                 f"the probe's best strength ({tap} the projector) lies at the {fitted.at_grid_end} end of its grid"
             )
+        if not fitted.converged:
+            result.notes.append(f"the probe {tap} the projector stopped before it had converged")
     result.correct["fine_probe"] = probe.correct
     result.per_class = _per_class_rows(data, method, train_set, train_labels, predictions, labels, result.axes)
 
@@ -255,6 +277,7 @@ class _Fitted:
     mean_class: float
     correct: np.ndarray
     at_grid_end: str | None
+    converged: bool
 
 
 def _probe(config: ExperimentConfig, train_set: FeatureSet, scored: FeatureSet, tap: str) -> _Fitted:
@@ -273,11 +296,12 @@ def _probe(config: ExperimentConfig, train_set: FeatureSet, scored: FeatureSet, 
         search=settings.search,
         solver=settings.solver,
         standardize=settings.standardize,
+        seed=stream_seed(config.seed, "probe"),
     )
     reached = found.test if frozen else found.val
     assert reached is not None
     correct = (reached.predictions == score[1]).cpu().numpy()
-    return _Fitted(found.strength, reached.top1, reached.per_class, correct, found.at_grid_end)
+    return _Fitted(found.strength, reached.top1, reached.per_class, correct, found.at_grid_end, found.converged)
 
 
 def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: ExperimentConfig) -> float:
@@ -305,6 +329,7 @@ def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: Expe
             solver=config.probe.solver,
             standardize=config.probe.standardize,
             num_classes=int(labels.max()) + 1,
+            seed=stream_seed(config.seed, "probe"),
         )
         assert found.test is not None
         hits += found.test.top1 * len(score)
@@ -312,7 +337,14 @@ def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: Expe
 
 
 def classifier_scores(predictions: Tensor, labels: Tensor, data: PreparedData, boundary: int) -> dict[str, float]:
-    """Accuracy, balanced accuracy, and the mean accuracy of major and minor classes where both exist."""
+    """Accuracy, balanced accuracy, and the mean accuracy of major and minor classes where both exist, as shares in [0, 1].
+
+    Args:
+        predictions: int64 [N].
+        labels: int64 [N] at the trained level.
+        data: For the class counts.
+        boundary: A class with at most this many training images is minor.
+    """
     counts = torch.as_tensor(data.class_counts)
     by_class = accuracy_by_class(predictions, labels, len(counts)).cpu()
     present = ~torch.isnan(by_class)
@@ -395,7 +427,8 @@ class _Observer:
             if self.rank == 0:
                 axes = learner.head.axes.detach()
                 labels = seen.labels(self.config.data.train_level)
-                found = collapse_summary(seen.after, labels, axes, self.method.tau_plus.to(seen.after.device))
+                tau = self.method.tau_plus.to(seen.after.device)
+                found = collapse_summary(seen.after, labels, axes, tau, bias=learner.head.bias)
                 metrics.update({f"followed/{name}": value for name, value in found.items()})
         if finished in self.rungs and finished < self.config.train.epochs:
             metrics.update(self._objectives(learner))
@@ -405,10 +438,14 @@ class _Observer:
             self.on_epoch(epoch, metrics)
 
     def _objectives(self, learner: Learner) -> dict[str, float]:
-        """The objectives on validation as they stand now; the probe starts from the last rung's."""
+        """The objectives on validation as they stand now.
+
+        The probe starts from the last rung's, which changes its speed and, after a resume, its last digits.
+        """
         config, data = self.config, self.data
         scored = extract(learner, data.evaluation, channels_last=config.train.channels_last)
         fitted = extract(learner, data.train, channels_last=config.train.channels_last)
+        _check_finite({"validation": scored, "train": fitted})
         if self.rank != 0:
             return {}
         labels = scored.labels(config.data.train_level)
@@ -422,6 +459,7 @@ class _Observer:
             solver=config.probe.solver,
             standardize=config.probe.standardize,
             warm_start=self.warm,
+            seed=stream_seed(config.seed, "probe"),
         )
         self.warm = found if config.probe.solver == "lbfgs" else None
         assert found.val is not None

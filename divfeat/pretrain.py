@@ -3,7 +3,7 @@
 The loop owns what needs the global batch: reduction, sample weights, gradient averaging. Everything random is keyed by
 (seed, epoch, image), so worker count and resume do not change it. The result for a given global batch does not depend on
 the number of ranks up to float rounding: batch-norm statistics go over a differentiable all-reduce (models.batchnorm) and
-the loss is divided by the global weight.
+the loss is divided by the weight of the global batch.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class TrainResult:
 
     Attributes:
         history: One mapping an epoch, flat metric names.
-        seconds: Wall time of the epochs run in this process.
-        images: Training images passed since this process started, over all ranks.
+        seconds: Wall time of the steps, without what `on_epoch` and checkpoints take; over all resumes.
+        images: Training images passed, over all ranks and resumes.
         resumed_at: (epoch, step) where training went on, or None.
     """
 
@@ -94,6 +94,7 @@ def train(
     *,
     seed: int,
     tau_plus: Tensor,
+    data: str = "",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
     on_epoch: EpochCallback | None = None,
@@ -107,9 +108,10 @@ def train(
         config: Optimizer, schedule, precision.
         seed: Of the augmentation.
         tau_plus: [K] radians, for the share of samples inside their cone.
+        data: Hash of the training images; a checkpoint of others is refused.
         checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
-        checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 on an
-            accelerator); one is always written after the last epoch.
+        checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 and at the end of
+            an epoch on an accelerator); one is always written after the last epoch.
         on_epoch: Called on every rank after each epoch with (epoch, metrics, learner).
 
     Returns:
@@ -117,7 +119,7 @@ def train(
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.
-        DataError: the checkpoint belongs to another configuration.
+        DataError: the checkpoint belongs to another configuration, or to other images.
     """
     device = next(learner.parameters()).device
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -134,7 +136,7 @@ def train(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-    state = _State(learner, optimizer, config, batches.steps_per_epoch)
+    state = _State(learner, optimizer, config, batches.steps_per_epoch, data)
     result = TrainResult()
     if checkpoint is not None and checkpoint.exists():
         result.resumed_at = state.load(checkpoint)
@@ -151,13 +153,14 @@ def train(
     objective.to(device)
     tau_plus = tau_plus.to(device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    started = last_save = time.monotonic()
+    last_save = time.monotonic()
 
     unfinished = state.epoch < config.epochs
     while state.epoch < config.epochs:
         epoch = state.epoch
         learner.train()
         sums = state.sums
+        mark = time.monotonic()
         for batch in batches.epoch(epoch, start_step=state.step):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
@@ -167,8 +170,12 @@ def train(
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 features, logits = runner(images)
             losses = objective(features, logits, batch.labels)
-            # DDP averages gradients over ranks; the loss is the mean over the global batch.
-            loss = losses.sum() * (world / batch.global_size)
+            # DDP averages gradients over ranks; the loss is the (weighted) mean over the global batch.
+            weights = objective.weights(batch.labels)
+            if weights is None:
+                loss = losses.sum() * (world / batch.global_size)
+            else:
+                loss = (weights * losses).sum() * (world / _over_ranks(weights.sum(), world))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if config.clip_norm is not None:
@@ -177,15 +184,17 @@ def train(
             with torch.no_grad():
                 sums = _accumulate(sums, losses, features, logits, batch.labels, learner.head.axes, tau_plus)
             state.step += 1
-            result.images += batch.global_size
-            if device.type == "cpu" or state.step % _CHECK_EVERY_STEPS == 0:
+            state.images += batch.global_size
+            if _looked_at(state.step, batches.steps_per_epoch, device):
                 _check_finite(losses, epoch, state.step)
                 if checkpoint is not None and _agreed(
                     time.monotonic() - last_save >= checkpoint_seconds, world, device
                 ):
+                    state.seconds += time.monotonic() - mark
                     state.save(checkpoint, _all_reduced(sums, world), rank)
-                    last_save = time.monotonic()
+                    last_save = mark = time.monotonic()
         metrics = _epoch_metrics(_all_reduced(sums, world), epoch)
+        state.seconds += time.monotonic() - mark
         metrics["train/lr"] = optimizer.param_groups[0]["lr"]
         state.finish_epoch(metrics)
         result.history.append(metrics)
@@ -193,7 +202,7 @@ def train(
             on_epoch(epoch, metrics, learner)
     if checkpoint is not None and unfinished:
         state.save(checkpoint, {}, rank)
-    result.seconds = time.monotonic() - started
+    result.seconds, result.images = state.seconds, state.images
     return result
 
 
@@ -203,13 +212,16 @@ def train(
 class _State:
     """Everything a resumed run needs, and the only thing a checkpoint holds."""
 
-    def __init__(self, learner: Learner, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> None:
+    def __init__(
+        self, learner: Learner, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, data: str
+    ) -> None:
         self.learner, self.optimizer = learner, optimizer
-        self.guard = {"train": config.model_dump(mode="json"), "steps_per_epoch": steps}
+        self.guard = {"train": config.model_dump(mode="json"), "steps_per_epoch": steps, "data": data}
         self.epoch = 0
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, Tensor] = {}
+        self.seconds, self.images = 0.0, 0
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
@@ -227,6 +239,8 @@ class _State:
             "step": self.step,
             "history": self.history,
             "sums": sums,
+            "seconds": self.seconds,
+            "images": self.images,
             "rng": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
@@ -245,12 +259,14 @@ class _State:
         payload: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if payload["guard"] != self.guard:
             raise DataError(
-                f"checkpoint {path} was written by another training configuration; remove it to start afresh"
+                f"checkpoint {path} was written by another training configuration or on other images; remove it to start "
+                "afresh"
             )
         self.learner.load_state_dict(payload["learner"])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.epoch, self.step = payload["epoch"], payload["step"]
         self.history, self.sums = payload["history"], payload["sums"]
+        self.seconds, self.images = payload["seconds"], payload["images"]
         torch.set_rng_state(payload["rng"].cpu())
         if torch.cuda.is_available() and "rng_cuda" in payload:
             torch.cuda.set_rng_state(payload["rng_cuda"].cpu())
@@ -287,6 +303,17 @@ def _accumulate(
         "norm": features.norm(dim=-1).double().sum(),
     }
     return {name: value + sums[name] if name in sums else value for name, value in batch.items()}
+
+
+def _looked_at(step: int, steps_per_epoch: int, device: torch.device) -> bool:
+    """Whether to read values back after this step (1-based): an accelerator would wait for them."""
+    return device.type == "cpu" or step % _CHECK_EVERY_STEPS == 0 or step == steps_per_epoch
+
+
+def _over_ranks(value: Tensor, world: int) -> Tensor:
+    if world > 1:
+        dist.all_reduce(value)
+    return value
 
 
 def _agreed(due: bool, world: int, device: torch.device) -> bool:

@@ -173,10 +173,29 @@ def test_provenance_names_what_made_the_numbers() -> None:
     assert result.notes[0] == data.note
 
 
-def test_the_terminal_phase_is_told() -> None:
-    result = run(config(train={"epochs": 30, "lr": 0.1}, data={"train_size": 60}), None)
-    assert result.provenance["terminal_phase"] == (result.metrics["train/accuracy_eval"] >= 0.999)
-    assert result.metrics["train/accuracy_eval"] > 0.95
+@pytest.mark.parametrize(("epochs", "reached"), [(1, False), (40, True)])
+def test_the_terminal_phase_is_told(epochs: int, reached: bool) -> None:
+    result = run(config(train={"epochs": epochs, "lr": 0.1}, data={"train_size": 60}), None)
+    assert result.provenance["terminal_phase"] is reached
+    assert (result.metrics["train/accuracy_eval"] == 1.0) is reached
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("rungs", [(), (1,)])
+def test_what_the_last_step_broke_is_a_divergence_of_this_run(release: str, rungs: tuple[int, ...]) -> None:
+    """The loss is looked at before the step: weights that the last one threw away show only in the features."""
+    one_step = {"epochs": 1 + len(rungs), "batch_size": 250, "lr": 1e30, "schedule": "constant"}
+    with pytest.raises(NonFiniteError, match="became NaN or infinite"):
+        run(config(train=one_step, method={**CONE, "release": release}), prepared(), rungs=rungs)
+
+
+def test_nc4_is_of_the_classifier_as_it_is_bias_and_all() -> None:
+    result = run(config(method={"name": "ce"}, train={"lr": 0.5}), prepared())
+    found = result.features["train"]
+    labels = found.labels("coarse")
+    means = torch.stack([found.after[labels == k].double().mean(0) for k in range(5)])
+    nearest = torch.cdist(found.after.double(), means).argmin(1)
+    assert result.metrics["collapse/nc4"] == pytest.approx(float((nearest == found.logits.argmax(1)).double().mean()))
 
 
 def test_history_follows_collapse_at_log_spaced_epochs() -> None:

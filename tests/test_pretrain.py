@@ -246,6 +246,23 @@ def test_without_cones_hinge_ce_trains_to_the_same_bits_as_ce_etf(precision: str
     assert etf_result.history == hinge_result.history
 
 
+def test_class_weights_give_the_weighted_mean_over_the_batch() -> None:
+    """One step of one batch against torch's own weighted cross-entropy."""
+    weights = torch.tensor([0.2, 1.0, 3.0, 5.0])
+    plain = {"epochs": 1, "momentum": 0, "nesterov": False, "weight_decay": 0, "warmup_epochs": 0, "augment": "none"}
+    learner, built = build(method("ce"))
+    reference, _ = build(method("ce"))
+    whole = Batches(*pictures(), batch_size=N, seed=3)
+    config = settings(**plain, batch_size=N, schedule="constant", channels_last=False)
+    train(learner, Objective(class_weights=weights), whole, config, seed=0, tau_plus=built.tau_plus)
+    images, labels = (torch.from_numpy(array) for array in pictures())
+    _, logits = reference.train()(images)
+    nn.functional.cross_entropy(logits, labels, weight=weights).backward()
+    for (name, ours), theirs in zip(learner.named_parameters(), reference.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours, theirs - config.lr * theirs.grad, rtol=0, atol=2e-6, msg=name)
+
+
 def test_clipping_bounds_the_step() -> None:
     """Without momentum and decay one step moves the parameters by lr times the clipped norm."""
     plain = {
@@ -364,8 +381,44 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert len(expected["optimizer"]["state"]) == len(list(whole.parameters()))
     assert same(saved["optimizer"], expected["optimizer"])
     assert (saved["epoch"], saved["step"]) == (3, 0)
-    done = at[0] * N + {1: 22, 2: 44, 3: 65, 4: 86}[at[1]] if isinstance(at, tuple) else (at + 1) * N
-    assert result.images == 3 * N - done
+    assert result.images == whole_result.images == 3 * N  # what the killed process did counts too
+    assert result.seconds > 0 and saved["seconds"] == result.seconds
+
+
+class Wobbly(nn.Module):
+    """A projector that draws from torch's own generator, as dropout does."""
+
+    def __init__(self, projector: nn.Module) -> None:
+        super().__init__()
+        self.projector = projector
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.dropout(self.projector(features), 0.3, self.training)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bfloat16"}, {"schedule": "step", "warmup_epochs": 0}, {"clip_norm": 0.1}]
+)
+def test_a_resume_restores_generators_and_every_kind_of_setting(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = settings(**changes)
+
+    def wobbly() -> tuple[Learner, BuiltMethod]:
+        learner, built = build()
+        learner.extractor.projector = Wobbly(learner.extractor.projector)
+        return learner, built
+
+    torch.manual_seed(7)
+    whole, built = wobbly()
+    expected = fit(whole, built, config)
+    torch.manual_seed(7)
+    part, built = wobbly()
+    with pytest.raises(Killed):
+        fit(part, built, config, checkpoint=tmp_path / "c.pt", checkpoint_seconds=0, cut=(1, 2))
+    torch.manual_seed(123)
+    learner, built = wobbly()
+    result = fit(learner, built, config, checkpoint=tmp_path / "c.pt")
+    assert same(whole.state_dict(), learner.state_dict())
+    assert result.history == expected.history
 
 
 def test_several_interruptions_and_what_observers_added(tmp_path: Path) -> None:
@@ -389,7 +442,7 @@ def test_a_finished_run_is_read_back_without_training(tmp_path: Path) -> None:
     learner, result = fresh(settings(), checkpoint=path)
     again, read = fresh(settings(), checkpoint=path, on_epoch=lambda *call: pytest.fail("no epoch is left to train"))
     assert same(learner.state_dict(), again.state_dict())
-    assert read.history == result.history and read.images == 0 and read.resumed_at == (3, 0)
+    assert read.history == result.history and read.images == result.images and read.resumed_at == (3, 0)
 
 
 def test_checkpoints_come_by_the_clock_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,11 +461,29 @@ def test_checkpoints_come_by_the_clock_and_at_the_end(tmp_path: Path, monkeypatc
     assert saved == [(3, 0)]
 
 
+@pytest.mark.parametrize("steps", [1, 4, 20, 45])
+def test_an_accelerator_is_looked_at_now_and_then_and_at_the_end_of_every_epoch(steps: int) -> None:
+    def looked(device: str) -> list[int]:
+        return [step for step in range(1, steps + 1) if pretrain._looked_at(step, steps, torch.device(device))]
+
+    assert looked("cpu") == list(range(1, steps + 1))
+    assert looked("cuda") == sorted({*range(20, steps + 1, 20), steps})
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    interrupted(settings(), path, (1, 2), data="these")
+    with pytest.raises(DataError, match=r"c.pt was written by another training configuration or on other images"):
+        fresh(settings(), checkpoint=path, data="those")
+
+
 @pytest.mark.parametrize("change", [{"lr": 0.06}, {"epochs": 4}, {"augment": "none"}, {"precision": "bfloat16"}])
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "c.pt"
     interrupted(settings(), path, (1, 2))
-    with pytest.raises(DataError, match=r"c.pt was written by another training configuration; remove it"):
+    with pytest.raises(
+        DataError, match=r"c.pt was written by another training configuration or on other images; remove it"
+    ):
         fresh(settings(**change), checkpoint=path)
 
 

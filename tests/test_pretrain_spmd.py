@@ -16,6 +16,7 @@ from divfeat.data.batches import Batches
 from divfeat.data.images import ImageSet
 from divfeat.data.sources import load_source
 from divfeat.features import FeatureSet, extract
+from divfeat.losses import Objective
 from divfeat.methods import build_method
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, train
@@ -33,6 +34,7 @@ CASES = {
         {"clip_norm": 0.5},
     ),
     "learned classifier": (MethodConfig(name="ce_smooth"), {}),
+    "weighted": (MethodConfig(name="ce"), {"class_weights": torch.linspace(0.1, 4, 10, dtype=torch.float64)}),
 }
 
 
@@ -58,6 +60,8 @@ def fit(
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     method, changes = CASES[name]
+    weights = changes.get("class_weights")
+    changes = {key: value for key, value in changes.items() if key != "class_weights"}
     extractor = build_extractor("digits_cnn", image_shape=(1, 8, 8), projector_dim=16)
     context = ThresholdContext(torch.as_tensor(np.bincount(images.fine)))
     built = build_method(method, 16, context, seed=1)
@@ -67,7 +71,7 @@ def fit(
         batches = Cut(batches, cut)
     result = train(
         learner,
-        built.objective,
+        built.objective if weights is None else Objective(class_weights=weights.to(dtype)),
         batches,
         settings(**changes),
         seed=3,

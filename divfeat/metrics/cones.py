@@ -32,8 +32,8 @@ class _Geometry:
     norm: Tensor
 
     def inside(self, angle: Tensor) -> Tensor:
-        """Within the closed cone of an angle [..., N]."""
-        return (self.positive >= angle.cos()) & (self.norm > 0)
+        """Within the closed cone of an angle [..., N]; 1e-12 lets a feature on its axis lie in a cone of width 0."""
+        return (self.positive >= angle.cos() - 1e-12) & (self.norm > 0)
 
     def clamped(self, angle: Tensor) -> Tensor:
         """The hinge's mask: cos > cos tau strictly, and nothing where tau = 0 (rounding would decide there)."""
@@ -103,7 +103,7 @@ def cone_occupancy(features: Tensor, labels: Tensor, frame: Tensor, tau: float |
         features: [..., N, D]. A zero feature lies in no cone.
         labels: int64 [N] in [0, K).
         frame: [..., D, K], columns of any length.
-        tau: radians in [0, pi], a float or [..., K]. At 0 only samples exactly on their axis count: rounding decides.
+        tau: radians in [0, pi], a float or [..., K]. At 0 only samples on their axis count.
 
     Returns:
         float64 [...] in [0, 1].

@@ -21,6 +21,7 @@ def collapse_summary(
     frame: Tensor | None = None,
     tau: float | Tensor | None = None,
     num_classes: int | None = None,
+    bias: Tensor | None = None,
 ) -> dict[str, float]:
     """All measures of collapse, cones and norms by flat name.
 
@@ -30,6 +31,7 @@ def collapse_summary(
         frame: [D, K] class axes. None leaves out `collapse/nc3`, `collapse/nc4` and every `cone/` entry.
         tau: thresholds in radians, a float or [K]. None leaves out `cone/occupancy` and `cone/clamped`.
         num_classes: K; None means the frame's, and without a frame one more than the largest label.
+        bias: [K] of the classifier whose agreement with the nearest mean `collapse/nc4` is; None for a frame.
 
     Returns:
         Name -> value, NaN where a measure is undefined for these features (a run that diverged or collapsed must not
@@ -52,7 +54,7 @@ def collapse_summary(
     statistics = class_statistics(features, labels, num_classes)
     variability = NC1Accumulator(statistics)
     ranks = NumericalRankAccumulator(num_classes)
-    agreement = None if frame is None else NC4Accumulator(statistics, frame)
+    agreement = None if frame is None else NC4Accumulator(statistics, frame, bias)
     cones = None if frame is None else ConeAccumulator(frame.to(features.device), tau)
     for batch in chunks(features, labels):
         for accumulator in (variability, ranks, agreement, cones):

@@ -31,6 +31,11 @@ class Head(nn.Module):
         """The class axes [..., D, K], one a column, for the collapse metrics."""
         raise NotImplementedError
 
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to <axis, feature>, [K]; None where nothing is."""
+        return None
+
     def score(self, features: Tensor) -> Tensor:
         """Features [..., N, D] to logits [..., N, K]."""
         raise NotImplementedError
@@ -67,6 +72,11 @@ class LinearHead(Head):
     def axes(self) -> Tensor:
         """The weight, transposed: [D, K]."""
         return self.linear.weight.T
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[K]."""
+        return self.linear.bias
 
     def score(self, features: Tensor) -> Tensor:
         """Features [..., N, D] to logits [..., N, K]."""

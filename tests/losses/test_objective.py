@@ -150,6 +150,14 @@ def test_transforms_apply_in_order() -> None:
         torch.testing.assert_close(found, F.cross_entropy(logits, labels, reduction="none"))
 
 
+def test_class_weights_are_those_of_the_labels() -> None:
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    assert Objective(class_weights=weights).weights(torch.tensor([2, 0, 0])).tolist() == [2.0, 0.5, 0.5]
+    assert Objective().weights(torch.tensor([0])) is None
+    with pytest.raises(ConfigError, match="must be positive"):
+        Objective(class_weights=torch.tensor([1.0, 0.0]))
+
+
 @pytest.mark.parametrize("lead", [(60,), (2, 60)])
 def test_the_gate_drops_samples_after_every_transform(lead: tuple[int, ...]) -> None:
     features, labels, frame = batch(*lead)

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
 from divfeat.errors import ConfigError, DataError
+from divfeat.frames import simplex_etf
 from divfeat.losses.hinge import inside_cone
 from divfeat.metrics import (
     FIXED_DEGREES,
     ConeAccumulator,
     axis_cosines,
     clamped_share,
+    collapse_summary,
     cone_occupancy,
     cone_occupancy_at,
     feature_norms,
@@ -103,6 +105,16 @@ def test_rounding_on_the_axis_decides_nothing():
     assert cone_occupancy(-3 * frame.T, labels, frame, math.pi) == 1
     assert clamped_share(3 * frame.T, labels, frame, 0.0) == 0
     assert clamped_share(3 * frame.T, labels, frame, 1e-6) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_at_full_collapse_a_cone_of_width_zero_is_full(classes, dtype):
+    frame = simplex_etf(classes, classes + 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    labels = torch.arange(20 * classes) % classes
+    features = torch.linspace(0.3, 300, len(labels), dtype=dtype)[:, None] * frame.T[labels]
+    assert cone_occupancy(features, labels, frame, 0.0) == 1
+    assert collapse_summary(features, labels, frame, torch.zeros(classes))["cone/occupancy"] == 1
 
 
 def test_a_zero_feature_lies_in_no_cone():

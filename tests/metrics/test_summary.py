@@ -46,7 +46,9 @@ def test_every_entry_is_its_one_shot_function(monkeypatch, chunk):
     features, labels = clustered([12, 0, 5, 1, 7], dim=6, noise=1.5)
     features = features.float()
     frame, tau = normal((6, 5), 3), torch.tensor([1.2, 0.1, 1.5, 2.0, 0.0])
-    values = collapse_summary(features, labels, frame, tau)
+    bias = torch.tensor([3.0, -1.0, 0.0, 2.0, -4.0])
+    values = collapse_summary(features, labels, frame, tau, bias=bias)
+    assert nc4(features, labels, frame, bias) != nc4(features, labels, frame)
     positive, negative = axis_cosines(features, labels, frame)
     norm, logs = feature_norms(features, labels, 5)
     expected = {
@@ -54,7 +56,7 @@ def test_every_entry_is_its_one_shot_function(monkeypatch, chunk):
         "collapse/nc1_balanced": nc1(features, labels, weighting="balanced"),
         "collapse/nc2": nc2(features, labels),
         "collapse/nc3": nc3(features, labels, frame),
-        "collapse/nc4": nc4(features, labels, frame),
+        "collapse/nc4": nc4(features, labels, frame, bias),
         "collapse/cdnv": cdnv(features, labels),
         "collapse/numerical_rank": numerical_rank(features, labels),
         "collapse/numerical_rank_centred": numerical_rank(features, labels, centred=True),
