@@ -55,6 +55,18 @@ class TrackingFollower:
             self.started(job)
         self.tracker.finish_run(job.key, tracked(record), self._files(job.key))
 
+    def stopped(self, job: Job) -> None:
+        """Close the run until the study is taken up again."""
+        history = [tracked_event(event) for event in self.ledger.events(job.key)]
+        record = {
+            "status": "stopped",
+            "metrics": {},
+            "config": job.experiment.to_dict(),
+            "history": history,
+            "error": None,
+        }
+        self.tracker.finish_run(job.key, record)
+
     def _files(self, key: str) -> dict[str, Path]:
         folder = self.ledger.run_folder(key)
         record = self.ledger.record(key) or {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from divfeat.config import StudyConfig, deciding
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, DataError
 from divfeat.files import append_line, read_json, read_lines, write_json
 
 FORMAT = 1
@@ -135,6 +135,8 @@ class Ledger:
     def forgive(self, phases: Collection[str]) -> list[str]:
         """Set aside the records of runs of `phases` that failed for a cause that may have been mended; NaN is final.
 
+        Proposals of such runs are marked `lost`: the search makes them anew.
+
         Returns:
             Their keys; they run again.
         """
@@ -146,6 +148,9 @@ class Ledger:
             path = self.run_folder(key) / "record.json"
             path.replace(path.with_name(f"failed-{int(record['finished'])}.json"))
             keys.append(key)
+        for number, row in self.proposals().items():
+            if row["key"] in keys:
+                self.write_proposal(number, row | {"lost": True})
         return keys
 
     def event(self, key: str, event: dict[str, Any]) -> None:
@@ -163,10 +168,10 @@ class Ledger:
         """What Optuna proposed as trial `number`."""
         write_json(self.folder / "proposals" / f"{number:05d}.json", {"number": number, **proposal})
 
-    def proposals(self) -> dict[int, dict[str, Any]]:
-        """Proposals by number."""
+    def proposals(self, *, lost: bool = False) -> dict[int, dict[str, Any]]:
+        """Proposals by number; with `lost` also those that were made anew since their run was lost."""
         found = (read_json(path) for path in sorted((self.folder / "proposals").glob("*.json")))
-        return {row["number"]: row for row in found}
+        return {row["number"]: row for row in found if lost or not row.get("lost")}
 
     def phase(self, name: str) -> dict[str, Any] | None:
         """What the phase `name` decided, or None."""
@@ -176,6 +181,24 @@ class Ledger:
     def write_phase(self, name: str, decision: dict[str, Any]) -> None:
         """Freeze a decision."""
         write_json(self.folder / "phases" / f"{name}.json", decision)
+
+    def reopen(self) -> None:
+        """The study is no longer finished."""
+        (self.folder / "phases" / "done.json").unlink(missing_ok=True)
+
+    def same_data(self, role: str, split_hash: str) -> None:
+        """Note what the runs of `role` see, and refuse to go on with anything else.
+
+        Raises:
+            DataError: the images or their split are not those that the study was begun with.
+        """
+        known = self.phase("data") or {}
+        if known.setdefault(role, split_hash) != split_hash:
+            raise DataError(
+                f"study {self.folder.name!r} was begun on other images or another split (hash {known[role]}, now "
+                f"{split_hash}): put the data back, or start anew with another --name"
+            )
+        self.write_phase("data", known)
 
     def test_read(self, key: str, why: str) -> None:
         """Note a read of the test set; the same experiment counts once."""

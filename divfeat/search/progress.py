@@ -74,6 +74,10 @@ class Progress:
             self.best = (value, job.name)
         self._line()
 
+    def stopped(self, job: Job) -> None:
+        """A job goes on in a later session."""
+        self.running.pop(job.key, None)
+
     def seconds_left(self) -> float | None:
         """A guess, None before the first run has finished."""
         if not self.durations:

@@ -6,6 +6,7 @@ pruned with its intermediate values, a failed one as failed, and none is left ru
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from divfeat.config import OBJECTIVES, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
-from divfeat.search.ledger import Ledger, mendable
+from divfeat.search.ledger import Ledger
 from divfeat.seeding import stream_seed
 from divfeat.thresholds import family_named
 
@@ -79,7 +80,11 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
 
 
 def tried_first(study: StudyConfig) -> list[dict[str, Any]]:
-    """The paper's settings inside the searched box: the first one under every way of letting go, the others under one."""
+    """The paper's settings inside the searched box: the first one under every way of letting go, the others under one.
+
+    Under `theorem` an angle is at most 45 degrees: beyond half the angle between axes the loss cannot fall below log K
+    (`divfeat.losses.theorem_tau_minus`), and that half is above 45 degrees for any number of classes.
+    """
     family = family_named(study.search.family)
     releases = study.search.releases
     rows: list[dict[str, Any]] = []
@@ -87,7 +92,9 @@ def tried_first(study: StudyConfig) -> list[dict[str, Any]]:
         if any(not study.search.low <= angle <= study.search.high for angle in setting.values()):
             continue
         for release in releases if index == 0 else releases[:1]:
-            rows.append(dict(setting) | ({"release": release} if len(releases) > 1 and setting else {}))
+            widest = math.pi / 4 if release == "theorem" else math.pi
+            angles = {name: max(study.search.low, min(angle, widest)) for name, angle in setting.items()}
+            rows.append(angles | ({"release": release} if len(releases) > 1 and setting else {}))
     return rows
 
 
@@ -99,6 +106,9 @@ class Proposals:
         ledger: Truth; proposals are noted there before they run.
         storage: Optuna storage URL; opens in optuna-dashboard.
         name: Of the Optuna study.
+
+    Raises:
+        ConfigError: the sampler cannot search this space.
     """
 
     def __init__(self, study: StudyConfig, ledger: Ledger, storage: str, name: str) -> None:
@@ -113,12 +123,10 @@ class Proposals:
         )
         self.optuna.set_metric_names(list(study.search.objectives))
         self._reconcile()
-        records = (ledger.record(row["key"]) for row in ledger.proposals().values())
-        self.lost = sum(record is not None and mendable(record) for record in records)
 
     def __len__(self) -> int:
-        """Proposals that count towards `--trials`: not those an earlier session lost to a fault since mended."""
-        return len(self.ledger.proposals()) - self.lost
+        """Proposals that count towards `--trials`: not those that a fault since mended took away."""
+        return len(self.ledger.proposals())
 
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""
@@ -215,8 +223,8 @@ class Proposals:
 
     def _reconcile(self) -> None:
         """Bring Optuna's storage in line with the ledger: after a crash, with the storage lost or an older copy of it."""
-        noted = self.ledger.proposals()
-        for number in range(len(self._trials()), max(noted, default=-1) + 1):  # lost: tell it again
+        noted = self.ledger.proposals(lost=True)
+        for number in range(len(self._trials()), max(noted, default=-1) + 1):  # unknown to Optuna: tell it again
             known = noted.get(number)
             self.optuna.add_trial(
                 create_trial(state=TrialState.RUNNING, params=known["params"], distributions=self.space)
@@ -232,11 +240,27 @@ class Proposals:
             if trial.number not in noted:  # killed between ask and note: the same draw again
                 self._seed_sampler(trial.number)
                 self._note(optuna.trial.Trial(self.optuna, trial._trial_id))
-        noted = self.ledger.proposals()
+        noted = self.ledger.proposals(lost=True)
         for trial in running:
-            record = self.ledger.record(noted[trial.number]["key"])
-            if record is not None:
+            row = noted[trial.number]
+            record = self.ledger.record(row["key"])
+            if row.get("lost"):
+                self.optuna.tell(trial.number, state=TrialState.FAIL)
+            elif record is not None:
                 self.tell(trial.number, record)
+        self._propose_again(row for row in noted.values() if row.get("lost"))
+
+    def _propose_again(self, lost: Iterable[Mapping[str, Any]]) -> None:
+        """Enqueue what was lost, unless it has been proposed again since: the paper's own settings are among it."""
+        live = [row["params"] for row in self.ledger.proposals().values()]
+        waiting = [trial.system_attrs["fixed_params"] for trial in self._trials() if trial.state == TrialState.WAITING]
+        for row in lost:
+            for again in (live, waiting):
+                if row["params"] in again:
+                    again.remove(row["params"])
+                    break
+            else:
+                self.optuna.enqueue_trial(row["params"])
 
 
 def storage_url(folder: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.config import OBJECTIVES, ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec
+from divfeat.config import OBJECTIVES, ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
 from divfeat.search.jobs import (
     CONFIRM_SEED,
     SEARCH_SEED,
@@ -145,6 +145,8 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
         Mapping with `winner` (the row, with `values` per seed and `mean`), all `candidates`, and `equals`: the baseline
         whose configuration the winner has, or None.
 
+    Runs do not fail at random, so a candidate that failed on a seed ranks behind every one that failed on fewer.
+
     Raises:
         ValueError: no candidate has a complete record on any selection seed.
     """
@@ -158,6 +160,8 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
     complete = [row for row in rows if all(mean is not None for mean in row["mean"])]
     if not complete:
         raise ValueError("no candidate of the search finished on the selection seeds")
+    most = max(len(row["values"][0]) for row in complete)
+    complete = [row for row in complete if len(row["values"][0]) == most]
     means = np.array([row["mean"] for row in complete])
     index = int(select_top(means, 1)[0])
     winner = complete[index]
@@ -169,7 +173,7 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
 def seed_values(
     study: StudyConfig, method: MethodConfig, seeds: Sequence[int], record_of: RecordOf
 ) -> list[list[float]]:
-    """Objective values [objectives][finished seeds] of one method on validation."""
+    """Objective values [objectives][finished seeds] of one method on validation, shares in [0, 1]."""
     found = [record_of(experiment(study, method, seed).key) for seed in seeds]
     columns = []
     for metric in objective_metrics(study):
@@ -179,7 +183,7 @@ def seed_values(
 
 
 def grid_angles(study: StudyConfig) -> list[float]:
-    """The fixed grid over the searched range."""
+    """The fixed grid over the searched range, in radians; empty where the family has other than one angle."""
     points = study.protocol.grid_points
     if points == 0 or len(family_named(study.search.family).parameters) != 1:
         return []
@@ -209,27 +213,65 @@ def confirmed_methods(study: StudyConfig, winner: Mapping[str, Any]) -> dict[str
     }
 
 
-def confirmation_jobs(study: StudyConfig, winner: Mapping[str, Any], record_of: RecordOf) -> list[Job]:
-    """Winner and baselines on new seeds, trained as published; the probe's strength is the one validation chose."""
-    jobs = []
-    for name, method in confirmed_methods(study, winner).items():
-        jobs += [Job(config, "confirm", name) for config in confirmation_experiments(study, method, record_of)]
-    return jobs
+Strengths = Mapping[str, Mapping[str, float]]
 
 
-def confirmation_experiments(study: StudyConfig, method: MethodConfig, record_of: RecordOf) -> list[ExperimentConfig]:
-    """One experiment a confirmation seed, or none where the method has no finished selection run to take a strength from."""
-    if study.probe.solver == "sgd":  # has no strength to freeze
-        return [experiment(study, method, seed, "confirm") for seed in confirm_seeds(study)]
+def frozen_strengths(
+    study: StudyConfig, winner: Mapping[str, Any], record_of: RecordOf, known: Strengths
+) -> dict[str, Mapping[str, float]]:
+    """What the confirmation's probes take over from validation: the median strength over the selection seeds.
+
+    Args:
+        study: At the frozen learning rate and weight decay.
+        winner: Its row.
+        record_of: The ledger's records.
+        known: Strengths frozen before; these stay, since their confirmation may have read the test set.
+
+    Returns:
+        `method_key` -> field of `ProbeConfig` -> strength; without a method that no selection run of which was finished.
+    """
+    frozen = dict(known)
+    for method in confirmed_methods(study, winner).values():
+        strengths = _median_strengths(study, method, record_of)
+        if strengths is not None:
+            frozen.setdefault(method_key(method), strengths)
+    return frozen
+
+
+def _median_strengths(study: StudyConfig, method: MethodConfig, record_of: RecordOf) -> dict[str, float] | None:
+    if study.probe.solver == "sgd" and len(study.probe.strengths or (0,)) == 1:
+        return {}  # nothing was chosen
     found = [record_of(experiment(study, method, seed).key) for seed in select_seeds(study)]
     strengths = {}
     for field, metric in (("strengths", "probe/strength"), ("strengths_before", "probe/strength_before")):
         values = [value for value in (metric_of(record, metric) for record in found) if value is not None]
         if not values:
-            return []
+            return None
+        median = np.median(values) if min(values) <= 0 else math.exp(float(np.median(np.log(values))))
         # Six digits: the strength is part of a key, which must not hang on a machine's last bit.
-        strengths[field] = (float(f"{math.exp(float(np.median(np.log(values)))):.6g}"),)
-    probe = study.probe.model_copy(update=strengths)
+        strengths[field] = float(f"{median:.6g}")
+    return strengths
+
+
+def method_key(method: MethodConfig) -> str:
+    """The same for two methods that train alike."""
+    return digest(canonical(method).to_dict())
+
+
+def confirmation_jobs(study: StudyConfig, winner: Mapping[str, Any], strengths: Strengths) -> list[Job]:
+    """Winner and baselines on new seeds, trained as published; the probe's strength is the one validation chose."""
+    jobs = []
+    for name, method in confirmed_methods(study, winner).items():
+        jobs += [Job(config, "confirm", name) for config in confirmation_experiments(study, method, strengths)]
+    return jobs
+
+
+def confirmation_experiments(study: StudyConfig, method: MethodConfig, strengths: Strengths) -> list[ExperimentConfig]:
+    """One experiment a confirmation seed, or none where the method has no frozen strength."""
+    frozen = strengths.get(method_key(method))
+    if frozen is None:
+        return []
+    probe = study.probe.model_copy(update={field: (value,) for field, value in frozen.items()})
     return [experiment(study, method, seed, "confirm", probe=probe) for seed in confirm_seeds(study)]
 
 

@@ -28,6 +28,9 @@ class Follower(Protocol):
     def finished(self, job: Job, record: Mapping[str, Any], fresh: bool) -> None:
         """A job has its record; `fresh` if it ran just now."""
 
+    def stopped(self, job: Job) -> None:
+        """A job has no record yet and goes on in a later session."""
+
 
 class JobQueue:
     """A `JobSource` over jobs made one by one.
@@ -64,7 +67,7 @@ class JobQueue:
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
         self.table = {rung: dict(values) for rung, values in (table or {}).items()}
         self.pruned: dict[str, int] = {}
-        self.statuses: Counter[str] = Counter()
+        self.statuses: dict[str, str] = {}
         self.errors: Counter[str] = Counter()
         self.fatal: Exception | None = None
 
@@ -108,14 +111,14 @@ class JobQueue:
 
     def ended(self, key: str, lost: bool) -> None:
         """Read the record, or write why there is none."""
-        jobs = self.running.pop(key)
         found = self.ledger.record(key)
+        if found is None and key not in self.pruned and self.stopping():
+            return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
+        jobs = self.running.pop(key)
         if found is None:
             if key in self.pruned:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
                 shutil.rmtree(self.ledger.stages / stage_key(jobs[0].experiment), ignore_errors=True)
-            elif self.stopping():
-                return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
             else:
                 why = "its workers were lost repeatedly" if lost else "it ended without a record"
                 status, kind = "failed", "infrastructure"
@@ -125,6 +128,16 @@ class JobQueue:
             assert found is not None
         for index, job in enumerate(jobs):
             self._finish(job, found, fresh=index == 0)
+
+    def close(self) -> None:
+        """Say what became of the jobs that the executor left behind when it was told to stop."""
+        for key in list(self.running):
+            if self.ledger.record(key) is not None:
+                self.ended(key, lost=False)
+                continue
+            job = self.running.pop(key)[0]
+            for follower in self.followers:
+                follower.stopped(job)
 
     def stopping(self) -> bool:
         """Whether to start nothing more."""
@@ -139,14 +152,15 @@ class JobQueue:
         self.on_record(job, found)
         for follower in self.followers:
             follower.finished(job, found, fresh)
-        self.statuses[found["status"]] += 1
-        if found["status"] == "failed":
+        counted = job.key in self.statuses  # proposals that mean the same experiment fail once
+        self.statuses[job.key] = found["status"]
+        if found["status"] == "failed" and not counted:
             self.errors[(str(found["error"]).strip().splitlines() or ["no message"])[-1]] += 1
         self._judge(job, found)
 
     def _judge(self, job: Job, found: Mapping[str, Any]) -> None:
         """One bad trial never ends a study; a bad configuration, or too many, do."""
-        total, failed = self.statuses.total(), self.statuses["failed"]
+        total, failed = len(self.statuses), list(self.statuses.values()).count("failed")
         if found["status"] != "failed":
             return
         cause, times = self.errors.most_common(1)[0]

@@ -157,6 +157,8 @@ class Study:
             self.interrupt.renew()
         try:
             ledger.open(self.config)
+            if data is not None:
+                ledger.same_data("search", data.split_hash)
             tracker = Tracker.open(self.folder.resolve(), self.name, self.execution.tracking_uri)
             session = _Session(self, ledger, tracker, executor)
             if executor is not None and data is not None:
@@ -173,29 +175,31 @@ class _Session:
 
     def __init__(self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor | None) -> None:
         self.study, self.ledger, self.tracker, self.executor = study, ledger, tracker, executor
-        self.config = study.config  # replaced once learning rate and weight decay are frozen
+        frozen = ledger.phase("calibrate")
+        # Replaced once learning rate and weight decay are frozen.
+        self.config = protocol.with_calibration(study.config, frozen) if frozen else study.config
         self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
         plan = protocol.planned_runs(self.config, study.execution.trials)
         metric = protocol.objective_metrics(self.config)[0]
         concurrent = executor.concurrent if executor else 1
         self.progress = Progress(plan, metric, concurrent, self.config.train.epochs, study.console)
-        self.test_shared = False
 
     def run(self, report: Reporter) -> Any:
         study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
         self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
         if self.executor is not None:
-            self.ledger.forgive(set(self.progress.plan) - {"search"})  # a lost proposal is replaced by a new one
+            self.ledger.reopen()
+            self.ledger.forgive(self._open_phases())
         self.following.reconcile()
         status = "stopped"
         try:
             if self.executor is not None:
                 with self.progress:
-                    winner = self._phases()
-                self._register(winner["winner"])
+                    self._phases()
                 self.ledger.write_phase("done", {"trials": len(self.ledger.proposals()), "time": time.time()})
+            self._register()
             made = report()
             self.tracker.log_report(made.files)
             status = "completed"
@@ -208,8 +212,21 @@ class _Session:
             if status != "completed":
                 self.tracker.finish_study(status)
 
-    def _register(self, winner: Mapping[str, Any]) -> None:
-        """Register the winner's extractor: of its selection runs the one at the validation median."""
+    def _open_phases(self) -> set[str]:
+        """Phases whose failed runs may be tried again: nothing that a frozen decision rests on."""
+        phases = {"search", "grid", "confirm"}
+        if self.ledger.phase("calibrate") is None:
+            phases.add("calibrate")
+        winner = self.ledger.phase("winner")
+        if winner is None or winner["trials"] < self.study.execution.trials:
+            phases |= {"noise", "select"}
+        return phases
+
+    def _register(self) -> None:
+        """Register the winner's extractor, once: of its selection runs the one at the validation median."""
+        decision = self.ledger.phase("winner")
+        assert decision is not None
+        winner = decision["winner"]
         method = MethodConfig.model_validate(winner["method"])
         metric = protocol.objective_metrics(self.config)[0]
         runs = []
@@ -222,7 +239,7 @@ class _Session:
         if not runs:
             return
         value, seed, key, folder = sorted(runs)[(len(runs) - 1) // 2]
-        self.tracker.register_extractor(
+        version = self.tracker.register_extractor(
             self.study.name,
             read_json(folder / "config.json"),
             torch.load(folder / "weights.pt", weights_only=True),
@@ -231,25 +248,27 @@ class _Session:
             description=f"Feature extractor of {winner['name']}, seed {seed} (the median of {len(runs)} on validation), "
             f"study {self.study.name}. uint8 images in, features out.",
         )
-        self.ledger.write_phase("registered", {"model": self.study.name, "key": key, "seed": seed, "value": value})
+        if version is not None:  # else MLflow is away: the same line registers it later
+            found = {"model": self.study.name, "version": version, "key": key, "seed": seed, "value": value}
+            self.ledger.write_phase("registered", found)
 
-    def _phases(self) -> dict[str, Any]:
+    def _phases(self) -> None:
         self._calibrate()
         self._noise()
         proposals = Proposals(self.config, self.ledger, storage_url(self.study.folder), self.study.name)
         self._search(proposals)
-        winner = self._select()
+        winner = self._select(len(proposals))
         grid = protocol.grid_jobs(self.config, self._grid_release(winner))
         if grid:
             self._run("grid", grid)
-            self.ledger.write_phase("grid", self._grid(winner))
+            angles, seeds = protocol.grid_angles(self.config), protocol.select_seeds(self.config)
+            self.ledger.write_phase("grid", {"release": self._grid_release(winner), "angles": angles, "seeds": seeds})
         self._confirm(winner)
-        return winner
 
     # --- phases ---------------------------------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
-        jobs = protocol.calibration_jobs(self.config)
+        jobs = protocol.calibration_jobs(self.study.config)
         if not jobs:
             return
         decision = self.ledger.phase("calibrate")
@@ -262,8 +281,9 @@ class _Session:
                 )
             self.ledger.write_phase("calibrate", decision)
         else:
+            self._plan("calibrate", jobs)
             self._skip("calibrate", jobs)
-        self.config = protocol.with_calibration(self.config, decision)
+        self.config = protocol.with_calibration(self.study.config, decision)
 
     def _noise(self) -> None:
         jobs = protocol.noise_jobs(self.config)
@@ -313,7 +333,13 @@ class _Session:
             table=proposals.rung_table(),
         )
 
-    def _select(self) -> dict[str, Any]:
+    def _select(self, trials: int) -> dict[str, Any]:
+        """The winner among `trials` proposals. Frozen once decided: a resume must not choose again after test was read."""
+        frozen = self.ledger.phase("winner")
+        if frozen is not None and frozen["trials"] == trials:
+            jobs = self._plan("select", protocol.selection_jobs(self.config, frozen["candidates"]))
+            self._skip("select", jobs)
+            return frozen
         chosen = protocol.candidates(self.config, self.ledger.proposals(), self.ledger.record)
         if not chosen:
             raise TooManyFailuresError("no trial of the search was completed, so there is nothing to select from")
@@ -322,6 +348,9 @@ class _Session:
             winner = protocol.winner_decision(self.config, chosen, self.ledger.record)
         except ValueError as error:
             raise TooManyFailuresError(str(error)) from error
+        known = frozen["strengths"] if frozen is not None else {}
+        strengths = protocol.frozen_strengths(self.config, winner["winner"], self.ledger.record, known)
+        winner |= {"trials": trials, "strengths": strengths}
         self.ledger.write_phase("winner", winner)
         return winner
 
@@ -329,24 +358,13 @@ class _Session:
         method = MethodConfig.model_validate(winner["winner"]["method"])
         return method.release if method.name == "hinge_ce" else self.config.search.releases[0]
 
-    def _grid(self, winner: Mapping[str, Any]) -> dict[str, Any]:
-        release = self._grid_release(winner)
-        angles = protocol.grid_angles(self.config)
-        seeds = protocol.select_seeds(self.config)
-        rows = [
-            protocol.seed_values(
-                self.config, protocol.grid_method(self.config, angle, release), seeds, self.ledger.record
-            )[0]
-            for angle in angles
-        ]
-        return {"release": release, "angles": angles, "seeds": seeds, "values": rows}
-
     def _confirm(self, winner: Mapping[str, Any]) -> None:
-        jobs = protocol.confirmation_jobs(self.config, winner["winner"], self.ledger.record)
-        if any(self.ledger.record(job.key) is None for job in jobs) and not self.test_shared:
+        jobs = protocol.confirmation_jobs(self.config, winner["winner"], winner["strengths"])
+        if any(self.ledger.record(job.key) is None for job in jobs):
             assert self.executor is not None
-            self.executor.share("confirm", prepare(self.config.data, "confirm", root=self.study.root))
-            self.test_shared = True
+            data = prepare(self.config.data, "confirm", root=self.study.root)
+            self.ledger.same_data("confirm", data.split_hash)
+            self.executor.share("confirm", data)
         self._run("confirm", jobs, role="confirm")
 
     # --- the queue --------------------------------------------------------------------------------------------------------
@@ -354,9 +372,8 @@ class _Session:
     def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> JobQueue:
         """Run the jobs that have no record yet."""
         self._phase(phase)
-        if isinstance(jobs, Sequence):  # now known, where the plan could only guess what coincides
-            self.progress.plan[phase] = len({job.key for job in jobs})
-        jobs = self._without_done(jobs) if isinstance(jobs, Sequence) else jobs
+        if isinstance(jobs, Sequence):
+            jobs = self._without_done(self._plan(phase, jobs))
         queue = JobQueue(
             iter(jobs),
             self.ledger,
@@ -370,11 +387,18 @@ class _Session:
             return queue
         assert self.executor is not None
         self.executor.run(queue, role)
+        queue.close()
         if queue.fatal is not None:
             raise queue.fatal
         if self.interrupt.reason is not None:
             raise StoppedError(self.interrupt.reason)
         return queue
+
+    def _plan(self, phase: str, jobs: Sequence[Job]) -> list[Job]:
+        """Each experiment once, and counted: the plan could only guess what coincides."""
+        unique = {job.key: job for job in reversed(jobs)}
+        self.progress.plan[phase] = len(unique)
+        return list(reversed(unique.values()))
 
     def _without_done(self, jobs: Sequence[Job]) -> list[Job]:
         """Leave out what has a record: no cluster is asked for a phase that is done."""
@@ -383,7 +407,11 @@ class _Session:
         return [job for job in jobs if self.ledger.record(job.key) is None]
 
     def _skip(self, phase: str, jobs: Sequence[Job]) -> None:
+        """Count what earlier phases or sessions ran."""
+        records = [self.ledger.record(job.key) for job in jobs]
+        failed = sum(record is not None and record["status"] == "failed" for record in records)
         self.progress.done[phase] = self.progress.done.get(phase, 0) + len(jobs)
+        self.progress.failed[phase] = self.progress.failed.get(phase, 0) + failed
 
     def _phase(self, phase: str) -> None:
         self.progress.phase = phase

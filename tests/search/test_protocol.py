@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from divfeat import record as records
 from divfeat.config import MethodConfig
+from divfeat.losses import RELEASES
 from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, canonical, experiment, seed_of
 from divfeat.settings import preset_names
@@ -215,6 +216,9 @@ def test_a_failed_candidate_neither_wins_nor_stops_the_others(table):
     put_seeds(study, table, hinge(0.6), [0.1, None, 0.3])
     decision = protocol.winner_decision(study, rows, table)
     assert decision["winner"]["number"] == 1
+    put_seeds(study, table, hinge(0.7), [0.05, 0.05, 0.05])
+    steady = [*rows, chosen_row(study, 0.7, number=2)]
+    assert protocol.winner_decision(study, steady, table)["winner"]["number"] == 2
     assert decision["winner"]["values"] == [[0.1, 0.3]]
     assert decision["candidates"][0]["mean"] == [None]
     put_seeds(study, table, hinge(0.6), [None] * 3)
@@ -238,7 +242,7 @@ def test_two_objectives_compromise(table):
     [
         (0.0, "gate", "ce_etf"),
         (0.0, "paper", "ce_etf"),
-        (0.0, "theorem", None),
+        (0.0, "theorem", "ce_etf"),
         (PAPER_ANGLE, "paper", "hinge_fixed"),
         (PAPER_ANGLE, "gate", None),
         (0.3, "paper", None),
@@ -265,14 +269,14 @@ def test_the_grid_spans_the_searched_range_for_one_angle_only():
     assert protocol.grid_angles(make_study("digits-lt", protocol={"grid_points": 9})) == []
 
 
-@pytest.mark.parametrize(("release", "shared"), [("gate", True), ("paper", True), ("theorem", False)])
-def test_the_grid_shares_its_zero_with_the_noise_floor(release, shared):
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_grid_shares_its_zero_with_the_noise_floor(release):
     study = make_study()
     jobs = protocol.grid_jobs(study, release)
     noise = [job.key for job in protocol.noise_jobs(study)]
     assert len(jobs) == 8 * 3
     assert len({job.key for job in jobs}) == 24
-    assert ([job.key for job in jobs[:3]] == noise) is shared
+    assert [job.key for job in jobs[:3]] == noise
     assert not set(noise) & {job.key for job in jobs[3:]}
     assert {job.experiment.seed for job in jobs} == set(protocol.select_seeds(study))
     assert {job.experiment.role for job in jobs} == {"search"}
@@ -280,6 +284,10 @@ def test_the_grid_shares_its_zero_with_the_noise_floor(release, shared):
 
 
 # --- confirmation -------------------------------------------------------------------------------------------------------
+
+
+def confirmation_jobs(study, winner, table):
+    return protocol.confirmation_jobs(study, winner, protocol.frozen_strengths(study, winner, table, {}))
 
 
 def test_confirmation_trains_anew_with_the_strength_that_validation_chose(table):
@@ -291,7 +299,7 @@ def test_confirmation_trains_anew_with_the_strength_that_validation_chose(table)
             scale = 1.0 if name == "winner" else 10.0
             chosen = {metric: scale * values[i] for metric, values in strengths.items()}
             table.put(experiment(study, method, seed), 0.5, **chosen)
-    jobs = protocol.confirmation_jobs(study, row, table)
+    jobs = confirmation_jobs(study, row, table)
     assert Counter(job.name for job in jobs) == dict.fromkeys(
         ["winner", "ce", "ce_no_projector", "ce_etf", "hinge_fixed"], 5
     )
@@ -312,8 +320,41 @@ def test_an_even_number_of_strengths_meets_in_the_geometric_middle(table):
     study = make_study(protocol={"select_seeds": 2})
     for seed, strength in zip(protocol.select_seeds(study), (1e-4, 1e-2), strict=True):
         table.put(experiment(study, hinge(0.5), seed), **{"probe/strength": strength})
-    config = protocol.confirmation_experiments(study, hinge(0.5), table)[0]
+    strengths = protocol.frozen_strengths(study, chosen_row(study, 0.5), table, {})
+    config = protocol.confirmation_experiments(study, hinge(0.5), strengths)[0]
     assert config.probe.strengths == (pytest.approx(1e-3),)
+
+
+@pytest.mark.parametrize(("chosen", "middle"), [((0.0, 0.1, 1.0), 0.1), ((0.1, 1.0, 10.0), 1.0)])
+def test_several_strengths_of_sgd_are_frozen_too(table, chosen, middle):
+    study = make_study(probe={"solver": "sgd", "strengths": [0, 0.1, 1, 10]})
+    for seed, strength in zip(protocol.select_seeds(study), chosen, strict=True):
+        table.put(
+            experiment(study, hinge(0.5), seed), **{"probe/strength": strength, "probe/strength_before": strength}
+        )
+    strengths = protocol.frozen_strengths(study, chosen_row(study, 0.5), table, {})
+    config = protocol.confirmation_experiments(study, hinge(0.5), strengths)[0]
+    assert config.probe.strengths == (middle,) and config.probe.strengths_before == (middle,)
+
+
+@pytest.mark.parametrize("strengths", [None, [0.1]])
+def test_one_strength_of_sgd_needs_no_freezing(table, strengths):
+    study = make_study(probe={"solver": "sgd", "strengths": strengths})
+    frozen = protocol.frozen_strengths(study, chosen_row(study, 0.5), table, {})
+    configs = protocol.confirmation_experiments(study, hinge(0.5), frozen)
+    assert len(configs) == 5 and all(config.probe == study.probe for config in configs)
+
+
+def test_what_was_frozen_stays(table):
+    study = make_study(protocol={"baselines": ["ce"]})
+    row, other = chosen_row(study, 0.5), chosen_row(study, 0.6)
+    for method in (hinge(0.5), hinge(0.6), MethodConfig(name="ce")):
+        put_seeds(study, table, method, [0.5] * 3)
+    known = protocol.frozen_strengths(study, row, table, {})
+    for key in known:
+        known[key] = {"strengths": 7.0, "strengths_before": 7.0}
+    later = protocol.frozen_strengths(study, other, table, known)
+    assert {key: later[key] for key in known} == known and len(later) == 3
 
 
 def test_a_baseline_without_a_finished_selection_run_is_left_out(table):
@@ -321,7 +362,7 @@ def test_a_baseline_without_a_finished_selection_run_is_left_out(table):
     row = chosen_row(study, 0.5)
     put_seeds(study, table, hinge(0.5), [0.5, None, None])
     put_seeds(study, table, MethodConfig(name="ce_etf"), [None] * 3)
-    assert {job.name for job in protocol.confirmation_jobs(study, row, table)} == {"winner"}
+    assert {job.name for job in confirmation_jobs(study, row, table)} == {"winner"}
 
 
 def test_a_winner_that_is_a_baseline_is_trained_once(table):
@@ -329,8 +370,7 @@ def test_a_winner_that_is_a_baseline_is_trained_once(table):
     row = chosen_row(study, 0.0)
     put_seeds(study, table, MethodConfig(name="ce_etf"), [0.5] * 3)
     winner, etf = (
-        [job.key for job in protocol.confirmation_jobs(study, row, table) if job.name == name]
-        for name in ("winner", "ce_etf")
+        [job.key for job in confirmation_jobs(study, row, table) if job.name == name] for name in ("winner", "ce_etf")
     )
     assert winner == etf
 
@@ -364,7 +404,7 @@ def walk(study, trials, release="gate"):
     made += run(protocol.selection_jobs(study, chosen))
     winner = protocol.winner_decision(study, chosen, table)["winner"]
     made += run(protocol.grid_jobs(study, winner["method"]["release"]))
-    made += run(protocol.confirmation_jobs(study, winner, table))
+    made += run(confirmation_jobs(study, winner, table))
     first = {}
     for job in made:
         first.setdefault(job.key, job.phase)

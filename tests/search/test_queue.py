@@ -127,7 +127,7 @@ def test_every_key_runs_once_and_every_job_ends_once(order, done, concurrent, da
         )
         assert set(room.ledger.started()) == set(ran)
         assert room.queue.running == {}
-        assert room.queue.statuses == Counter(expected[job.key] for job in jobs)
+        assert room.queue.statuses == expected
         for key in ran:
             found = room.ledger.record(key)
             if found["status"] == "pruned":
@@ -303,7 +303,7 @@ def test_pruned_is_no_failure(room):
     for worse, job in enumerate(jobs[1:]):
         assert opened.queue.heard(job.key, curve([0.5 - 0.1 * worse]))
         opened.queue.ended(job.key, lost=False)
-    assert opened.queue.statuses == {"pruned": 5}
+    assert Counter(opened.queue.statuses.values()) == {"pruned": 5}
     assert not opened.queue.stopping()
 
 
