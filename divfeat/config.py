@@ -48,6 +48,9 @@ class _Frozen(BaseModel):
         return self.model_dump(mode="json")
 
 
+_COLUMNS = ("image_column", "fine_column", "coarse_column")
+
+
 class DataConfig(_Frozen):
     """Which images, which labels, which split (design: validation never comes from the test set)."""
 
@@ -55,6 +58,9 @@ class DataConfig(_Frozen):
     train_level: Level = Field("fine", description="labels the network is trained on")
     probe_level: Level = Field("fine", description="labels the linear probe predicts")
     image_size: int | None = Field(None, ge=8, description="pixels; needed where images differ in size")
+    image_column: str | None = Field(None, description="Parquet column of the images; default img or image")
+    fine_column: str | None = Field(None, description="of the fine labels; default fine_label or label")
+    coarse_column: str | None = Field(None, description="of the coarse labels; default coarse_label, if there is one")
     download: bool = Field(False, description="let torchvision download the set")
     train_size: int | None = Field(None, ge=1, description="train on a stratified subset of this many images")
     imbalance: float | None = Field(None, ge=1, description="long tail: largest over smallest class count")
@@ -75,6 +81,11 @@ class DataConfig(_Frozen):
         if self.imbalance is None and self.n_max is not None:
             raise ValueError("n_max belongs to a long tail; set imbalance too, or use train_size")
         return self
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The Parquet columns, as `load_source` and `find_source` take them."""
+        return {name: getattr(self, name) for name in _COLUMNS}
 
 
 class ModelConfig(_Frozen):
@@ -248,9 +259,10 @@ class ProtocolConfig(_Frozen):
         (), description="tried with CE before the search; empty keeps the preset's"
     )
     select_top: int = Field(3, ge=1, description="proposals tried again")
-    select_seeds: int = Field(3, ge=2, description="further seeds, on validation")
+    # Seeds of selection are 1000, 1001, ..., those of confirmation 2000, 2001, ... (divfeat.search.jobs).
+    select_seeds: int = Field(3, ge=2, le=1000, description="further seeds, on validation")
     grid_points: int = Field(8, ge=0, description="angles of the as-good-as-the-best grid; 0 leaves it out")
-    confirm_seeds: int = Field(5, ge=2, description="new seeds on test")
+    confirm_seeds: int = Field(5, ge=2, le=1000, description="new seeds on test")
     margin: float = Field(0.5, gt=0, description="points that count as equivalent")
     alpha: float = Field(0.05, gt=0, lt=1)
 
@@ -305,9 +317,10 @@ class ExecutionConfig(_Frozen):
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` without what decides no result: whether a missing data set may be downloaded."""
-    data = {name: value for name, value in settings["data"].items() if name != "download"}
-    return {**settings, "data": data}
+    """`settings` without what decides no result: whether a missing data set may be downloaded, columns left to default."""
+    data = settings["data"].items()
+    kept = {name: value for name, value in data if name != "download" and (value is not None or name not in _COLUMNS)}
+    return {**settings, "data": kept}
 
 
 def digest(value: Any) -> str:

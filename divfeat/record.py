@@ -14,7 +14,10 @@ from divfeat.config import ExperimentConfig
 from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult
 from divfeat.features import FeatureSet
-from divfeat.files import write_json
+from divfeat.files import read_lines, write_json
+
+#: Of records and of the study's folder around them.
+FORMAT = 1
 
 
 def completed(config: ExperimentConfig, result: ExperimentResult) -> dict[str, Any]:
@@ -48,6 +51,17 @@ def ended(
         "error_kind": kind,
         "finished": time.time(),
     }
+
+
+def write(folder: Path, key: str, content: Mapping[str, Any]) -> None:
+    """The truth about one experiment, in its folder, by atomic rename."""
+    write_json(folder / "record.json", {"format": FORMAT, "key": key, **content})
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """The epochs in the event log of a run's folder, in order; a retry repeats epochs, and the last line of one counts."""
+    rows = {row["epoch"]: row for row in read_lines(folder / "events.jsonl") if "epoch" in row}
+    return [rows[epoch] for epoch in sorted(rows)]
 
 
 def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, features: bool) -> None:

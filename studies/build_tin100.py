@@ -206,7 +206,8 @@ def build(
         test_per_class: and under val/; the real archive has 50.
 
     Raises:
-        DataError: a folder, file or class that is missing, a wrong image count, or ids that mean something else.
+        DataError: a folder, file or class that is missing, a wrong image count, ids that mean something else, or an
+            ``out`` that cannot be written.
     """
     fine = classes()
     check_names(archive)
@@ -223,12 +224,15 @@ def build(
     counts = np.bincount([label for _, label in test.values()], minlength=len(fine))
     for entry, count in zip(fine, counts, strict=True):
         check_count(f"{annotations}, class {entry.wnid} ({entry.name})", int(count), test_per_class)
-    out.mkdir(parents=True, exist_ok=True)
-    for split, seed, images in (("train", 0, train), ("test", 1, test)):
-        order = sorted(images)  # as text, then shuffled: this reproduces the original's row order exactly
-        random.Random(seed).shuffle(order)
-        write(out / f"{split}-00000-of-00001.parquet", order, images, RESAMPLE[resample])
-    (out / "hierarchy.json").write_text(json.dumps(hierarchy(), indent=1) + "\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for split, seed, images in (("train", 0, train), ("test", 1, test)):
+            order = sorted(images)  # as text, then shuffled: this reproduces the original's row order exactly
+            random.Random(seed).shuffle(order)
+            write(out / f"{split}-00000-of-00001.parquet", order, images, RESAMPLE[resample])
+        (out / "hierarchy.json").write_text(json.dumps(hierarchy(), indent=1) + "\n")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error}): give a folder you may write to") from error
 
 
 def check_names(archive: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -214,6 +217,63 @@ def test_a_test_split_that_does_not_exist_is_told_before_the_search(storage, pic
     assert main(["--storage-path", str(storage), *words]) == 1
     assert f"{pictures} has none of the folders test, validation, val to test on" in capsys.readouterr().err
     assert list(storage.iterdir()) == []
+
+
+def refuse(settings: list[str], storage: Path, capsys) -> str:
+    """What the command says to a data set that it must refuse with nothing written."""
+    settings = [*settings, "data.train_level=fine", "data.val_per_class=2"]
+    assert main(["--storage-path", str(storage), *(word for text in settings for word in ("--set", text))]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "Traceback" not in text
+    assert list(storage.iterdir()) == []
+    return text
+
+
+def test_folders_with_a_corrupt_image_or_an_empty_class(storage, pictures, capsys):
+    (pictures / "train" / "b" / "3.png").write_bytes(b"no image")
+    told = refuse([f"data.source=folder:{pictures}"], storage, capsys)
+    assert f"file {pictures / 'train' / 'b' / '3.png'} is not a readable image" in told
+    (pictures / "train" / "d").mkdir()
+    told = refuse([f"data.source=folder:{pictures}"], storage, capsys)
+    assert f"class folder {pictures / 'train' / 'd'} holds no image: fill it or remove it" in told
+
+
+def write_shard(path: Path, *, labels=(0, 1, 2) * 6, image="img", label="label", names=("a", "b", "c"), corrupt=None):
+    """18 images of 8x8 in the hub's layout."""
+    rng = np.random.default_rng(0)
+    blobs = []
+    for row in range(18):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(buffer, "PNG")
+        blobs.append({"bytes": b"no image" if row == corrupt else buffer.getvalue(), "path": f"{row}.png"})
+    features = {label: {"names": names, "_type": "ClassLabel"}}
+    table = pa.table({image: blobs if image == "img" else range(18), label: pa.array(labels)})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
+
+
+BAD_SHARDS = {
+    "no image column": ("train", {"image": "id"}, [], ["no image columns", "name one with data.image_column"]),
+    "no label column": ("train", {"label": "kind"}, [], ["no integer label column", "name one with data.fine_column"]),
+    "other column": ("train", {}, ["data.fine_column=kind"], ["no integer label column 'kind'", "label (int64)"]),
+    "corrupt image": ("train", {"corrupt": 7}, [], ["row 7 of", "train.parquet is not a readable image"]),
+    "label out of range": ("train", {"names": ("a", "b")}, [], ["row 2 of", "has label 2, outside [0, 2) (6 such"]),
+    "empty class": ("train", {"labels": (0, 2, 2) * 6}, [], ["data.val_per_class=2", "class 1 has 0 images"]),
+    "test of other classes": ("test", {"names": ("b", "a", "c")}, [], ["name the classes of 'label' differently"]),
+    "test of other columns": ("test", {"label": "fine_label"}, [], ["has the columns img, fine_label where"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SHARDS)
+def test_parquet_that_cannot_be_used(case, storage, capsys):
+    split, changes, settings, told = BAD_SHARDS[case]
+    folder = storage.parent / "shards"
+    folder.mkdir()
+    for name in ("train", "test"):
+        write_shard(folder / f"{name}.parquet", **(changes if name == split else {}))
+    text = refuse([f"data.source=parquet:{folder}", *settings], storage, capsys)
+    for part in told:
+        assert part in text
 
 
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])

@@ -102,7 +102,7 @@ def test_the_extractor_is_rebuilt_to_the_same_features(tmp_path: Path) -> None:
 
 def test_features_come_back_split_by_split(tmp_path: Path) -> None:
     record.save_arrays(tmp_path, result(), weights=False, features=True)
-    assert np.array_equal(np.load(tmp_path / "axes.npy", allow_pickle=False), result().axes.numpy())
+    assert np.array_equal(np.load(tmp_path / "axes.npy", allow_pickle=False), result().axes.float().numpy())
     for split, found in result().features.items():
         read = record.load_features(tmp_path / "features.parquet", split)
         assert found.coarse is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -45,20 +46,68 @@ class JobSource(Protocol):
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the cluster offers and one trial takes."""
+    """What the nodes offer and one trial takes.
 
+    Attributes:
+        nodes: (CPUs, GPUs) of each node; a worker lies on one node, the workers of a trial may lie on several.
+        workers: Of one trial.
+        cpus: Of each worker.
+        gpus: Of each worker.
+    """
+
+    nodes: Sequence[tuple[float, float]]
+    workers: int
     cpus: float
     gpus: float
-    cpus_per_trial: float
-    gpus_per_trial: float
 
     @property
     def trials(self) -> int:
-        """How many trials fit at a time."""
-        fits = [int((self.cpus + 1e-6) // self.cpus_per_trial)]
-        if self.gpus_per_trial:
-            fits.append(int((self.gpus + 1e-6) // self.gpus_per_trial))
+        """How many trials fit at a time; trials over several workers also need a place for the process that drives them."""
+        room = [self._workers_on(*node) for node in self.nodes]
+        for trials in range(sum(room) // self.workers, 0, -1):
+            left, drivers = trials * self.workers, 0
+            for (cpus, _), fit in zip(self.nodes, room, strict=True):
+                placed = min(fit, left)
+                left -= placed
+                drivers += int((cpus - placed * self.cpus + 1e-6) // DRIVER_CPUS)
+            if self.workers == 1 or drivers >= trials:
+                return trials
+        return 0
+
+    def _workers_on(self, cpus: float, gpus: float) -> int:
+        fits = [int((cpus + 1e-6) // self.cpus)]
+        if self.gpus:
+            fits.append(int((gpus + 1e-6) // self.gpus))
         return min(fits)
+
+    def concurrency(self, asked: int | None) -> int:
+        """Trials at a time.
+
+        Args:
+            asked: By the user; None takes what fits.
+
+        Raises:
+            ConfigError: not one trial fits, or not as many as were asked for.
+        """
+        each = f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        needs = (
+            f"a trial takes {each}"
+            if self.workers == 1
+            else (f"a trial takes {self.workers} workers of {each} and {DRIVER_CPUS:g} CPU to drive them")
+        )
+        has = "the nodes have " + ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in self.nodes)
+        if self.trials < 1:
+            raise ConfigError(
+                f"no trial fits: {needs}, {has}; lower --workers-per-trial, --gpus-per-worker or execution.cpus_per_worker"
+            )
+        if asked is not None and asked > self.trials:
+            raise ConfigError(f"--max-concurrent {asked} does not fit: {needs}, {has}; at most {self.trials} fit")
+        return asked or self.trials
+
+
+def this_machine() -> tuple[float, float]:
+    """CPUs and GPUs that Ray would find here."""
+    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
 
 
 class RayExecutor:
@@ -71,6 +120,9 @@ class RayExecutor:
         address: Of a running cluster, or None to start one here.
         storage: Folder for Ray's own files of this study.
         max_concurrent: Trials at a time; None takes what fits.
+
+    Raises:
+        ConfigError: no cluster at the address, or the trials do not fit on it.
     """
 
     def __init__(
@@ -80,8 +132,13 @@ class RayExecutor:
         self._owns_cluster = not ray.is_initialized()
         if self._owns_cluster:
             _connect(address, spanning=workers > 1)
-        self.capacity = self._capacity()
-        self.concurrent = self._concurrency(max_concurrent)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        offered = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+        try:
+            self.concurrent = Capacity(offered, workers, cpus, gpus).concurrency(max_concurrent)
+        except ConfigError:
+            self.close()
+            raise
         self._data: dict[str, ray.ObjectRef] = {}
 
     def share(self, role: str, data: PreparedData) -> None:
@@ -130,28 +187,6 @@ class RayExecutor:
         if self._owns_cluster:
             ray.shutdown()
 
-    def _capacity(self) -> Capacity:
-        total = ray.cluster_resources()
-        extra = DRIVER_CPUS if self.workers > 1 else 0.0
-        return Capacity(
-            cpus=total.get("CPU", 0.0),
-            gpus=total.get("GPU", 0.0),
-            cpus_per_trial=self.cpus * self.workers + extra,
-            gpus_per_trial=self.gpus * self.workers,
-        )
-
-    def _concurrency(self, asked: int | None) -> int:
-        capacity = self.capacity
-        needs = f"a trial takes {capacity.cpus_per_trial:g} CPUs and {capacity.gpus_per_trial:g} GPUs"
-        has = f"the cluster has {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs"
-        if capacity.trials < 1:
-            raise ConfigError(
-                f"no trial fits: {needs}, {has}; lower --workers-per-trial, --gpus-per-worker or execution.cpus_per_worker"
-            )
-        if asked is not None and asked > capacity.trials:
-            raise ConfigError(f"--max-concurrent {asked} does not fit: {needs}, {has}; at most {capacity.trials} fit")
-        return asked or capacity.trials
-
 
 def _connect(address: str | None, *, spanning: bool) -> None:
     """Start Ray here, or join a cluster. Training over workers needs the dashboard, whose State API frees the placement
@@ -168,12 +203,18 @@ def _connect(address: str | None, *, spanning: bool) -> None:
     try:
         if address is None:
             # "local": without it Ray would join any cluster that runs on this machine.
-            ray.init(address="local", include_dashboard=spanning, **settings)
+            context = ray.init(address="local", include_dashboard=spanning, **settings)
         else:
-            ray.init(address=address, runtime_env={"env_vars": variables}, **settings)
+            context = ray.init(address=address, runtime_env={"env_vars": variables}, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         place = f"--address {address}" if address else "starting Ray on this machine"
         raise ConfigError(f"{place}: {error}; leave --address out to run on this machine") from error
+    if spanning and not context.dashboard_url:
+        ray.shutdown()
+        raise ConfigError(
+            f"--address {address}: this cluster has no dashboard, without which trials over several workers would wait for "
+            "ever; start it with the dashboard, or use --workers-per-trial 1"
+        )
 
 
 class _Unpickled:

@@ -22,7 +22,7 @@ from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError
 from divfeat.experiment import run, stage_key
-from divfeat.files import append_line, read_json, read_lines, write_json
+from divfeat.files import append_line, read_json
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -75,7 +75,8 @@ def run_spec(
     Args:
         spec: What to run.
         data: Images, shared between trials.
-        report: Tells the driver; gets `{"key", "events"}` and, at the end, `{"key", "done": True}`.
+        report: Tells the driver; gets `{"key", "events"}` and, at the end of one process, `{"key", "done": True}`, upon
+            which Tune ends the trial. A training over workers ends by itself: its driver must first see them go.
         rank: Of this process; only rank 0 writes.
         every_epochs: Report after every so many epochs on all ranks alike; None reports by the clock (one process).
 
@@ -95,8 +96,7 @@ def run_spec(
         kind = fault_of(error)
         if kind is None:
             raise
-        rows = {row["epoch"]: row for row in read_lines(folder / "events.jsonl") if "epoch" in row}
-        history = [rows[epoch] for epoch in sorted(rows)]  # a retry repeats epochs; the last line of one counts
+        history = record.events(folder)
         if rank == 0 or kind == "nan":
             text = str(error) if isinstance(error, DivfeatError) else traceback.format_exc(limit=-6)
             _write(folder, spec.key, record.ended("failed", config, text, kind, history))
@@ -109,7 +109,7 @@ def run_spec(
             result.provenance["versions"] = dict(result.provenance["versions"])
             _write(folder, spec.key, record.completed(config, result))
             shutil.rmtree(stages / stage_key(config), ignore_errors=True)
-    relay.flush(done=True)
+    relay.flush(done=every_epochs is None)
 
 
 def fault_of(error: BaseException) -> str | None:
@@ -131,7 +131,9 @@ def fault_of(error: BaseException) -> str | None:
 
 
 def _write(folder: Path, key: str, content: dict[str, Any]) -> None:
-    write_json(folder / "record.json", {"format": 1, "key": key, **content})
+    """Unless the driver has: workers of a training that was pruned run on for a moment."""
+    if not (folder / "record.json").exists():
+        record.write(folder, key, content)
 
 
 class _Relay:

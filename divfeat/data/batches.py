@@ -49,67 +49,54 @@ class Batches:
     world size sees the same global batches, and a resume at (epoch, step) continues as if nothing had happened.
 
     Args:
-        images: uint8 [N, C, H, W]. A numpy array (which may be read-only shared memory) is read in place; a tensor is
-            indexed where it lies, so pass one on the GPU to keep the set resident there.
+        images: uint8 [N, C, H, W], N >= 1, which may be read-only shared memory: copied to the device where
+            :func:`fits_on` it, else read in place and copied batch by batch. The batches are the same.
         labels: int64 [N].
         batch_size: largest global batch (over all ranks), in images.
         seed: of the order.
         rank: this worker, in [0, world).
         world: number of workers.
         device: where the batches go.
-        shuffle: False keeps the order of ``rows`` in every epoch (evaluation).
-        rows: int64 [M] rows to use, without copying the images of a split; None uses all.
 
     Raises:
         ConfigError: a batch size, rank or world size out of range, or batches too small for the number of ranks.
-        DataError: images and labels of different lengths, no row, or a row out of range.
+        DataError: images and labels of different lengths, or none at all.
     """
 
     def __init__(
         self,
-        images: np.ndarray | Tensor,
-        labels: np.ndarray | Tensor,
+        images: np.ndarray,
+        labels: np.ndarray,
         *,
         batch_size: int,
         seed: int,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
-        shuffle: bool = True,
-        rows: np.ndarray | None = None,
     ) -> None:
-        if len(images) != len(labels):
-            raise DataError(f"{len(images)} images but {len(labels)} labels: they must be as many")
-        rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
-        if rows.ndim != 1 or not rows.size:
-            raise DataError(f"batches need at least one row of images, got rows of shape {list(rows.shape)}")
-        if rows.min() < 0 or rows.max() >= len(images):
-            raise DataError(f"a row lies outside [0, {len(images)}): rows run from {rows.min()} to {rows.max()}")
+        if len(images) != len(labels) or not len(images):
+            raise DataError(f"{len(images)} images and {len(labels)} labels: they must be as many, and at least one")
         if batch_size < 1 or world < 1 or not 0 <= rank < world:
             raise ConfigError(
                 f"batch_size={batch_size}, rank={rank}, world={world}: needs batch_size >= 1 and 0 <= rank < world"
             )
-        self.steps_per_epoch = -(-len(rows) // batch_size)
-        if len(rows) // self.steps_per_epoch < world:
+        self.steps_per_epoch = -(-len(images) // batch_size)
+        if len(images) // self.steps_per_epoch < world:
             raise ConfigError(
-                f"batch_size={batch_size} cuts {len(rows)} images into batches of {len(rows) // self.steps_per_epoch}, "
-                f"too few for {world} workers: raise the batch size or use fewer workers per trial"
+                f"batch_size={batch_size} cuts {len(images)} images into batches of "
+                f"{len(images) // self.steps_per_epoch}, too few for {world} workers: raise the batch size or use fewer "
+                "workers per trial"
             )
-        self._images = images
-        self._labels = torch.as_tensor(np.array(labels)) if isinstance(labels, np.ndarray) else labels.cpu()
-        self._rows = torch.from_numpy(rows.copy())
-        self._seed, self._rank, self._world, self._shuffle = seed, rank, world, shuffle
+        self._labels = torch.tensor(labels)
+        self._seed, self._rank, self._world = seed, rank, world
         self._device = torch.device(device)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        resident = fits_on(self._device, images.nbytes)
+        self._images: np.ndarray | Tensor = torch.tensor(images, device=self._device) if resident else images
 
     def order(self, epoch: int) -> Tensor:
         """Rows int64 [N] in the order in which epoch ``epoch`` visits them, over all ranks."""
-        if not self._shuffle:
-            return self._rows
-        bits = keyed_bits(stream_key(self._seed, "order", epoch), torch.arange(len(self._rows)))
-        return self._rows[torch.argsort(bits, stable=True)]
+        bits = keyed_bits(stream_key(self._seed, "order", epoch), torch.arange(len(self._labels)))
+        return torch.argsort(bits, stable=True)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This rank's batches of epoch ``epoch`` (from 0), from ``start_step`` on (``steps_per_epoch`` yields none).
@@ -126,10 +113,10 @@ class Batches:
         for whole in order.tensor_split(self.steps_per_epoch)[start_step:]:
             index = whole.tensor_split(self._world)[self._rank]
             labels, on_device = self._to_device(self._labels[index]), self._to_device(index)
-            if isinstance(self._images, np.ndarray):
-                images = self._to_device(torch.from_numpy(self._images[index.numpy()]))
+            if isinstance(self._images, Tensor):
+                images = self._images[on_device]
             else:
-                images = self._images[index.to(self._images.device)].to(self._device)
+                images = self._to_device(torch.from_numpy(self._images[index.numpy()]))
             yield Batch(images, labels, on_device, len(whole))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -137,3 +124,8 @@ class Batches:
         if self._device.type != "cuda":
             return tensor.to(self._device)
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether ``size`` bytes of images may stay on a device: a GPU of whose free memory they take less than a quarter."""
+    return device.type == "cuda" and 4 * size < torch.cuda.mem_get_info(device)[0]

@@ -71,7 +71,11 @@ def decode_images(
 
 
 def resize_images(images: np.ndarray, image_size: int | None) -> np.ndarray:
-    """Bring uint8 [N, C, H, W] to ``image_size`` as :func:`decode_images` would; channels stay."""
+    """Bring uint8 [N, C, H, W] to ``image_size`` (side in pixels) as :func:`decode_images` would; C stays.
+
+    Raises:
+        DataError: an ``image_size`` below 1 pixel.
+    """
     if image_size is None or images.shape[2:] == (image_size, image_size):
         return np.ascontiguousarray(images)
     from PIL import Image
@@ -96,7 +100,7 @@ def _load(
         with open_image(i) as image:
             image.load()
             pixels = image.width * image.height
-            rgb = _to_rgb(image, where(i)) if image.mode != "RGB" else image
+            rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, where(i))
             if image_size is not None and rgb.size != (image_size, image_size):
                 rgb = ImageOps.fit(rgb, (image_size, image_size), method=pil.Resampling.BICUBIC)
             return rgb.tobytes(), *rgb.size, pixels

@@ -96,7 +96,11 @@ class ImageSet:
         return self.coarse_names
 
     def num_classes(self, level: Level) -> int:
-        """Number of classes of a level, absent ones included."""
+        """Number of classes of a level, absent ones included.
+
+        Raises:
+            DataError: the coarse number is asked for and there are no coarse labels.
+        """
         return len(self.class_names(level))
 
     @cached_property
@@ -119,7 +123,11 @@ class ImageSet:
         return parents
 
     def subset(self, indices: np.ndarray) -> ImageSet:
-        """A new set with the rows ``indices`` (int64 [M], copied, in this order); names and label numbers stay."""
+        """A new set with the rows ``indices`` (int64 [M], copied, in this order); names and label numbers stay.
+
+        Raises:
+            DataError: ``indices`` is no vector of integers, is empty, or leaves [0, N).
+        """
         rows = np.asarray(indices)
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
             raise DataError(f"a subset takes a vector of row numbers, not {rows.dtype} {list(rows.shape)}")
@@ -139,19 +147,14 @@ class ImageSet:
                 digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
         return digest.hexdigest()
 
-    def channel_stats(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (population) of each channel, in [0, 1] units.
+    def channel_stats(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (population) of each channel: two float64 arrays [C], in [0, 1] units.
 
-        Args:
-            rows: int64 [M] rows to use (the training split, say), or None for all.
-
-        Returns:
-            Two float64 arrays [C]. Exact: taken from the counts of the 256 values.
+        Exact: taken from the counts of the 256 values.
         """
         counts = np.zeros((self.images.shape[1], 256), dtype=np.int64)
-        for start in range(0, len(self) if rows is None else len(rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            chunk = self.images[part if rows is None else rows[part]]
+        for start in range(0, len(self), _CHUNK):
+            chunk = self.images[start : start + _CHUNK]
             for channel in range(len(counts)):
                 counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
         values = np.arange(256) / 255.0
@@ -164,7 +167,7 @@ class ImageSet:
             return DataError(f"unknown label level {level!r}: use 'fine' or 'coarse'")
         return DataError(
             f"this set of {len(self.fine_names)} classes has no coarse labels: use level 'fine', or a source that has "
-            "them (a coarse_label column in Parquet, folders of folders, digits, torchvision:CIFAR100)"
+            "them (a coarse_label column in Parquet or data.coarse_column, folders of folders, digits, torchvision:CIFAR100)"
         )
 
 

@@ -1,6 +1,6 @@
 """From a `DataConfig` to what one experiment may see: training images and the images it is scored on.
 
-The role decides: `search` gets a training and a validation part of the training file and never opens the test file;
+The role decides: `search` gets a training and a validation part of the training file and never loads the test file;
 `confirm` gets the whole published training set and the test set.
 """
 
@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from divfeat.config import DataConfig, digest
-from divfeat.data.images import ImageSet
-from divfeat.data.sources import load_source
+from divfeat.data.images import ImageSet, Level
+from divfeat.data.sources import SplitName, load_source
 from divfeat.data.splits import holdout, index_hash, long_tail_split, stratified_subset
 from divfeat.errors import ConfigError, DataError
 from divfeat.seeding import stream_seed
@@ -61,9 +61,7 @@ class PreparedData:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the trained classes."""
-        names = self.train.coarse_names if self.config.train_level == "coarse" else self.train.fine_names
-        assert names is not None
-        return names
+        return self.train.class_names(self.config.train_level)
 
 
 @dataclass(frozen=True)
@@ -79,13 +77,15 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
 
     Args:
         config: Source, levels, subset or tail, validation rule.
-        role: `search` never opens the test file.
+        role: `search` never loads the test file.
         root: Folder of local data sets; default the environment variable DIVFEAT_DATA.
 
     Raises:
-        DataError: missing or unreadable data, labels that do not exist, a class without a sample in a part.
+        ConfigError: a validation rule, subset or tail out of range.
+        DataError: missing or unreadable data, labels that do not exist, a class without a sample in a part, a test set
+            of other classes or another image shape than the training set.
     """
-    full = load_source(config.source, split="train", root=root, download=config.download, image_size=config.image_size)
+    full = _load(config, "train", root)
     for name, level in (("train_level", config.train_level), ("probe_level", config.probe_level)):
         with _naming(f"data.source={config.source}, data.{name}={level}"):
             full.labels(level)
@@ -93,35 +93,74 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         parts = _parts(full, config)
     published = full.labels(config.train_level)[parts.published]
     counts = np.bincount(published, minlength=full.num_classes(config.train_level))
-    if (counts == 0).any():
-        raise DataError(
-            f"class {int(np.argmin(counts))} of {config.source} has no training image; raise train_size or n_max"
-        )
+    train = full.subset(parts.train if role == "search" else parts.published)
+    _check_classes(config, "training", train)
     if role == "search":
-        train, evaluation = full.subset(parts.train), full.subset(parts.val)
+        evaluation = full.subset(parts.val)
         _check_classes(config, "validation", evaluation)
         content = [full.content_hash, index_hash(parts.train), index_hash(parts.val)]
     else:
-        train = full.subset(parts.published)
-        evaluation = load_source(
-            config.source, split="test", root=root, download=config.download, image_size=config.image_size
-        )
-        if evaluation.fine_names != full.fine_names:
-            raise DataError(f"{config.source}: train and test name their classes differently; rebuild the data set")
+        evaluation = _load(config, "test", root)
+        _check_alike(config, full, evaluation)
+        _check_classes(config, "test", evaluation)
         content = [full.content_hash, index_hash(parts.published), evaluation.content_hash]
-    _check_classes(config, "training", train)
     return PreparedData(config, role, train, evaluation, counts, digest(content), parts.note)
+
+
+def _load(config: DataConfig, split: SplitName, root: Path | None) -> ImageSet:
+    return load_source(
+        config.source,
+        split=split,
+        root=root,
+        download=config.download,
+        image_size=config.image_size,
+        **config.columns,
+    )
+
+
+def _levels(config: DataConfig) -> tuple[Level, ...]:
+    """The levels that are used, each once."""
+    return tuple(dict.fromkeys((config.train_level, config.probe_level)))
+
+
+def _check_alike(config: DataConfig, train: ImageSet, test: ImageSet) -> None:
+    """Refuse a test set whose label numbers mean something else, or whose images have another shape."""
+    if test.image_shape != train.image_shape:
+        raise DataError(
+            f"{config.source}: images [C, H, W] are {list(test.image_shape)} in test but {list(train.image_shape)} in "
+            "train; set data.image_size, or rebuild the data set with one kind of image"
+        )
+    levels = _levels(config)
+    for level in levels:
+        with _naming(f"the test split of {config.source}"):
+            names = test.class_names(level)
+        if names != train.class_names(level):
+            raise DataError(
+                f"{config.source}: train and test name their {level} classes differently or in another order; rebuild "
+                "the data set"
+            )
+    if "coarse" in levels and test.fine_names == train.fine_names:
+        here, there = train.fine_to_coarse, test.fine_to_coarse
+        moved = np.flatnonzero((here != there) & (here >= 0) & (there >= 0))
+        if moved.size:
+            k, names = moved[0], train.class_names("coarse")
+            raise DataError(
+                f"{config.source}: fine class {train.fine_names[k]!r} lies under {names[here[k]]!r} in train but under "
+                f"{names[there[k]]!r} in test; mend the coarse labels"
+            )
 
 
 def _check_classes(config: DataConfig, part: str, images: ImageSet) -> None:
     """Refuse a part without an image of some class: a tail of coarse classes may lose fine ones that the probe needs."""
-    for level in dict.fromkeys((config.train_level, config.probe_level)):
+    if part == "test":
+        remedy = "add some, or drop the class from both splits"
+    else:
+        remedy = "raise train_size, n_max or val_per_class, or lower the imbalance"
+    for level in _levels(config):
         counts = np.bincount(images.labels(level), minlength=images.num_classes(level))
         if (counts == 0).any():
-            raise DataError(
-                f"{level} class {images.class_names(level)[int(np.argmin(counts))]!r} of {config.source} has no "
-                f"{part} image; raise train_size, n_max or val_per_class, or lower the imbalance"
-            )
+            name = images.class_names(level)[int(np.argmin(counts))]
+            raise DataError(f"{level} class {name!r} of {config.source} has no {part} image; {remedy}")
 
 
 @contextmanager

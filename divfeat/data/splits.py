@@ -12,15 +12,10 @@ from divfeat.errors import ConfigError, DataError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows to train on and rows to validate on: int64, sorted, disjoint. ``hash`` identifies both."""
+    """Rows to train on and rows to validate on: int64, sorted, disjoint."""
 
     train: np.ndarray
     val: np.ndarray
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 (hex) of the two row sets."""
-        return index_hash(self.train, self.val)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +79,14 @@ def long_tail_counts(num_classes: int, imbalance: float, n_max: float) -> np.nda
     """Images a class, int64 [K], of the published CIFAR-LT rule: int(n_max * (1/imbalance)^(k / (K-1))).
 
     Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss" (2019) and its code.
+
+    Args:
+        num_classes: K, at least 2.
+        imbalance: largest class over smallest, at least 1.
+        n_max: images of class 0, the largest.
+
+    Raises:
+        ConfigError: fewer than 2 classes, or an imbalance below 1.
     """
     if num_classes < 2:
         raise ConfigError(f"a long tail needs at least 2 classes, got {num_classes}")
@@ -144,8 +147,8 @@ def long_tail_split(
     few (the head), the rest comes from its own training images, which ``borrowed`` counts.
 
     Args:
-        labels: int64 [N], fine labels.
-        imbalance: largest class over smallest.
+        labels: int64 [N], of the trained classes.
+        imbalance: largest class over smallest, at least 1.
         val_per_class: images a class, at least 1 (250 for 10 classes and 20 for 100 are the usual choice).
         seed: of the published draw.
         val_seed: of the validation draw.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from divfeat.cluster.executor import Capacity, this_machine
 from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
@@ -23,8 +23,9 @@ from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooMan
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import clock
-from divfeat.search.study import Study
+from divfeat.search.study import KEPT, Study
 from divfeat.statistics import detectable_difference
+from divfeat.tracking.store import reachable
 
 
 def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str) -> int:
@@ -65,7 +66,7 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
         )
         return EXIT_CODES[stopped.reason]
     except TooManyFailuresError as failure:
-        console.print(
+        Console(stderr=True).print(
             f"\nerror: {failure}\nThe records are in {folder / 'runs'}; mend the cause and repeat the line:\n  {command}",
             highlight=False,
             soft_wrap=True,
@@ -93,10 +94,15 @@ def _dry_run(runner: Study, console: Console) -> int:
     """Print runs, detectable difference, disk and time; train nothing but a few warm-up steps."""
     study, execution = runner.config, runner.execution
     Ledger(runner.folder).check(study)
+    reachable(execution.tracking_uri, runner.folder)
     data = runner.check()
     plan = protocol.planned_runs(study, execution.trials)
-    seconds, parameters = _warm_up(runner, data)
-    concurrent = execution.max_concurrent or max(1, int(len(os.sched_getaffinity(0)) // execution.cpus_per_worker))
+    seconds, parameters, width = _warm_up(runner, data)
+    worker = execution.workers_per_trial, execution.cpus_per_worker, execution.gpus_per_worker
+    if execution.address is None:
+        concurrent = Capacity([this_machine()], *worker).concurrency(execution.max_concurrent)
+    else:  # a cluster is not joined for a plan
+        concurrent = execution.max_concurrent or 1
     table = Table(title=f"plan of {runner.name}", title_justify="left")
     for column, side in (("phase", "left"), ("runs", "right"), ("seeds", "left")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
@@ -116,7 +122,9 @@ def _dry_run(runner: Study, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    unit = detectable_difference(1.0, protocol_config.confirm_seeds, len(protocol_config.baselines))
+    unit = detectable_difference(
+        1.0, protocol_config.confirm_seeds, len(protocol_config.baselines), alpha=protocol_config.alpha
+    )
     floor = _measured_noise(runner.folder)
     detail = f" = {unit * floor:.2f} points at the noise floor measured here ({floor:.2f})" if floor else ""
     console.print(
@@ -131,21 +139,20 @@ def _dry_run(runner: Study, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    per_run = 4 * parameters * (len(protocol_config.baselines) + 2) * protocol_config.confirm_seeds
-    features = (
-        2 * data.train.images.shape[0] * 512 * (len(protocol_config.baselines) + 1) * protocol_config.confirm_seeds
-    )
-    checkpoints = 8 * parameters * concurrent
+    kept = sum(plan.get(phase, 0) for phase in KEPT) * 4 * parameters
+    features = plan["confirm"] * (len(data.train) + len(data.evaluation)) * (4 * width + 16)
+    copies = plan["confirm"] * 4 * parameters + features  # MLflow's
+    checkpoints = concurrent * 8 * parameters
     console.print(
-        f"disk: about {(2 * per_run + 2 * features + checkpoints) / 2**20:.0f} MiB under {runner.folder}",
+        f"disk: about {(kept + features + copies + checkpoints) / 2**20:.0f} MiB under {runner.folder}",
         highlight=False,
         soft_wrap=True,
     )
     return 0
 
 
-def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int]:
-    """Seconds of one run, extrapolated from a few steps, probes and metrics; parameters of the network.
+def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int, int]:
+    """Seconds of one run, extrapolated from a few steps, probes and metrics; parameters and features of the network.
 
     Steps are timed once they are warm; what follows the training is taken to grow with the images it looks at.
     """
@@ -164,7 +171,8 @@ def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int]:
     after *= (len(data.train) + len(data.evaluation)) / (images + len(data.evaluation))
     clocks = [row["time"] for row in result.history]
     per_step = (clocks[_TIMED_EPOCH] - clocks[_TIMED_EPOCH - 1]) / 1000 / -(-images // config.train.batch_size)
-    return per_step * steps * config.train.epochs + after, result.extractor.parameter_count
+    extractor = result.extractor
+    return per_step * steps * config.train.epochs + after, extractor.parameter_count, extractor.feature_dim
 
 
 def _measured_noise(folder: Path) -> float | None:

@@ -19,11 +19,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from divfeat import record as records
 from divfeat.config import StudyConfig, deciding
 from divfeat.errors import ConfigError, DataError
 from divfeat.files import append_line, read_json, read_lines, write_json
-
-FORMAT = 1
+from divfeat.record import FORMAT
 
 
 class Ledger:
@@ -130,7 +130,7 @@ class Ledger:
 
     def write_record(self, key: str, record: dict[str, Any]) -> None:
         """The truth about one experiment; written once."""
-        write_json(self.run_folder(key) / "record.json", {"format": FORMAT, "key": key, **record})
+        records.write(self.run_folder(key), key, record)
 
     def forgive(self, phases: Collection[str]) -> list[str]:
         """Set aside the records of runs of `phases` that failed for a cause that may have been mended; NaN is final.
@@ -158,9 +158,8 @@ class Ledger:
         append_line(self.run_folder(key) / "events.jsonl", event)
 
     def events(self, key: str) -> list[dict[str, Any]]:
-        """One row an epoch, in order; a repeated epoch counts once, with its last values."""
-        rows = {row["epoch"]: row for row in read_lines(self.run_folder(key) / "events.jsonl") if "epoch" in row}
-        return [rows[epoch] for epoch in sorted(rows)]
+        """One row an epoch, in order."""
+        return records.events(self.run_folder(key))
 
     # --- proposals and phases ------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Made(Protocol):
 Reporter = Callable[[], Made]
 
 #: Phases whose weights are kept: the registered extractor comes from a selection run, confirmed runs keep theirs.
-_KEPT = ("noise", "select", "confirm")
+KEPT = ("noise", "select", "confirm")
 
 
 @dataclass
@@ -90,7 +90,9 @@ class Study:
         search_space(self.config)
         source = self.config.data
         data = prepare(source, "search", root=self.root)
-        find_source(source.source, split="test", root=self.root, download=source.download)  # not after the search
+        find_source(  # told now, not after the search
+            source.source, split="test", root=self.root, download=source.download, **source.columns
+        )
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:
             build(experiment(self.config, baseline(name, self.config), seed), data)
@@ -142,7 +144,7 @@ class Study:
         """
         ledger = Ledger(self.folder)
         ledger.check(self.config)
-        reachable(self.execution.tracking_uri)
+        reachable(self.execution.tracking_uri, self.folder)
         executor = data = None
         if not self.finished:
             data = self.check()
@@ -426,7 +428,7 @@ class _Session:
             folder=str(self.ledger.run_folder(job.key).resolve()),
             stages=str(self.ledger.stages.resolve()),
             rungs=job.rungs,
-            keep=job.phase in _KEPT,
+            keep=job.phase in KEPT,
             workers=self.study.execution.workers_per_trial,
             cpus=self.study.execution.cpus_per_worker,
             gpus=self.study.execution.gpus_per_worker,

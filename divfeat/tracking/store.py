@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import requests
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -25,6 +26,7 @@ logger = logging.getLogger("divfeat.tracking")
 HEALTH_SECONDS = 5.0
 """How long a server may take to answer that it is there."""
 
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own defaults add up to minutes, and the driver must not wait
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -71,16 +73,34 @@ def unreachable(uri: str, timeout: float = HEALTH_SECONDS) -> str | None:
     return None
 
 
-def reachable(uri: str | None) -> None:
-    """Refuse a server that does not answer, before anything is written.
+def reachable(uri: str | None, study_dir: Path) -> None:
+    """Refuse what runs cannot be tracked in, before anything is written.
+
+    Args:
+        uri: As the user gave it; None stands for the sqlite file in `study_dir`.
+        study_dir: The study's folder, which need not exist.
 
     Raises:
-        ConfigError: naming the URI and the remedy.
+        ConfigError: the server does not answer, the address is of no kind that MLflow tracks in, or the folder's name
+            cannot be part of an sqlite address; names the URI and the remedy.
     """
-    if uri is not None and (reason := unreachable(uri)):
+    if uri is None:
+        _check_own(study_dir.resolve())
+        return
+    remedy = "mend the address, or leave the option out to track in an sqlite file in the study's folder"
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme not in ("http", "https"):
+        if scheme.partition("+")[0] not in _DATABASES:
+            known = ", ".join(f"{name}://" for name in ("http", "https", *_DATABASES))
+            raise ConfigError(f"--tracking-uri {uri!r} must begin with one of {known}: {remedy}")
+        try:
+            sqlalchemy.create_engine(uri).dispose()  # imports the database's driver and connects to nothing
+        except (ImportError, sqlalchemy.exc.ArgumentError, ValueError) as error:
+            raise ConfigError(f"--tracking-uri {uri!r}: {_innermost(error)}. Install the driver, {remedy}") from error
+    elif reason := unreachable(uri):
         raise ConfigError(
             f"--tracking-uri {uri!r}: no MLflow server answers there ({reason}). Start it (mlflow server --port ...), "
-            "mend the address, or leave the option out to track in an sqlite file in the study's folder"
+            f"{remedy}"
         )
 
 
@@ -100,7 +120,7 @@ def open_store(study_dir: Path, study_name: str, tracking_uri: str | None) -> St
     study_dir = study_dir.resolve()
     artifacts = study_dir / "mlartifacts"
     uri = tracking_uri or _own_database(study_dir, study_name, artifacts)
-    reachable(uri)
+    reachable(uri, study_dir)
     if uri.startswith("sqlite:") and tracking_uri:
         _check_writable(uri)
     try:
@@ -125,11 +145,7 @@ def open_store(study_dir: Path, study_name: str, tracking_uri: str | None) -> St
 
 def _own_database(study_dir: Path, study_name: str, artifacts: Path) -> str:
     """URI of the study's sqlite file. One that cannot be continued is set aside: the ledger fills the new one again."""
-    if set(str(study_dir)) & set("?%"):
-        raise ConfigError(
-            f"study folder {str(study_dir)!r}: an sqlite address cannot hold '?' or '%'. Choose another folder or give "
-            "--tracking-uri"
-        )
+    _check_own(study_dir)
     study_dir.mkdir(parents=True, exist_ok=True)
     database = study_dir / "mlflow.db"
     uri = f"sqlite:///{database}"
@@ -144,6 +160,14 @@ def _own_database(study_dir: Path, study_name: str, artifacts: Path) -> str:
             artifacts.rename(study_dir / f"mlartifacts-old-{number}")
         logger.warning("%s: %s; set aside as %s, filled again from the ledger", database, reason, aside.name)
     return uri
+
+
+def _check_own(study_dir: Path) -> None:
+    if set(str(study_dir)) & set("?%"):
+        raise ConfigError(
+            f"study folder {str(study_dir)!r}: an sqlite address cannot hold '?' or '%'. Choose another folder or give "
+            "--tracking-uri"
+        )
 
 
 def _check_writable(uri: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from divfeat import record
 from divfeat.cluster import trial as module
 from divfeat.cluster.executor import Capacity
 from divfeat.cluster.trial import TrialSpec, fault_of, run_spec
@@ -126,7 +127,8 @@ def test_when_the_driver_is_told(tmp_path, data, monkeypatch, options, seconds, 
     heard, spec = Heard(), make_spec(tmp_path, changed(epochs=4), **options)
     run_spec(spec, data, heard, every_epochs=every)
     assert heard.epochs == epochs
-    assert heard.done == [False] * (len(epochs) - 1) + [True]
+    # Tune ends a trial that says so, and must not while the driver of several ranks still waits for them.
+    assert heard.done == [False] * (len(epochs) - 1) + [every is None]
     for report in heard.reports:
         for event in report["events"]:
             assert (METRIC in event) is (event["epoch"] + 1 in spec.rungs)
@@ -342,19 +344,48 @@ def test_a_spec_survives_its_journey(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "cpus_per_trial", "gpus_per_trial", "fit"),
+    ("nodes", "workers", "cpus", "gpus", "fit"),
     [
-        (8, 0, 1, 0, 8),
-        (8, 0, 3, 0, 2),
-        (2, 0, 2.1, 0, 0),
-        (1, 0, 0.1, 0, 10),
-        (3, 0, 0.1 * 3, 0, 10),
-        (16, 1, 1, 0.25, 4),
-        (16, 1, 8, 0.25, 2),
-        (16, 0, 1, 0.25, 0),
-        (64, 3, 1, 0.1, 30),
-        (2, 4, 1, 0, 2),
+        ([(8, 0)], 1, 1, 0, 8),
+        ([(8, 0)], 1, 3, 0, 2),
+        ([(1, 0)], 1, 0.1, 0, 10),
+        ([(3, 0)], 1, 0.1 * 3, 0, 10),
+        ([(16, 1)], 1, 1, 0.25, 4),
+        ([(16, 1)], 1, 8, 0.25, 2),
+        ([(16, 0)], 1, 1, 0.25, 0),
+        ([(64, 3)], 1, 1, 0.1, 30),
+        ([(2, 4)], 1, 1, 0, 2),
+        ([(1, 0), (1, 0)], 1, 2, 0, 0),  # a worker lies on one node
+        ([(16, 0), (1, 4)], 1, 1, 1, 1),  # nor does it take cores here and a GPU there
+        ([(2, 0)], 2, 1, 0, 0),  # no room for the process that drives them
+        ([(2, 0)], 2, 0.95, 0, 1),
+        ([(2, 0), (1, 0)], 2, 1, 0, 1),
+        ([(2, 0), (2, 0)], 3, 1, 0, 1),
+        ([(4, 0), (4.2, 0)], 4, 1, 0, 2),
+        ([(4, 0), (4.1, 0)], 4, 1, 0, 1),
     ],
 )
-def test_capacity_is_the_scarcer_of_cores_and_gpus(cpus, gpus, cpus_per_trial, gpus_per_trial, fit):
-    assert Capacity(cpus, gpus, cpus_per_trial, gpus_per_trial).trials == fit
+def test_capacity_counts_workers_node_by_node(nodes, workers, cpus, gpus, fit):
+    capacity = Capacity(nodes, workers, cpus, gpus)
+    assert capacity.trials == fit
+    if not fit:
+        with pytest.raises(
+            ConfigError, match=r"no trial fits: a trial takes .* the nodes have .*lower --workers-per-trial"
+        ):
+            capacity.concurrency(None)
+        return
+    assert capacity.concurrency(None) == capacity.concurrency(fit) == fit
+    with pytest.raises(ConfigError, match=f"--max-concurrent {fit + 1} does not fit.*at most {fit} fit"):
+        capacity.concurrency(fit + 1)
+
+
+def test_a_record_that_is_there_is_never_written_over(tmp_path, data):
+    """The driver has pruned a training whose workers ran on for a moment."""
+    config = changed(epochs=1)
+    spec = make_spec(tmp_path, config, workers=2)
+
+    def prune(message):
+        record.write(Path(spec.folder), spec.key, record.ended("pruned", config, "stopped", "pruned", []))
+
+    run_spec(spec, data, prune, every_epochs=1)
+    assert read_json(Path(spec.folder) / "record.json")["status"] == "pruned"

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from divfeat.data import Batches, BatchStream
+from divfeat.data import batches as module
 from divfeat.errors import ConfigError, DataError
 
 
@@ -73,23 +74,8 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
     assert 60 < np.bincount(first, minlength=20).min() <= np.bincount(first, minlength=20).max() < 150  # 100, sd 10
 
 
-def test_without_shuffling_every_epoch_runs_in_order() -> None:
-    batches = stream(21, shuffle=False)
-    for epoch in (0, 5):
-        assert torch.cat([batch.index for batch in batches.epoch(epoch)]).tolist() == list(range(21))
-    assert [len(batch.index) for batch in batches.epoch(0)] == [7, 7, 7]  # not 8, 8, 5
-
-
-def test_rows_use_a_part_without_copying_it() -> None:
-    rows = np.array([900, 3, 17, 400, 55])
-    images, labels = arrays(1000)
-    batches = Batches(images, labels, batch_size=2, seed=0, rows=rows)
-    assert len(batches) == 5
-    seen = list(batches.epoch(0))
-    assert sorted(torch.cat([batch.index for batch in seen]).tolist()) == sorted(rows.tolist())
-    for batch in seen:
-        assert torch.equal(batch.labels, torch.from_numpy(labels)[batch.index])
-        assert torch.equal(batch.images, torch.from_numpy(images)[batch.index])
+def test_batches_are_of_one_size() -> None:
+    assert [len(batch.index) for batch in stream(21).epoch(0)] == [7, 7, 7]  # not 8, 8, 5
 
 
 def test_read_only_arrays_give_no_warning_and_stay_untouched() -> None:
@@ -102,12 +88,29 @@ def test_read_only_arrays_give_no_warning_and_stay_untouched() -> None:
     assert np.array_equal(images, arrays(40)[0])
 
 
-def test_tensors_do_as_well() -> None:
-    images, labels = (torch.from_numpy(array) for array in arrays(40))
-    ours = list(Batches(images, labels, batch_size=16, seed=0).epoch(1))
-    for a, b in zip(ours, stream(40, batch_size=16).epoch(1), strict=True):
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.labels, b.labels)
+def test_images_stay_on_a_gpu_of_whose_free_memory_they_take_less_than_a_quarter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (400, 1000))
+    assert module.fits_on(torch.device("cuda"), 99)
+    assert not module.fits_on(torch.device("cuda:1"), 100)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("asked a GPU"))
+    assert not module.fits_on(torch.device("cpu"), 1)
+
+
+def test_images_on_the_device_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = arrays(40)
+    images.flags.writeable = labels.flags.writeable = False
+    gathered = list(Batches(images, labels, batch_size=16, seed=0, rank=1, world=2).epoch(1))
+    asked: list[int] = []
+    monkeypatch.setattr(module, "fits_on", lambda device, size: asked.append(size) or True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resident = Batches(images, labels, batch_size=16, seed=0, rank=1, world=2)
+    assert asked == [80]  # bytes
+    assert isinstance(resident._images, torch.Tensor)
+    for a, b in zip(gathered, resident.epoch(1), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 def test_is_a_batch_stream() -> None:
@@ -122,9 +125,6 @@ def test_is_a_batch_stream() -> None:
         ({"rank": 2, "world": 2}, ConfigError, "rank=2"),
         ({"world": 0}, ConfigError, "world=0"),
         ({"batch_size": 3, "world": 4}, ConfigError, "too few for 4 workers"),
-        ({"rows": np.array([], dtype=np.int64)}, DataError, "at least one row"),
-        ({"rows": np.array([20])}, DataError, "outside"),
-        ({"rows": np.array([-1])}, DataError, "outside"),
     ],
 )
 def test_refuses(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -133,8 +133,9 @@ def test_refuses(changes: dict[str, Any], error: type[Exception], message: str) 
 
 
 def test_refuses_unequal_lengths_and_steps_that_do_not_exist() -> None:
-    with pytest.raises(DataError, match="20 images but 19 labels"):
-        Batches(arrays(20)[0], arrays(19)[1], batch_size=4, seed=0)
+    for count in (20, 0):
+        with pytest.raises(DataError, match=f"{count} images and {max(count - 1, 0)} labels"):
+            Batches(arrays(20)[0][:count], arrays(20)[1][: max(count - 1, 0)], batch_size=4, seed=0)
     assert list(stream(20).epoch(0, start_step=3)) == []
     for epoch, step in ((0, 4), (0, -1), (-1, 0)):
         with pytest.raises(ConfigError, match="steps 0 to 3"):
@@ -143,9 +144,9 @@ def test_refuses_unequal_lengths_and_steps_that_do_not_exist() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_gpu_gets_the_same_batches() -> None:
-    images, labels = arrays(100)
-    resident = Batches(torch.from_numpy(images).cuda(), labels, batch_size=16, seed=0, device="cuda").epoch(2)
+def test_gpu_gets_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = stream(100, batch_size=16, device="cuda").epoch(2)
+    monkeypatch.setattr(module, "fits_on", lambda device, size: False)
     copied = stream(100, batch_size=16, device="cuda").epoch(2)
     for a, b, c in zip(stream(100, batch_size=16).epoch(2), copied, resident, strict=True):
         for x, y, z in zip(a[:3], b[:3], c[:3], strict=True):

@@ -144,6 +144,23 @@ def test_command(
     assert "100.0% of images identical" in printed
 
 
+def test_an_unwritable_out_is_one_message(
+    script: ModuleType,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = script.build
+    monkeypatch.setattr(script, "build", lambda *a, **k: real(*a, **k, train_per_class=2, test_per_class=1))
+    (tmp_path / "file").write_text("mine")
+    assert script.main([str(archive), str(tmp_path / "file" / "out")]) == 1
+    assert f"error: {tmp_path / 'file' / 'out'} cannot be written" in capsys.readouterr().err
+    (tmp_path / "out" / "train-00000-of-00001.parquet").mkdir(parents=True)
+    assert script.main([str(archive), str(tmp_path / "out")]) == 1
+    assert "out cannot be written" in capsys.readouterr().err
+
+
 def test_the_table_is_that_of_the_real_images(script: ModuleType, real_data: Path) -> None:
     """Names, tree, ids (from the file names), row order and JPEG settings of the copy at hand."""
     import io

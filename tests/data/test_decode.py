@@ -46,6 +46,9 @@ def test_modes_become_rgb() -> None:
     out = decode([encode(clear)])[0]
     assert out[:, 0, 0].tolist() == [255, 0, 0]
     assert out[:, 1, 1].tolist() == [255, 255, 255]
+    buffer = io.BytesIO()  # a tRNS chunk: one colour of an RGB or gray image is transparent
+    Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(buffer, "PNG", transparency=(0, 0, 0))
+    assert (decode([buffer.getvalue()]) == 255).all()
     palette = decode([encode(np.full((2, 2, 3), 40, dtype=np.uint8), "PNG", "P")])[0]
     assert np.abs(palette.astype(int) - 40).max() <= 26  # the web palette has steps of 51
     cmyk = decode([encode(np.full((8, 8, 3), 200, dtype=np.uint8), "JPEG", "CMYK")])[0]

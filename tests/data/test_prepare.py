@@ -1,5 +1,6 @@
 """What each role may see: published set, validation rules, hashes, and classes without a sample."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divfeat.config import DataConfig, build
+from divfeat.config import DataConfig, build, deciding
 from divfeat.data import prepare as module
 from divfeat.data.images import ImageSet
 from divfeat.data.prepare import PreparedData, prepare
@@ -17,14 +18,15 @@ from divfeat.errors import DataError
 FINE, COARSE = 6, 3
 
 
-def images(counts: list[int], salt: int = 0, names: tuple[str, ...] = tuple("abcdef")) -> ImageSet:
+def images(counts: list[int], salt: int = 0, side: int = 8, **changes: Any) -> ImageSet:
     """Images whose pixels are their row number (and `salt` in the last), labels in a shuffled order."""
     fine = np.random.default_rng(7).permutation(np.repeat(np.arange(FINE), counts)).astype(np.int64)
-    pixels = np.zeros((len(fine), 1, 8, 8), dtype=np.uint8)
+    pixels = np.zeros((len(fine), 1, side, side), dtype=np.uint8)
     pixels[:, 0, 0, 0] = np.arange(len(fine)) % 256
     pixels[:, 0, 0, 1] = np.arange(len(fine)) // 256
     pixels[:, 0, 7, 7] = salt
-    return ImageSet(pixels, fine, fine // 2, names, ("ab", "cd", "ef"))
+    whole = ImageSet(pixels, fine, fine // 2, tuple("abcdef"), ("ab", "cd", "ef"))
+    return dataclasses.replace(whole, **changes)
 
 
 def rows(part: ImageSet) -> list[int]:
@@ -97,8 +99,9 @@ def test_settings_reach_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return images([10] * FINE)
 
     monkeypatch.setattr(module, "load_source", load)
-    prepare(config(val_per_class=2, download=True, image_size=16), "confirm", root=tmp_path)
-    common = {"spec": "made", "root": tmp_path, "download": True, "image_size": 16}
+    columns = {"image_column": "photo", "fine_column": "species", "coarse_column": None}
+    prepare(config(val_per_class=2, download=True, image_size=16, **columns), "confirm", root=tmp_path)
+    common = {"spec": "made", "root": tmp_path, "download": True, "image_size": 16, **columns}
     assert seen == [{**common, "split": "train"}, {**common, "split": "test"}]
 
 
@@ -230,6 +233,15 @@ def test_a_confirmation_does_not_depend_on_the_validation_rule(monkeypatch: pyte
     assert len(hashes) == 1
 
 
+def test_columns_count_only_where_they_are_named() -> None:
+    """Keys of studies from before there were such settings stay what they are."""
+    plain = config(val_per_class=5)
+    assert deciding({"data": plain.to_dict()})["data"].keys().isdisjoint(plain.columns)
+    named = config(val_per_class=5, fine_column="species")
+    assert deciding({"data": named.to_dict()})["data"].items() >= {("fine_column", "species")}
+    assert "image_column" not in deciding({"data": named.to_dict()})["data"]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -278,11 +290,44 @@ def test_coarse_labels_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> No
             prepare(config(val_per_class=3, **{setting: "coarse"}), "search")
 
 
-def test_test_and_train_must_name_the_same_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+NO_COARSE = {"coarse": None, "coarse_names": None}
+MOVED = np.array([1, 0, 0, 1, 2, 2])  # the coarse class of each fine one, b and c's parents not as in training
+
+
+@pytest.mark.parametrize(
+    ("level", "test", "message"),
+    [
+        ("fine", {"fine_names": tuple("abcdfe")}, "made: train and test name their fine classes differently"),
+        ("coarse", {"coarse_names": ("cd", "ab", "ef")}, "made: train and test name their coarse classes differently"),
+        ("coarse", NO_COARSE, "the test split of made: this set of 6 classes has no coarse labels"),
+        ("coarse", {"counts": [4, 4, 4, 4, 0, 4]}, "fine class 'e' of made has no test image; add some"),
+        ("coarse", {"parents": MOVED}, "made: fine class 'a' lies under 'ab' in train but under 'cd' in test"),
+        (
+            "fine",
+            {"side": 12},
+            r"made: images .* are \[1, 12, 12\] in test but \[1, 8, 8\] in train; set data.image_size",
+        ),
+    ],
+)
+def test_the_test_set_must_mean_what_the_training_set_means(
+    monkeypatch: pytest.MonkeyPatch, level: str, test: dict[str, Any], message: str
+) -> None:
     source = Source(monkeypatch, [40] * FINE)
-    source.sets["test"] = images([4] * FINE, names=tuple("abcdfe"))
-    with pytest.raises(DataError, match="made: train and test name their classes differently"):
-        prepare(config(val_per_class=3), "confirm")
+    test = dict(test)
+    made = images(test.pop("counts", [4] * FINE), side=test.pop("side", 8))
+    if "parents" in test:
+        test["coarse"] = test.pop("parents")[made.fine]
+    source.sets["test"] = dataclasses.replace(made, **test)
+    with pytest.raises(DataError, match=message):
+        prepare(config(val_per_class=3, train_level=level), "confirm")
+
+
+def test_a_test_set_may_differ_in_labels_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(monkeypatch, [40] * FINE)
+    source.sets["test"] = images([4] * FINE, **NO_COARSE)
+    prepare(config(val_per_class=3), "confirm")
+    source.sets["test"] = images([4, 4, 0, 4, 4, 4], fine_names=tuple("abcdfe"))
+    prepare(config(val_per_class=3, train_level="coarse", probe_level="coarse"), "confirm")
 
 
 def test_the_digits_of_the_default_preset() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from divfeat.config import ExecutionConfig, ExperimentConfig, StudyConfig
-from divfeat.errors import DataError
+from divfeat.errors import ConfigError, DataError
 from divfeat.files import write_json
 from divfeat.search import protocol, study
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
@@ -320,6 +321,29 @@ def test_other_images_are_refused_with_nothing_run(world: World) -> None:
     with pytest.raises(DataError, match=r"begun on other images or another split \(hash another, now .*--name"):
         world.session(6)
     assert world.ran == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("localhost:5000", "must begin with one of http://, https://, sqlite://"),
+        ("foo://bar", "must begin with one of"),
+        ("file:///x", "must begin with one of"),
+        ("postgresql+nosuchdriver://host/db", "nosuchdriver"),
+        ("sqlite://a:b:c", "Could not parse|invalid"),
+    ],
+)
+def test_an_address_that_nothing_can_be_tracked_in_is_told_first(world: World, uri: str, told: str) -> None:
+    found = Study(GATE, ExecutionConfig(tracking_uri=uri), world.folder, "a")
+    with pytest.raises(ConfigError, match=rf"--tracking-uri '{re.escape(uri)}'.*({told}).*leave the option out"):
+        found.run(lambda: pytest.fail("nothing to report"))
+    assert not world.folder.exists()
+
+
+def test_a_folder_that_no_sqlite_address_can_hold_is_told_first(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="an sqlite address cannot hold"):
+        Study(GATE, ExecutionConfig(), tmp_path / "50%", "a").run(lambda: None)  # type: ignore[arg-type, return-value]
+    assert not (tmp_path / "50%").exists()
 
 
 def test_the_protocol_is_written_before_the_search(world: World) -> None:

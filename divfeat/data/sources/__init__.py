@@ -20,7 +20,8 @@ class Source(NamedTuple):
 
     Attributes:
         load: gives the images of a split.
-        find: raises :class:`DataError` where a split is not there; opens no image, uses no label.
+        find: raises :class:`DataError` where a split is not there, or where its files and names alone show that it does
+            not go with the training split; opens no image, uses no label.
     """
 
     load: Callable[[Request], ImageSet]
@@ -46,7 +47,7 @@ def load_source(
     fine_column: str | None = None,
     coarse_column: str | None = None,
 ) -> ImageSet:
-    """Load one split of a data set. Loading ``train`` never reads a test image or a test label.
+    """Load one split of a data set. Loading ``train`` never decodes a test image or uses a test label.
 
     Args:
         spec: ``digits``, ``torchvision:NAME``, ``parquet:PATH`` or ``folder:PATH``; see docs/add-a-dataset.md.
@@ -72,19 +73,32 @@ def load_source(
     return source.load(request)
 
 
-def find_source(spec: str, *, split: SplitName, root: Path | None = None, download: bool = False) -> None:
-    """Make sure that a split is there, without opening an image or using a label.
+def find_source(
+    spec: str,
+    *,
+    split: SplitName,
+    root: Path | None = None,
+    download: bool = False,
+    image_column: str | None = None,
+    fine_column: str | None = None,
+    coarse_column: str | None = None,
+) -> None:
+    """Make sure that a split is there and goes with the training split, without opening an image or using a label.
 
     Args:
         spec: as :func:`load_source` takes it.
         split: ``train`` or ``test``.
         root: folder of local data sets; None takes the environment variable DIVFEAT_DATA.
         download: let torchvision fetch what is missing.
+        image_column, fine_column, coarse_column: as :func:`load_source` takes them.
 
     Raises:
-        DataError: an unknown source, or no such split; the message names the place and the remedy.
+        DataError: an unknown source, no such split, or one that differs from the training split in its columns or
+            classes; the message names the place and the remedy.
     """
-    source, request = _understand(spec, split, root, download)
+    source, request = _understand(
+        spec, split, root, download, image_column=image_column, fine_column=fine_column, coarse_column=coarse_column
+    )
     source.find(request)
 
 
@@ -97,7 +111,7 @@ def _understand(
         raise DataError(f"{spec!r}: {unknown('data source', name, SOURCES)} (as in {examples})")
     if split not in get_args(SplitName):
         raise DataError(f"unknown split {split!r} of {spec!r}: use one of {', '.join(get_args(SplitName))}")
-    given = [f"{key}={value!r}" for key, value in columns.items() if value is not None]
+    given = [f"data.{key}={value!r}" for key, value in columns.items() if value is not None]
     if given and name != "parquet":
         raise DataError(
             f"{', '.join(given)} has no meaning for {spec!r}: only parquet sources have columns; leave it out"

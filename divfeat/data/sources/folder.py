@@ -21,11 +21,12 @@ def load(request: Request) -> ImageSet:
     Fine folders of one name under two coarse ones are told apart as ``coarse/fine``.
 
     Raises:
-        DataError: what :func:`find` and :func:`divfeat.data.decode.decode_images` raise.
+        DataError: a missing folder, no class or a class without images, images beside class folders, mixed depths, a
+            test class that training does not know, or what :func:`divfeat.data.decode.decode_images` raises.
     """
     from PIL import Image
 
-    known, folders = find(request)
+    known, folders = _both(request)
     keys = sorted(known)
     fine_only = [key[-1] for key in keys]
     fine_names = tuple(fine_only if len(set(fine_only)) == len(keys) else ("/".join(key) for key in keys))
@@ -49,13 +50,23 @@ def load(request: Request) -> ImageSet:
 Classes = dict[tuple[str, ...], Path]
 
 
-def find(request: Request) -> tuple[Classes, Classes]:
-    """Class folders of ``train`` and of the requested split, by (class,) or (coarse, fine).
+def find(request: Request) -> None:
+    """Make sure that the split's class folders are there, hold images and are those of the training split.
 
     Raises:
-        DataError: a missing folder, no class or a class without images, mixed depths, or a test class that training does
-            not know.
+        DataError: what :func:`load` refuses without opening an image, or a class without test images.
     """
+    known, folders = _both(request)
+    lacking = sorted("/".join(key) for key in known.keys() - folders.keys())
+    if lacking:
+        raise DataError(
+            f"{request.spec!r}: no test images of {', '.join(lacking[:5])} ({len(lacking)} of {len(known)} classes): add "
+            "some, or drop the class from both splits"
+        )
+
+
+def _both(request: Request) -> tuple[Classes, Classes]:
+    """Class folders of ``train`` and of the requested split, by (class,) or (coarse, fine)."""
     base = next((path for path in request.candidates() if path.is_dir()), None)
     if base is None:
         raise request.missing("folder")
@@ -81,6 +92,8 @@ def _classes(split: Path) -> Classes:
     for folder in _folders(split):
         inner = _folders(folder)
         for leaf in inner or [folder]:
+            if inner and _folders(leaf):
+                raise DataError(f"{leaf} holds folders of its own: arrange it as <coarse>/<fine>/<image>")
             if not any(_images(leaf)):
                 raise DataError(f"class folder {leaf} holds no image: fill it or remove it")
             found[(folder.name, leaf.name) if inner else (folder.name,)] = leaf
@@ -92,7 +105,14 @@ def _classes(split: Path) -> Classes:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Sorted folders inside; images beside them are refused: they belong to no class, and would be left out unsaid."""
+    found = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if found and (loose := _images(path)):
+        raise DataError(
+            f"{min(loose)} lies beside the folders of {path} ({len(loose)} such images): move it into one of them, or "
+            "remove it"
+        )
+    return found
 
 
 def _images(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _IMAGE_NAMES, _FINE_NAMES, _COARSE_NAMES = ("img", "image"), ("fine_label", "label"), ("coarse_label",)
-_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|test|validation|valid|val|dev)(?![a-z])")
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)$")
 
 
@@ -41,7 +41,7 @@ def load(request: Request) -> ImageSet:
     import pyarrow.compute as pc
     from PIL import Image
 
-    shards = find(request)
+    shards = _shards(request)
     files = shards[request.split]
     columns = _columns(files[0], _schema(files[0]), request)
     tables = [_read(file, columns) for file in files]
@@ -76,13 +76,29 @@ def load(request: Request) -> ImageSet:
     return ImageSet(images, labels["fine"], labels.get("coarse"), names["fine"], names.get("coarse"))
 
 
-def find(request: Request) -> dict[str, list[Path]]:
-    """Shards of ``train`` and ``test``, by their names alone.
+def find(request: Request) -> None:
+    """Make sure that the shards of the split are there and of one kind with the training shards.
+
+    Schemas and their metadata are read, rows are not.
 
     Raises:
-        DataError: no such path, no shard of the requested split, or one missing.
+        DataError: no such path, no shard of the split or one missing, one that is no Parquet file or lacks an image or
+            label column, or other columns or class names than in the training shards.
     """
-    return _by_split(request, _files(request))
+    shards = _shards(request)
+    files = shards[request.split]
+    first = (shards["train"] or files)[0]
+    columns = _columns(first, _schema(first), request)
+    for file in files:
+        found = _columns(file, _schema(file), request)
+        if found != columns:
+            raise DataError(
+                f"{file} has the columns {', '.join(found.values())} where {first} has {', '.join(columns.values())}: "
+                "export both splits alike"
+            )
+    for role in ("fine", "coarse"):
+        if column := columns.get(role):
+            _class_names([first, *files], column)
 
 
 def _files(request: Request) -> list[Path]:
@@ -102,21 +118,22 @@ def _files(request: Request) -> list[Path]:
     raise request.missing("Parquet file or folder")
 
 
-def _by_split(request: Request, files: list[Path]) -> dict[str, list[Path]]:
-    """Shards of ``train`` and ``test``, told by the file's name, else by its folder's."""
+def _shards(request: Request) -> dict[str, list[Path]]:
+    """Shards of ``train`` and ``test``, told by the file's name, else by its folder's; no file is opened."""
+    files = _files(request)
     found: dict[str, list[Path]] = {}
     for file in files:
-        match = _SPLIT.match(file.stem.lower()) or _SPLIT.fullmatch(file.parent.name.lower())
+        match = _SPLIT.search(file.stem.lower()) or _SPLIT.fullmatch(file.parent.name.lower())
         found.setdefault(match[1] if match else "", []).append(file)
-    if set(found) == {""}:
-        found = {"train": found[""]}  # no split is named anywhere: it is all for training
+    if set(found) == {""} and len({_SHARD.sub(r"\1 of \3", file.stem) for file in files}) == 1:
+        found = {"train": files}  # one file, or the shards of one export, and no split named: it is all for training
     test = next((found[name] for name in ("test", "validation", "valid", "val", "dev") if name in found), [])
     shards = {"train": found.get("train", []), "test": test}
     if not shards[request.split]:
         seen = ", ".join(file.name for file in files[:5])
         raise DataError(
-            f"{request.spec!r} has no {request.split} split: shards must begin with '{request.split}' or lie in a "
-            f"folder of that name (found {seen}); give the folder that holds them all"
+            f"{request.spec!r} has no {request.split} split: shards must have '{request.split}' in their names or lie "
+            f"in a folder of that name (found {seen}); give the folder that holds them all"
         )
     _check_shards(request, shards[request.split])
     return shards
@@ -188,14 +205,14 @@ def _columns(file: Path, schema: pa.Schema, request: Request) -> dict[str, str]:
         if len(by_type) != 1:
             raise DataError(
                 f"{file} has {len(by_type) or 'no'} image columns (struct of bytes and path); its columns are "
-                f"{_describe(schema)}: name one with image_column"
+                f"{_describe(schema)}: name one with data.image_column"
             )
         image = by_type[0]
     fine = pick(request.fine_column, _FINE_NAMES, is_label, "integer label")
     if fine is None:
         raise DataError(
             f"{file} has no integer label column {' or '.join(_FINE_NAMES)}; its columns are {_describe(schema)}: name "
-            "one with fine_column"
+            "one with data.fine_column"
         )
     coarse = pick(request.coarse_column, _COARSE_NAMES, is_label, "integer label")
     return {"image": image, "fine": fine} | ({"coarse": coarse} if coarse else {})

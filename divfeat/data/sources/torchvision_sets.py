@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def load(request: Request) -> ImageSet:
     """Load a torchvision data set; for those with train and val parts, ``train`` joins both.
 
     Raises:
-        DataError: an unknown name, no folder, data that is not there, or images of different sizes without
+        DataError: an unknown name, no folder, data that is not there or damaged, or images of different sizes without
             ``image_size``.
     """
     entry = _entry(request)
@@ -124,13 +125,19 @@ def _dataset(request: Request, arguments: dict[str, Any], **extra: Any) -> Any:
     return cls(root=str(request.root), **arguments, **allowed, **extra)
 
 
+# What torchvision raises for files that are missing (the first two) or damaged: json, pickles, lists, idx arrays.
+_UNREADABLE = (RuntimeError, OSError, ValueError, LookupError, EOFError, AssertionError, pickle.UnpicklingError)
+
+
 @contextmanager
 def _told_missing(request: Request) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, OSError) as error:
+    except _UNREADABLE as error:
         remedy = "put it there" if request.download else "put it there, or allow download"
-        raise DataError(f"{request.spec!r} was not found whole in {request.root} ({error}): {remedy}") from error
+        raise DataError(
+            f"{request.spec!r} was not found whole in {request.root} ({type(error).__name__}: {error}): {remedy}"
+        ) from error
 
 
 def _part(request: Request, entry: _Set, arguments: dict[str, Any]) -> ImageSet:

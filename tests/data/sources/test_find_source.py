@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ def test_folder(tmp_path: Path) -> None:
     (tmp_path / "val" / "wren").rename(tmp_path / "val" / "owl")
     (tmp_path / "val" / "owl" / "0.png").write_bytes(b"no image: never opened here")
     find_source(f"folder:{tmp_path}", split="test")
+    put(tmp_path / "train" / "crow" / "0.png")
+    with pytest.raises(DataError, match=r"no test images of crow \(1 of 2 classes\): add some"):
+        find_source(f"folder:{tmp_path}", split="test")
 
 
 def test_parquet(tmp_path: Path, write_parquet: WriteParquet) -> None:
@@ -43,11 +47,58 @@ def test_parquet(tmp_path: Path, write_parquet: WriteParquet) -> None:
     find_source(f"parquet:{tmp_path}", split="train")
     with pytest.raises(DataError, match="has no test split"):
         find_source(f"parquet:{tmp_path}", split="test")
-    (tmp_path / "test-00000-of-00002.parquet").write_bytes(b"no Parquet: never opened here")
+    first, second = (tmp_path / f"test-0000{i}-of-00002.parquet" for i in (0, 1))
+    write_parquet(first, [b"no image: never opened here"], {"label": [7]}, {"label": ["owl"]})
     with pytest.raises(DataError, match="lacks shard 1 of 2 of 'test'"):
         find_source(f"parquet:{tmp_path}", split="test")
-    (tmp_path / "test-00001-of-00002.parquet").write_bytes(b"")
+    second.write_bytes(b"no Parquet")
+    with pytest.raises(DataError, match=f"{second} cannot be read as Parquet"):
+        find_source(f"parquet:{tmp_path}", split="test")
+    find_source(f"parquet:{tmp_path}", split="train")
+    shutil.copy(first, second)
     find_source(f"parquet:{tmp_path}", split="test")
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "message"),
+    [
+        ({"label": [0]}, {"label": ["wren", "owl"]}, "name the classes of 'label' differently"),
+        ({"label": [0]}, None, "name the classes of 'label' differently"),
+        (
+            {"label": [0], "coarse_label": [0]},
+            {"label": ["owl", "wren"]},
+            "has the columns img, label, coarse_label where",
+        ),
+        (
+            {"fine_label": [0]},
+            {"fine_label": ["owl", "wren"]},
+            "has the columns img, fine_label where .* has img, label",
+        ),
+        ({"species": [0]}, None, "no integer label column .*: name one with data.fine_column"),
+    ],
+)
+def test_parquet_test_shards_of_another_kind(
+    tmp_path: Path,
+    write_parquet: WriteParquet,
+    columns: dict[str, list[int]],
+    names: dict[str, list[str]] | None,
+    message: str,
+) -> None:
+    blobs = [encode(random_image(0))]
+    write_parquet(tmp_path / "train.parquet", blobs, {"label": [0]}, {"label": ["owl", "wren"]})
+    write_parquet(tmp_path / "test.parquet", blobs, columns, names)
+    with pytest.raises(DataError, match=message):
+        find_source(f"parquet:{tmp_path}", split="test")
+
+
+def test_parquet_columns_that_are_named(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", [encode(random_image(0))], {"species": [0], "kind": [0]})
+    with pytest.raises(DataError, match=r"name one with data\.fine_column"):
+        find_source(f"parquet:{tmp_path}", split="test")
+    find_source(f"parquet:{tmp_path}", split="test", image_column="img", fine_column="species", coarse_column="kind")
+    with pytest.raises(DataError, match="no integer label column 'genus'"):
+        find_source(f"parquet:{tmp_path}", split="test", fine_column="species", coarse_column="genus")
 
 
 def test_torchvision(tmp_path: Path) -> None:

@@ -85,6 +85,28 @@ def test_refuses(flat: Path, tmp_path: Path) -> None:
         load(flat)
 
 
+@pytest.mark.parametrize(
+    ("loose", "beside"),
+    [
+        ("train/0.png", "train/owl/0.png"),
+        ("train/animal/0.jpg", "train/animal/owl/0.png"),
+        ("train/animal/owl/0.png", "train/animal/owl/deeper/0.png"),
+    ],
+)
+def test_images_beside_folders_are_refused(tmp_path: Path, loose: str, beside: str) -> None:
+    put(tmp_path / beside)
+    put(tmp_path / loose)
+    (tmp_path / "train" / "README.md").write_text("no image")
+    with pytest.raises(DataError, match=f"{loose} lies beside the folders of {tmp_path / Path(loose).parent}"):
+        load(tmp_path)
+
+
+def test_a_third_level_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "animal" / "bird" / "owl" / "0.png")
+    with pytest.raises(DataError, match=r"bird holds folders of its own: arrange it as <coarse>/<fine>/<image>"):
+        load(tmp_path)
+
+
 def test_no_classes_and_no_test(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="holds no class folder"):

@@ -19,7 +19,11 @@ from divfeat.errors import DataError
         ("hdf5:x", {}, "Known: digits, torchvision, parquet, folder"),
         ("digits:all", {}, "takes nothing after its name"),
         ("digits", {"split": "val"}, "unknown split 'val'"),
-        ("digits", {"fine_column": "label"}, "only parquet sources have columns"),
+        (
+            "digits",
+            {"fine_column": "label"},
+            "data.fine_column='label' has no meaning .*only parquet sources have columns",
+        ),
         ("parquet", {}, "names no path"),
         ("folder:", {}, "names no path"),
     ],

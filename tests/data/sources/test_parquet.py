@@ -99,9 +99,35 @@ def test_split_folders_and_validation(tmp_path: Path, write_parquet: WriteParque
     assert load(tmp_path, "test").fine.tolist() == [2, 1]
     write_parquet(tmp_path / "test" / "0000.parquet", BLOBS[:1], {"fine_label": [0], "coarse_label": [0]}, NAMES)
     assert load(tmp_path, "test").fine.tolist() == [0]
-    # A name that only begins like a split is none.
+    # A word that only begins like a split is none.
     (tmp_path / "train" / "0000.parquet").rename(tmp_path / "trainee.parquet")
     with pytest.raises(DataError, match="has no train split"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("cifar10-train", "cifar10-test"),
+        ("birds_train-00000-of-00001", "birds_test-00000-of-00001"),
+        ("birds.Train", "birds.Validation"),
+        ("train-of-birds", "test-on-train"),  # the first word counts
+        ("pretrain_train", "contest_test"),  # and it is a whole word
+    ],
+)
+def test_the_split_is_a_word_of_the_name(tmp_path: Path, write_parquet: WriteParquet, train: str, test: str) -> None:
+    write_parquet(tmp_path / f"{train}.parquet", BLOBS, COLUMNS, NAMES)
+    write_parquet(tmp_path / f"{test}.parquet", BLOBS[:2], {k: v[:2] for k, v in COLUMNS.items()}, NAMES)
+    assert (len(load(tmp_path)), len(load(tmp_path, "test"))) == (5, 2)
+
+
+def test_shards_that_name_no_split(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    """One export is all for training; of several, one may be the test split under a name of its own."""
+    for i in range(2):
+        write_parquet(tmp_path / f"birds-0000{i}-of-00002.parquet", BLOBS, COLUMNS, NAMES)
+    assert len(load(tmp_path)) == 10
+    write_parquet(tmp_path / "birds_eval.parquet", BLOBS, COLUMNS, NAMES)
+    with pytest.raises(DataError, match=r"has no train split: shards must have 'train' in their names.*birds_eval"):
         load(tmp_path)
 
 
@@ -125,7 +151,7 @@ def test_columns_can_be_named(tmp_path: Path, write_parquet: WriteParquet) -> No
     write_parquet(path, BLOBS, columns, {"species": ["a", "b", "c"]}, image_column="photo")
     table = pq.read_table(path)
     pq.write_table(table.append_column("thumb", table.column("photo")), path)
-    with pytest.raises(DataError, match=r"2 image columns.*name one with image_column"):
+    with pytest.raises(DataError, match=r"2 image columns.*name one with data\.image_column"):
         load(path)
     with pytest.raises(
         DataError, match=r"no integer label column fine_label or label; its columns are photo \(struct\), species"

@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from divfeat.data import load_source
+from divfeat.data.sources import find_source
 from divfeat.data.sources.cifar100 import CIFAR100_SUPERCLASSES
 from divfeat.data.sources.torchvision_sets import TORCHVISION_SETS
 from divfeat.errors import DataError
@@ -69,8 +70,41 @@ def test_cifar10_and_its_test_split_apart(tmp_path: Path, monkeypatch: pytest.Mo
     train = load_source("torchvision:CIFAR10", split="train", image_size=8)
     assert train.images.shape == (100, 3, 8, 8)
     assert train.coarse is None
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DataError, match=r"CIFAR10' was not found whole in .*UnpicklingError.*put it there"):
         load_source("torchvision:CIFAR10", split="test")
+
+
+@pytest.mark.parametrize("damaged", [b"", b"broken", b"{}", pickle.dumps({"data": []}), pickle.dumps([])[:-1]])
+def test_a_damaged_pickle_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bytes) -> None:
+    write_cifar(tmp_path, CIFAR10, list("abcdefghij"), monkeypatch)
+    (tmp_path / CIFAR10.base_folder / "data_batch_3").write_bytes(damaged)
+    with pytest.raises(DataError, match="CIFAR10' was not found whole"):
+        load_source("torchvision:CIFAR10", split="train", root=tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0\0\x08\x03" + bytes(6), b"\0\0\x08\x03" + bytes([0, 0, 0, 9] * 3)])
+def test_a_damaged_array_is_told(tmp_path: Path, damaged: bytes) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (raw / f"{part}-{kind}-ubyte").write_bytes(damaged)
+    with pytest.raises(DataError, match="MNIST' was not found whole"):
+        load_source("torchvision:MNIST", split="train", root=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pie": ["pie/1"]'])
+def test_a_damaged_list_is_told(tmp_path: Path, text: str) -> None:
+    base = tmp_path / "food-101"
+    (base / "images").mkdir(parents=True)
+    (base / "meta").mkdir()
+    (base / "meta" / "train.json").write_text('{"pie": ["pie/1"]}')
+    (base / "meta" / "test.json").write_text(text)
+    put(base / "images" / "pie" / "1.jpg", 0)
+    assert len(load_source("torchvision:Food101", split="train", root=tmp_path)) == 1
+    for ask in (load_source, find_source):
+        with pytest.raises(DataError, match="Food101' was not found whole"):
+            ask("torchvision:Food101", split="test", root=tmp_path)
 
 
 def put(path: Path, seed: int, size: tuple[int, int] = (12, 9)) -> None:
