@@ -310,11 +310,12 @@ def test_a_server_that_does_not_answer(storage, capsys):
     assert list(storage.iterdir()) == []
 
 
-def test_none_of_this_started_ray():
-    """Every refusal above comes before Ray is asked for anything."""
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    """Every refusal comes before Ray is asked for anything."""
     import ray
 
-    assert not ray.is_initialized()
+    monkeypatch.setattr(ray, "init", lambda *place, **settings: pytest.fail("Ray was started"))
 
 
 # --- other endings ------------------------------------------------------------------------------------------------------

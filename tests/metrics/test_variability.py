@@ -219,3 +219,10 @@ def test_the_second_pass_must_see_the_same_samples():
 def test_on_a_gpu():
     features, labels = clustered([9, 6, 0, 12, 5], dim=7)
     close(nc1(features.float().cuda(), labels.cuda()).cpu(), nc1(features.float(), labels), 1e-8)
+
+
+def test_no_matrix_of_features_by_features():
+    """D x D numbers would take 320 GB here."""
+    features, labels = normal((12, 200_000), 5).float(), torch.arange(12) % 3
+    value = nc1(features, labels)
+    assert value.isfinite() and value > 0
