@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from divfeat.report.commands import extractor_lines, mlflow_command, optuna_command, study_command
+from divfeat.report.arrays import mean_of
+from divfeat.report.commands import extractor_lines, mlflow_command, mlflow_server, optuna_command, study_command
 from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table
 from divfeat.report.findings import Plots, figures_of
-from divfeat.report.summary import StudySummary, Trial, listed
-from divfeat.report.words import mean_of
+from divfeat.report.summary import StudySummary, Trial
 from divfeat.search.jobs import name_of
+from divfeat.statistics import listed
 from divfeat.thresholds import family_named
 
 #: Rows of the table of proposals.
@@ -25,20 +26,29 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Heading("Search")
     search = summary.config.search
     family = family_named(search.family)
-    ended = {status: [t for t in summary.trials if t.status == status] for status in ("completed", "pruned", "failed")}
-    counted = ", ".join(f"{len(some)} {status}" for status, some in ended.items() if some or status != "pruned")
+    by_status = {
+        status: [trial for trial in summary.trials if trial.status == status]
+        for status in ("completed", "pruned", "failed", "not finished")
+    }
+    always = ("completed", "failed")
+    counted = ", ".join(f"{len(some)} {status}" for status, some in by_status.items() if some or status in always)
     different = len({trial.key for trial in summary.trials})
     text = (
         f"{len(summary.trials)} proposals ({counted}), {different} different trainings, one seed, on validation. Family "
-        f"'{family.name}': {family.summary}, {math.degrees(search.low):g}° to {math.degrees(search.high):g}°; ways of letting "
-        f"go: {listed(search.releases)}; sampler {search.sampler}"
+        f"'{family.name}': {family.summary}"
     )
+    if family.parameters:
+        text += (
+            f", {math.degrees(search.low):g}° to {math.degrees(search.high):g}°; ways of letting go: "
+            f"{listed(search.releases)}"
+        )
+    text += f"; sampler {search.sampler}"
     yield Paragraph(text + ("; trials that lag behind are pruned." if search.asha else "."))
     yield from figures_of(plots, "search")
-    if ended["failed"]:
+    if by_status["failed"]:
         yield Table(
             ["trial", "method", "cause"],
-            [[trial.number, trial.name, trial.error] for trial in ended["failed"]],
+            [[trial.number, trial.name, trial.error] for trial in by_status["failed"]],
             "Failed trials.",
         )
     if summary.selected:
@@ -59,6 +69,8 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
 
 
 def _proposed(trial: Trial) -> str:
+    if not trial.angles:
+        return trial.name
     angles = " / ".join(f"{math.degrees(value):.1f}°" for value in trial.angles.values())
     return f"{trial.release} {angles}" + (" (= CE+ETF)" if trial.name == "ce_etf" else "")
 
@@ -87,7 +99,10 @@ def _selection(summary: StudySummary) -> tuple[list[str], list[list[Cell]], str]
 def calibration(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     """What learning rate and weight decay were frozen on."""
     yield Heading("Learning rate and weight decay")
-    train, found = summary.trained.train, summary.calibration
+    train, found, rules = summary.trained.train, summary.calibration, summary.config.protocol
+    if found is None and (rules.learning_rates or rules.weight_decays):
+        yield Paragraph("Not frozen yet: plain cross-entropy has not been tried at every setting.")
+        return
     if found is None:
         yield Paragraph(
             f"As given: learning rate {train.lr:g}, weight decay {train.weight_decay:g}, for every method alike."
@@ -103,8 +118,8 @@ def calibration(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         "every method alike.",
     )
     for what, field, tried in (
-        ("learning rate", "lr", summary.config.protocol.learning_rates),
-        ("weight decay", "weight_decay", summary.config.protocol.weight_decays),
+        ("learning rate", "lr", rules.learning_rates),
+        ("weight decay", "weight_decay", rules.weight_decays),
     ):
         if len(tried) > 1 and found[field] in (min(tried), max(tried)):
             end = "lowest" if found[field] == min(tried) else "highest"
@@ -121,11 +136,11 @@ def _percent(share: float | None) -> float:
 def reads_of_test(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     """How often the test set was read, and for what."""
     yield Heading("Reads of the test set")
-    runs = len({key for one in summary.confirmed for key in one.keys if key})
-    text = f"{summary.test_reads} in all, noted before each: winner and baselines on the confirmation seeds ({runs} experiments)."
+    own = summary.test_reads - len(summary.other_reads)
+    text = f"{summary.test_reads} in all, noted before each: {own} by winner and baselines on the confirmation seeds."
     if summary.other_reads:
         text += (
-            f" {len(summary.other_reads)} of them belong to experiments that are not in this confirmation, such as those of "
+            f" {len(summary.other_reads)} belong to experiments that are not in this confirmation, such as those of "
             f"an earlier winner of the same study: {'; '.join(summary.other_reads)}. The more winners are shown the test set, "
             "the less it is new."
         )
@@ -178,7 +193,7 @@ def provenance(summary: StudySummary, plots: Plots) -> Iterator[Block]:
                 for phase, count in summary.counts.items()
             ],
             "Runs, each counted where it was first needed; phases share what they have in common. Minutes of training and "
-            "measuring, summed over runs.",
+            "measuring, summed over completed runs.",
         )
     causes: list[list[Cell]] = [
         [phase, cause, times] for phase, count in summary.counts.items() for cause, times in count.causes.items()
@@ -207,8 +222,11 @@ def reproduce(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Heading("Again, and further")
     yield Paragraph("The study; in the same place the line resumes it, and a larger --trials extends it:")
     yield Code(study_command(summary), "bash")
-    yield Paragraph("Every training in MLflow, and the search in Optuna's dashboard:")
-    yield Code(f"{mlflow_command(summary)}\n{optuna_command(summary)}", "bash")
+    server, command = mlflow_server(summary), mlflow_command(summary)
+    yield Paragraph(
+        f"Every training in MLflow{f', at {server}' if server else ''}, and the search in Optuna's dashboard:"
+    )
+    yield Code("\n".join(filter(None, [command, optuna_command(summary)])), "bash")
     if (lines := extractor_lines(summary)) is not None:
         yield Paragraph("The winner's feature extractor (the selection seed at the validation median):")
         yield Code(lines, "python")

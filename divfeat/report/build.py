@@ -18,15 +18,17 @@ from rich.table import Table
 from divfeat.errors import DivfeatError
 from divfeat.files import write_json
 from divfeat.report import account, findings
-from divfeat.report.commands import mlflow_command, optuna_command
+from divfeat.report.commands import mlflow_command, mlflow_server, optuna_command
 from divfeat.report.document import Document, write
 from divfeat.report.findings import Plots
+from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles
 from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
-from divfeat.report.summary import SCORE_NAMES, Objective, StudySummary, listed
-from divfeat.report.words import angle_text, as_good_text, interval, signed, terminal_text, winner_angles
-from divfeat.statistics import Verdict
+from divfeat.report.summary import SCORE_NAMES, Objective, StudySummary
+from divfeat.report.words import angle_text, interval, signed
+from divfeat.statistics import Verdict, listed
+from divfeat.thresholds import family_named
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The study's own metrics for MLflow: mean scores and differences in points, what is known of them."""
+        """The study's own metrics for MLflow in points: mean scores where no seed is missing, differences with a verdict."""
         found: dict[str, float] = {
             "study/trials": len(self.summary.trials),
             "study/test_reads": self.summary.test_reads,
@@ -66,7 +68,8 @@ class Report:
             for name, scores in objective.scores.items():
                 found[f"confirm/{objective.name}/{name}"] = float(scores.mean())
             for one in objective.verdict.comparisons:
-                found[f"difference/{objective.name}/{one.name}"] = one.mean
+                if one.verdict != "no verdict":
+                    found[f"difference/{objective.name}/{one.name}"] = one.mean
         for name, value in winner_angles(self.summary).items():
             found[f"winner/{name}"] = value
         return {name: value for name, value in found.items() if math.isfinite(value)}
@@ -84,14 +87,11 @@ class Report:
             console.print(_table(summary, objective))
         if not summary.objectives:
             say(self.sentence)
-        for line in (*_threshold_lines(summary), as_good_text(summary)):
-            say(line)
-        say(f"Terminal phase (training accuracy of at least 99.9 %): {terminal_text(summary)}.")
-        for line in summary.missing:
+        for line in (*_threshold_lines(summary), terminal_text(summary), *summary.missing):
             say(line)
         say()
         say(f"report  {self.html}\n        {self.markdown}")
-        say(f"MLflow  {mlflow_command(summary)}")
+        say(f"MLflow  {mlflow_server(summary) or mlflow_command(summary)}")
         say(f"Optuna  {optuna_command(summary)}")
 
 
@@ -143,9 +143,11 @@ def _table(summary: StudySummary, objective: Objective) -> Table:
 def _threshold_lines(summary: StudySummary) -> list[str]:
     lines = []
     method = summary.winner_method
+    same = f" The same configuration as {listed(summary.equals)}." if summary.equals else ""
+    if not family_named(summary.config.search.family).parameters:
+        return [f"Winner: {summary.winner['winner']['name']}.{same}"] if summary.winner else []
     if method is not None:
         way = f", letting go the way '{method.release}'" if method.name == "hinge_ce" else ""
-        same = f" The same configuration as {listed(summary.equals)}." if summary.equals else ""
         angles = "; ".join(f"{name} = {angle_text(value)}" for name, value in winner_angles(summary).items())
         lines.append(f"Winner: {angles}{way}.{same}")
     best = summary.best_of_release()
@@ -157,7 +159,7 @@ def _threshold_lines(summary: StudySummary) -> list[str]:
         else:
             found = "no trial finished"
         lines.append(f"  best of the search, '{release}': {found}")
-    return lines
+    return [*lines, as_good_text(summary)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

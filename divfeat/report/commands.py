@@ -48,13 +48,19 @@ def study_command(summary: StudySummary, *, where: bool = True) -> str:
     return shlex.join(words)
 
 
-def mlflow_command(summary: StudySummary) -> str:
-    """The line that opens MLflow on the study, or the address of its server."""
+def mlflow_server(summary: StudySummary) -> str | None:
+    """Where the study is on a server of MLflow; None where `mlflow_command` opens it."""
     uri = summary.execution.tracking_uri
-    if uri is not None and uri.startswith(("http://", "https://")):
-        return f"{_without_password(uri)} (experiment {summary.name})"
-    address = _without_password(uri) if uri else f"sqlite:///{summary.folder / 'mlflow.db'}"
-    return shlex.join(["mlflow", "ui", "--backend-store-uri", address])
+    if uri is None or not uri.startswith(("http://", "https://")):
+        return None
+    return f"{_without_password(uri)} (experiment {summary.name})"
+
+
+def mlflow_command(summary: StudySummary) -> str | None:
+    """The line that opens MLflow on the study; None where it is on a server."""
+    if mlflow_server(summary):
+        return None
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", _tracking_uri(summary)])
 
 
 def optuna_command(summary: StudySummary) -> str:
@@ -66,11 +72,10 @@ def extractor_lines(summary: StudySummary) -> str | None:
     """Python that loads the registered extractor; None where none was registered."""
     if summary.registered is None:
         return None
-    uri = summary.execution.tracking_uri
-    address = _without_password(uri) if uri else f"sqlite:///{summary.folder / 'mlflow.db'}"
+    model = f"models:/{summary.registered['model']}/latest"
     return (
-        f"import mlflow\n\nmlflow.set_tracking_uri({address!r})\n"
-        f"model = mlflow.pyfunc.load_model({'models:/' + str(summary.registered['model']) + '/latest'!r})\n"
+        f"import mlflow\n\nmlflow.set_tracking_uri({json.dumps(_tracking_uri(summary))})\n"
+        f"model = mlflow.pyfunc.load_model({json.dumps(model)})\n"
         "features = model.predict(images)  # uint8 [N, C, H, W] -> float32 [N, D]"
     )
 
@@ -83,6 +88,11 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
             yield from _changed(before, value, f"{prefix}{name}.")
         elif value != before:
             yield f"{prefix}{name}", value
+
+
+def _tracking_uri(summary: StudySummary) -> str:
+    uri = summary.execution.tracking_uri
+    return _without_password(uri) if uri else f"sqlite:///{summary.folder / 'mlflow.db'}"
 
 
 def _flag(field: str) -> str:

@@ -44,12 +44,11 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; floats are printed to `digits` decimals, None and NaN as a dash, number columns right-aligned."""
+    """A table; floats are printed to two decimals, None and NaN as a dash, number columns right-aligned."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
-    digits: int = 2
 
     def __post_init__(self) -> None:
         for place, row in enumerate(self.rows):
@@ -59,7 +58,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image file; `alt` (by default the caption) is what a screen reader says."""
+    """A PNG file; `alt` (by default the caption) is what a screen reader says."""
 
     path: str | Path
     caption: str
@@ -94,11 +93,11 @@ class Document:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-def write(document: Document, folder: str | Path, stem: str = "report") -> tuple[Path, Path]:
-    """Write `stem`.md and `stem`.html into the folder; returns both paths."""
+def write(document: Document, folder: str | Path) -> tuple[Path, Path]:
+    """Write report.md and report.html into the folder; returns both paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    markdown, page = folder / f"{stem}.md", folder / f"{stem}.html"
+    markdown, page = folder / "report.md", folder / "report.html"
     write_text(markdown, to_markdown(document, folder))
     write_text(page, to_html(document))
     return markdown, page
@@ -117,14 +116,14 @@ def clean(text: object, *, lines: bool = False) -> str:
     return kept if lines else " ".join(kept.split())
 
 
-def cell_text(cell: Cell, digits: int = 2) -> str:
+def cell_text(cell: Cell) -> str:
     """A cell as plain text."""
     if cell is None:
         return _DASH
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, float):
-        return _DASH if math.isnan(cell) else f"{cell:.{digits}f}".replace("-", "−")
+        return _DASH if math.isnan(cell) else f"{cell:.2f}".replace("-", "−")
     return str(cell).replace("-", "−") if isinstance(cell, int) else clean(cell)
 
 
@@ -175,7 +174,7 @@ def _markdown_table(table: Table) -> str:
 
     rows = [line([_escape(header) for header in table.headers])]
     rows.append(line(["---:" if right else ":---" for right in right_aligned(table)]))
-    rows += [line([_escape(cell_text(cell, table.digits)) for cell in row]) for row in table.rows]
+    rows += [line([_escape(cell_text(cell)) for cell in row]) for row in table.rows]
     return "\n".join(rows) + (f"\n\n*{_escape(table.caption)}*" if table.caption else "")
 
 
@@ -266,8 +265,7 @@ def _html_block(block: Block) -> str:
 def _image(path: Path, alt: str) -> str:
     if not path.is_file():
         return f'<div class="missing">Figure {_text(path.name)} is missing.</div>'
-    kind = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
-    return f'<img alt="{_text(alt)}" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    return f'<img alt="{_text(alt)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
 
 
 def _html_table(table: Table) -> str:
@@ -278,7 +276,7 @@ def _html_table(table: Table) -> str:
         inside = "".join(f"<{tag}{kind}>{_text(cell)}</{end}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr>{inside}</tr>"
 
-    body = "\n".join(line("td", [cell_text(cell, table.digits) for cell in row]) for row in table.rows)
+    body = "\n".join(line("td", list(map(cell_text, row))) for row in table.rows)
     caption = f"<caption>{_text(table.caption)}</caption>\n" if table.caption else ""
     head = line('th scope="col"', list(table.headers))
     return f'<div class="scroll">\n<table>\n{caption}<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>'

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
+from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles
 from divfeat.report.plots import Plot
-from divfeat.report.summary import Objective, Runs, StudySummary, listed
-from divfeat.report.words import angle_cells, as_good_text, interval, mean_of, sd_of, signed, winner_angles
-from divfeat.statistics import MIN_SEEDS
+from divfeat.report.summary import Objective, Runs, StudySummary
+from divfeat.report.words import angle_cells, interval, signed
+from divfeat.statistics import MIN_SEEDS, listed
 
 Plots = Mapping[str, Plot]
 
@@ -50,7 +52,8 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         detail = (
             f"{what}: {objective.about}, on test. Winner: {summary.winner['winner']['name']}." if summary.winner else ""
         )
-        yield Callout(summary.sentence if place == 0 else objective.verdict.sentence, objective.verdict.tone, detail)
+        tone = "warning" if summary.outdated else objective.verdict.tone
+        yield Callout(summary.sentence if place == 0 else objective.verdict.sentence, tone, detail)
         yield _comparisons(objective)
         yield from figures_of(plots, "confirmation" if place == 0 else f"confirmation_{objective.name}")
     if summary.missing:
@@ -62,6 +65,11 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             f"difference leaves out 0, equivalent where it lies within ±{rules.margin:g} points, else not shown. It takes "
             f"{MIN_SEEDS} seeds at least. Metric, baselines, seeds, margin and level were fixed before the search."
         )
+        if (looks := summary.objectives[0].verdict.looks) > 1:
+            text += (
+                f" The search was extended, and the same seeds and test images judged {looks} winners: each gets an equal "
+                "share of the chance of an error, or extending until something looks better would end in a verdict."
+            )
         if len(summary.objectives) > 1:
             text += (
                 " The intervals of one objective hold together; the second objective is judged apart from the first."
@@ -257,6 +265,7 @@ def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             "norm; training accuracy in percent; seeds that reached the terminal phase, a training accuracy of at least "
             "99.9 %: neural collapse is a statement about that phase.",
         )
+        yield Paragraph(terminal_text(summary))
     yield from figures_of(plots, "diversity_by_threshold", "cosines", "features_train", "features_test")
 
 

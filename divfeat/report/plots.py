@@ -12,7 +12,8 @@ import numpy as np
 
 from divfeat.record import load_features
 from divfeat.report import figures
-from divfeat.report.summary import SCORE_NAMES, WINNER, Floats, StudySummary
+from divfeat.report.answers import read_answers
+from divfeat.report.summary import SCORE_NAMES, WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
 from divfeat.thresholds import family_named
 
@@ -137,8 +138,9 @@ def _training(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         if not histories:
             continue
         epochs = min(len(history) for history in histories)
+        lost = [[math.nan] * epochs] * (len(runs.seeds) - len(histories))
         own, other = (
-            [[_number(row.get(f"train/{name}_cosine")) for row in history[:epochs]] for history in histories]
+            [[_number(row.get(f"train/{name}_cosine")) for row in history[:epochs]] for history in histories] + lost
             for name in ("positive", "negative")
         )
         curves[summary.title(runs.name)] = {
@@ -164,9 +166,8 @@ def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
             break
     else:
         return
-    names = {
-        row["class"]: row["name"] for runs in panels for record in runs.completed[:1] for row in record["per_class"]
-    }
+    names = {row["class"]: row["name"] for row in _class_rows(panels)}
+    fine_names = dict(enumerate(_fine_names(panels)))
     for part, what in (("train", "training"), ("test", "test")):
 
         def write(path: Path, part: str = part) -> str:
@@ -178,7 +179,7 @@ def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
                     "coarse": columns["coarse"],
                     "fine": columns["fine"],
                 }
-            return figures.feature_projection(found, path, coarse_names=names)
+            return figures.feature_projection(found, path, coarse_names=names, fine_names=fine_names)
 
         yield f"features_{part}", f"Features of {what} images, three coarse classes (paper, figures 1 and 6)", write
 
@@ -191,34 +192,50 @@ def _panel_names(summary: StudySummary) -> Sequence[str]:
 
 
 def _gains(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
-    """Where there are minor and major classes."""
+    """Class by class in the primary objective's own score: the probe's fine classes, or the classifier's trained ones."""
     winner = summary.confirmed_as(WINNER)
     names = summary.config.protocol.baselines
     against = summary.confirmed_as("ce" if "ce" in names else names[0]) if names else None
     if winner is None or against is None or against.name in summary.equals:
         return
-    pairs = [
-        (one["per_class"], other["per_class"])
-        for one, other in zip(winner.records, against.records, strict=True)
-        if one and other and one["per_class"] and other["per_class"]
-    ]
-    if not pairs:
+    objective = summary.config.search.objectives[0]
+    ours, theirs = (read_answers(Ledger(summary.folder), runs, objective) for runs in (winner, against))
+    if ours is None or theirs is None or not np.array_equal(ours.labels, theirs.labels):
         return
-    counts = np.array([row["train_images"] for row in pairs[0][0]])
+    first, second = 100 * ours.by_class(), 100 * theirs.by_class()
+    if not np.isfinite(first - second).any():
+        return
+    trained = objective != "fine_probe" or summary.config.data.train_level == "fine"
+    rows = _class_rows((winner, against)) if trained else []
+    found = [row["name"] for row in rows] or _fine_names((winner, against))
+    labels = [found[k] if k < len(found) else f"class {k}" for k in range(len(first))]
+    counts = np.array([row["train_images"] for row in rows])
     boundary = summary.config.data.boundary
-    if not 0 < int((counts <= boundary).sum()) < len(counts):
-        return
-    first, second = (_by_class([pair[place] for pair in pairs]) for place in (0, 1))
-    yield (
-        "gain_by_class",
-        f"Gain of each class over {against.name} on test (paper, figure 5)",
-        lambda path: figures.gain_by_class(first, second, counts, path, baseline_name=against.name, boundary=boundary),
-    )
+    grouped = len(counts) == len(first) and 0 < int((counts <= boundary).sum()) < len(counts)
+
+    def write(path: Path) -> str:
+        return figures.gain_by_class(
+            first,
+            second,
+            path,
+            class_names=labels,
+            counts=counts if grouped else None,
+            boundary=boundary if grouped else None,
+            baseline_name=against.name,
+            score="accuracy of the fine probe" if objective == "fine_probe" else "accuracy of the classifier",
+        )
+
+    yield "gain_by_class", f"Gain of each class over {against.name} on test (paper, figure 5)", write
 
 
-def _by_class(tables: Sequence[Sequence[Mapping[str, Any]]]) -> Floats:
-    """[K, S] accuracy in points."""
-    return np.array([[100 * _number(row["accuracy"]) for row in rows] for rows in tables], dtype=np.float64).T
+def _class_rows(some: Sequence[Runs]) -> Sequence[Mapping[str, Any]]:
+    """One row a trained class, of the first run that finished."""
+    return next((record["per_class"] for runs in some for record in runs.completed), [])
+
+
+def _fine_names(some: Sequence[Runs]) -> Sequence[str]:
+    """Names of the fine classes; none where the runs do not say."""
+    return next((record["provenance"].get("fine_names") or [] for runs in some for record in runs.completed), [])
 
 
 def _search(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
@@ -227,7 +244,7 @@ def _search(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
             "number": trial.number,
             "value": None if math.isnan(trial.values[0]) else trial.values[0],
             "status": trial.status,
-            "release": trial.release,
+            "release": trial.release or None,
         }
         for trial in summary.trials
         if trial.status != "not finished"

@@ -17,7 +17,9 @@ import numpy as np
 from divfeat.config import OBJECTIVES, ExecutionConfig, ExperimentConfig, MethodConfig, StudyConfig, build
 from divfeat.errors import DataError
 from divfeat.files import read_json
-from divfeat.report.summary import WINNER, Floats, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
+from divfeat.report.answers import image_weights, read_answers
+from divfeat.report.arrays import finite
+from divfeat.report.summary import WINNER, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
 from divfeat.search import protocol
 from divfeat.search.jobs import baseline, canonical, experiment, name_of
 from divfeat.search.ledger import FORMAT, Ledger
@@ -32,8 +34,6 @@ from divfeat.statistics import (
 )
 from divfeat.thresholds import family_named
 
-#: Objectives whose score is the share of test images answered correctly, and the array that says which.
-_BY_IMAGE = {"fine_probe": "fine_probe", "accuracy": "accuracy"}
 #: Provenance that the runs of one confirmation should agree on.
 _SHARED = (
     "split_hash", "train_hash", "evaluation_hash", "train_images", "evaluation_images", "epoch_policy", "commit",
@@ -72,10 +72,11 @@ class _Reader:
         self.study = protocol.with_calibration(self.config, self.calibration or {}) if frozen else self.config
         self.winner = self.ledger.phase("winner")
         self.metric = OBJECTIVES[self.config.search.objectives[0]][0]
+        self.looks = self._looks()
 
     def summary(self) -> StudySummary:
         noise = self._on_validation(protocol.NOISE_METHOD, MethodConfig(name=protocol.NOISE_METHOD))
-        floor = noise_floor(_finite(noise.points(self.metric)))
+        floor = noise_floor(finite(noise.points(self.metric)))
         rules = self.config.protocol
         arms = max(len(rules.baselines), 1)
         known = floor.seeds > 1
@@ -93,6 +94,7 @@ class _Reader:
             trained=self.study,
             execution=self.execution,
             winner=self.winner,
+            outdated=self._outdated(),
             equals=equals,
             confirmed=confirmed,
             objectives=tuple(self._objective(place, confirmed, equals) for place in range(self._objectives)),
@@ -100,13 +102,13 @@ class _Reader:
             selected=selected,
             noise=noise,
             floor=floor,
-            detectable=detectable_difference(floor.sd, rules.confirm_seeds, arms, alpha=rules.alpha)
+            detectable=detectable_difference(floor.sd, rules.confirm_seeds, arms, alpha=rules.alpha / self.looks)
             if known
             else math.nan,
             grid=grid,
             grid_note=grid_note,
             calibration=self.calibration,
-            registered=self.ledger.phase("registered"),
+            registered=self._registered(),
             test_reads=len(reads),
             other_reads=tuple(row["why"] for row in reads if row["key"] not in keys),
             counts=counts,
@@ -139,7 +141,9 @@ class _Reader:
             return ()
         seeds = protocol.confirm_seeds(self.study)
         return tuple(
-            self._runs(name, method, seeds, protocol.confirmation_experiments(self.study, method, self.record_of))
+            self._runs(
+                name, method, seeds, protocol.confirmation_experiments(self.study, method, self.winner["strengths"])
+            )
             for name, method in protocol.confirmed_methods(self.study, self.winner["winner"]).items()
         )
 
@@ -156,12 +160,41 @@ class _Reader:
         method = canonical(MethodConfig.model_validate(self.winner["winner"]["method"]))
         return tuple(name for name in self.config.protocol.baselines if canonical(baseline(name, self.study)) == method)
 
+    def _outdated(self) -> bool:
+        """Whether an extended search has brought up candidates that the frozen winner was not chosen among."""
+        if self.winner is None:
+            return False
+        now = protocol.candidates(self.study, self.ledger.proposals(), self.record_of)
+        return {row["key"] for row in now} != {row["key"] for row in self.winner["candidates"]}
+
+    def _registered(self) -> dict[str, Any] | None:
+        """The extractor in MLflow's registry, unless it is an earlier winner's."""
+        found = self.ledger.phase("registered")
+        if found is None or self.winner is None:
+            return None
+        method = MethodConfig.model_validate(self.winner["winner"]["method"])
+        return found if found["key"] in self._on_validation(WINNER, method).keys else None
+
+    def _looks(self) -> int:
+        """Distinct winners that the confirmation's seeds and test images have judged, the present one included."""
+        if self.winner is None:
+            return 1
+        methods = [MethodConfig.model_validate(self.winner["winner"]["method"])]
+        for row in self.ledger.test_reads():
+            record = self.record_of(row["key"])
+            if record is not None and record["status"] == "completed":
+                methods.append(MethodConfig.model_validate(record["config"]["method"]))
+        present, *seen = map(protocol.method_key, methods)
+        own = {protocol.method_key(baseline(name, self.study)) for name in self.config.protocol.baselines}
+        return len({present, *seen} - own | {present})
+
     def _trials(self) -> Iterator[Trial]:
         metrics = protocol.objective_metrics(self.config)
+        searched = bool(family_named(self.config.search.family).parameters)
         for number, row in sorted(self.ledger.proposals().items()):
             record = self.record_of(row["key"])
             angles = dict(row["params"])
-            release = angles.pop("release", self.config.search.releases[0])
+            release = angles.pop("release", self.config.search.releases[0]) if searched else ""
             status = "not finished" if record is None else str(record["status"])
             measure = _last_measured if status == "pruned" else protocol.metric_of
             found = [measure(record, metric) for metric in metrics]
@@ -190,7 +223,7 @@ class _Reader:
         assert self.winner is not None
         rules, row = self.config.protocol, self.winner["winner"]
         name = self.config.search.objectives[place]
-        selection_metric, metric, about = OBJECTIVES[name]
+        _, metric, about = OBJECTIVES[name]
         scores = {runs.name: runs.points(metric) for runs in confirmed}
         others = {key: value for key, value in scores.items() if key != WINNER}
         found = verdict(
@@ -199,39 +232,34 @@ class _Reader:
             seeds=confirmed[0].seeds,
             margin=rules.margin,
             alpha=rules.alpha,
+            looks=self.looks,
             same_config=equals,
         )
-        crossed, note = self._crossed(name, confirmed, 1 - rules.alpha / max(len(others), 1))
+        crossed, note = self._crossed(name, confirmed, {one.name: one.level for one in found.comparisons})
         chosen = 100 * np.asarray(row["values"][place] if row.get("values") else [], dtype=np.float64)
-        lost = optimism(100 * row["search_values"][place], chosen, _finite(scores[WINNER]))
-        return Objective(name, selection_metric, metric, about, scores, found, crossed, note, lost)
+        lost = optimism(100 * row["search_values"][place], chosen, finite(scores[WINNER]))
+        return Objective(name, metric, about, scores, found, crossed, note, lost)
 
     def _crossed(
-        self, objective: str, confirmed: Sequence[Runs], level: float
+        self, objective: str, confirmed: Sequence[Runs], levels: Mapping[str, float]
     ) -> tuple[dict[str, CrossedInterval], str]:
         """Intervals over seeds and test images by baseline, and why some or all are left out."""
-        array = _BY_IMAGE.get(objective)
-        if array is None:
-            return {}, f"left out: {objective!r} is a mean over classes, which has no one score for each image"
-        tables = {runs.name: self._correct(runs, array) for runs in confirmed}
-        winner = tables.pop(WINNER)
+        answers = {runs.name: read_answers(self.ledger, runs, objective) for runs in confirmed}
+        winner = answers.pop(WINNER)
         found = {}
-        for name, table in tables.items():
-            if winner is not None and table is not None and winner.shape == table.shape and min(table.shape) > 1:
-                found[name] = crossed_interval(winner - table, level=level)
-        left = [name for name in tables if name not in found]
+        for name, other in answers.items():
+            if winner is None or other is None or not np.array_equal(winner.labels, other.labels):
+                continue
+            if winner.complete and other.complete and min(winner.correct.shape) > 1:
+                weights = image_weights(objective, winner.labels, self._minor(confirmed))
+                found[name] = crossed_interval((winner.correct - other.correct) * weights, level=levels[name])
+        left = [name for name in answers if name not in found]
         return found, f"left out for {', '.join(left)}: some seed lacks its answers image by image" if left else ""
 
-    def _correct(self, runs: Runs, array: str) -> Floats | None:
-        """[S, N] correctness, or None where a seed lacks it."""
-        rows = []
-        for key, record in zip(runs.keys, runs.records, strict=True):
-            path = self.ledger.run_folder(str(key)) / "correct.npz"
-            if record is None or record["status"] != "completed" or not path.is_file():
-                return None
-            with np.load(path) as columns:
-                rows.append(columns[array].astype(np.float64))
-        return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
+    def _minor(self, confirmed: Sequence[Runs]) -> list[int]:
+        """The trained classes with at most `data.boundary` training images."""
+        rows: list[dict[str, Any]] = next((one["per_class"] for runs in confirmed for one in runs.completed), [])
+        return [row["class"] for row in rows if row["train_images"] <= self.config.data.boundary]
 
     def _counts(self) -> dict[str, RunCount]:
         statuses: dict[str, Counter[str]] = {}
@@ -303,7 +331,3 @@ def _notes(runs: Sequence[Runs]) -> list[str]:
     unique = {record["key"]: record for one in runs for record in one.completed}
     notes = Counter(note for record in unique.values() for note in record["notes"])
     return [f"{note} ({count} of {len(unique)} runs)" for note, count in notes.items()]
-
-
-def _finite(values: Floats) -> Floats:
-    return values[np.isfinite(values)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
-from divfeat.files import finite
+from divfeat.files import finite as json_numbers
+from divfeat.report.arrays import finite
 from divfeat.report.commands import study_command
-from divfeat.report.summary import Grid, Objective, StudySummary
+from divfeat.report.summary import Grid, Objective, Runs, StudySummary
 
 
 def results_row(summary: StudySummary) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def results_row(summary: StudySummary) -> dict[str, Any]:
     missing is None. Nothing in it depends on the machine's folders or on the time of writing.
     """
     study, rules = summary.trained, summary.config.protocol
-    row: dict[str, Any] = finite(
+    row: dict[str, Any] = json_numbers(
         {
             "study": summary.name,
             "preset": summary.config.preset,
@@ -33,7 +33,7 @@ def results_row(summary: StudySummary) -> dict[str, Any]:
             "as_good_as_best": _as_good(summary.grid)
             if summary.grid
             else {"status": "undetermined", "reason": summary.grid_note},
-            "noise_floor": {name.name: getattr(summary.floor, name.name) for name in fields(summary.floor)},
+            "noise_floor": asdict(summary.floor),
             "detectable_difference": summary.detectable,
             "protocol": rules.to_dict() | {"trials": len(summary.trials), "search": summary.config.search.to_dict()},
             "train": study.train.to_dict(),
@@ -67,38 +67,19 @@ def _winner(summary: StudySummary) -> dict[str, Any] | None:
 
 
 def _objective(objective: Objective) -> dict[str, Any]:
-    lost = objective.optimism
+    images = {name: asdict(interval) for name, interval in objective.crossed.items()}
     return {
         "name": objective.name,
         "metric": objective.metric,
         "verdict": objective.verdict.sentence,
+        "winners_judged": objective.verdict.looks,
         "scores": {name: values.tolist() for name, values in objective.scores.items()},
-        "comparisons": [
-            {
-                "baseline": found.name,
-                "verdict": found.verdict,
-                "mean": found.mean,
-                "sd": found.sd,
-                "low": found.low,
-                "high": found.high,
-                "level": found.level,
-                "correlation": found.correlation,
-                "within_margin": found.within_margin,
-                "same_config": found.same_config,
-                "reason": found.reason,
-                "with_images": _bounds(objective.crossed.get(found.name)),
-            }
-            for found in objective.verdict.comparisons
-        ],
-        "optimism": {"search": lost.search, "selection": lost.selection, "confirmation": lost.confirmation},
+        "comparisons": [asdict(one) | {"with_images": images.get(one.name)} for one in objective.verdict.comparisons],
+        "optimism": asdict(objective.optimism),
     }
 
 
-def _bounds(interval: Any) -> Mapping[str, float] | None:
-    return None if interval is None else {"low": interval.low, "high": interval.high, "level": interval.level}
-
-
-def _method(runs: Any) -> dict[str, Any]:
+def _method(runs: Runs) -> dict[str, Any]:
     terminal, done = runs.terminal
     facts = [record["provenance"] for record in runs.completed]
     return {
@@ -107,12 +88,8 @@ def _method(runs: Any) -> dict[str, Any]:
         "terminal_phase": terminal,
         "parameter_count": facts[0]["parameter_count"] if facts else None,
         "feature_dim": facts[0]["feature_dim"] if facts else None,
-        "probe_strength": _first(runs.values("probe/strength")),
+        "probe_strength": next((float(value) for value in finite(runs.values("probe/strength"))), None),
     }
-
-
-def _first(values: Any) -> float | None:
-    return next((float(value) for value in values if math.isfinite(value)), None)
 
 
 def _as_good(grid: Grid) -> dict[str, Any]:
@@ -124,4 +101,6 @@ def _as_good(grid: Grid) -> dict[str, Any]:
         "angles": list(grid.angles),
         "scores": grid.scores.tolist(),
         "interval": None if interval is None else [angle(value) for value in interval],
+        "apart": [angle(value) for value in grid.apart],
+        "half_width": grid.as_good.half_width,
     }

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.report.arrays import Floats
 from divfeat.search.jobs import canonical
 from divfeat.search.protocol import metric_of
-from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, select_top
-
-Floats = NDArray[np.float64]
+from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed, select_top
 
 WINNER = "winner"
 #: An objective's score in two or three words.
@@ -27,6 +25,10 @@ SCORE_NAMES = {
     "balanced": "balanced accuracy",
     "minor": "minor-class accuracy",
 }
+
+_OUTDATED = (
+    "The search went on after this winner was frozen; the verdict is of the earlier winner. The same command goes on."
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,6 @@ class Objective:
     """What the confirmation says on one objective; `crossed` by baseline, `crossed_note` says why one has none."""
 
     name: str
-    selection_metric: str
     metric: str
     about: str
     scores: Mapping[str, Floats]
@@ -99,7 +100,18 @@ class Objective:
 
 @dataclass(frozen=True)
 class Trial:
-    """One proposal of the search; `values` are points by objective, for a pruned trial the last that were measured."""
+    """One proposal of the search.
+
+    Attributes:
+        number: Optuna's.
+        name: What people call the method.
+        key: Of its experiment.
+        release: Its way of letting go; "" in a family without angles, where there is nothing to let go of.
+        angles: Radians by name.
+        status: `completed`, `pruned`, `failed` or `not finished`.
+        values: Points by objective, for a pruned trial the last that were measured; NaN where there is none.
+        error: Cause of a failure or a pruning, else "".
+    """
 
     number: int
     name: str
@@ -127,10 +139,22 @@ class Grid:
         found = self.as_good.interval
         return None if found is None else (self.angles[found[0]], self.angles[found[1]])
 
+    @property
+    def apart(self) -> tuple[float, ...]:
+        """Angles as good as the best that no contiguous range joins to it."""
+        found = self.as_good.interval
+        if found is None:
+            return ()
+        places = np.flatnonzero(self.as_good.good)
+        return tuple(self.angles[place] for place in places if not found[0] <= place <= found[1])
+
 
 @dataclass(frozen=True)
 class RunCount:
-    """Runs that a phase was the first to need, by how they ended; seconds in all; `causes` of failures with their number."""
+    """Runs that a phase was the first to need, by how they ended.
+
+    `seconds` are those of completed runs, the only ones that say; `causes` are those of failures with their number.
+    """
 
     completed: int = 0
     pruned: int = 0
@@ -149,6 +173,7 @@ class StudySummary:
         config: Its identity; `trained` is the same at the frozen learning rate and weight decay.
         execution: How it was last run.
         winner: Decision of the phase `winner`, None before one is frozen.
+        outdated: The search went on since, and other candidates lead: the winner is an earlier one.
         equals: Baselines whose configuration the winner has.
         confirmed: Winner and baselines on the confirmation seeds; empty before a winner is frozen.
         objectives: Primary first; empty before a winner is frozen.
@@ -172,6 +197,7 @@ class StudySummary:
     trained: StudyConfig
     execution: ExecutionConfig
     winner: Mapping[str, Any] | None
+    outdated: bool
     equals: tuple[str, ...]
     confirmed: tuple[Runs, ...]
     objectives: tuple[Objective, ...]
@@ -213,12 +239,14 @@ class StudySummary:
 
     @property
     def sentence(self) -> str:
-        """The verdict on the primary objective."""
+        """The verdict on the primary objective, and whether it is still that of the study."""
         if self.primary is None:
             return "No verdict: no winner is frozen yet."
         if not any(np.isfinite(scores).any() for scores in self.primary.scores.values()):
-            return "No verdict: the confirmation has no score yet."
-        return self.primary.verdict.sentence
+            text = "No verdict: the confirmation has no score yet."
+        else:
+            text = self.primary.verdict.sentence
+        return f"{_OUTDATED} {text}" if self.outdated else text
 
     @cached_property
     def winner_method(self) -> MethodConfig | None:
@@ -254,8 +282,3 @@ def cause_of(record: Mapping[str, Any]) -> str:
     """Why a run failed or was pruned: the last line of what it said."""
     lines = str(record.get("error") or record.get("error_kind") or "no reason recorded").strip().splitlines()
     return lines[-1].strip()
-
-
-def listed(names: Sequence[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -5,6 +5,7 @@ Everything here is a pure function of plain arrays, and the study itself selects
 `verdict`, so a simulation of these functions is a simulation of the study.
 """
 
+from divfeat.statistics._common import listed
 from divfeat.statistics.best import MIN_GRID, MIN_GRID_SEEDS, AsGood, as_good_as_best, dunnett_critical
 from divfeat.statistics.comparison import MIN_SEEDS, Comparison, Verdict, VerdictName, verdict
 from divfeat.statistics.noise import (
@@ -33,6 +34,7 @@ __all__ = [
     "crossed_interval",
     "detectable_difference",
     "dunnett_critical",
+    "listed",
     "noise_floor",
     "optimism",
     "pareto_front",

@@ -29,6 +29,8 @@ class AsGood:
         lower: [G] simultaneous lower bounds of the true difference to the best of the others, at most 0.
         good: [G] lower > -margin.
         interval: first and last index of the contiguous good range around the best.
+        half_width: points by which every bound lies below its difference, before 0 caps it; NaN where nothing was
+            computed.
     """
 
     status: Literal["determined", "undetermined"]
@@ -102,10 +104,15 @@ def as_good_as_best(values: ArrayLike, margin: float, alpha: float = 0.05) -> As
 
 @lru_cache(maxsize=256)
 def dunnett_critical(comparisons: int, degrees: int, alpha: float = 0.05) -> float:
-    """One-sided critical value of Dunnett's test: P(max of the comparisons' t > value) = alpha, correlations 1/2.
+    """One-sided critical value of Dunnett's test (1955): P(max of the comparisons' t > value) = alpha, correlations 1/2.
 
     t_i = (z_i - z_0) / (sqrt(2) s): given z_0 and s the comparisons are independent, so the probability is a double
     integral of Phi(z_0 + sqrt(2) s value) ** comparisons, done by Gauss-Hermite (z_0) and Gauss-Legendre (s).
+
+    Args:
+        comparisons: treatments against one control, at least 1.
+        degrees: of freedom of the pooled variance, at least 1.
+        alpha: chance that any t exceeds the value.
     """
     z, z_weights = np.polynomial.hermite_e.hermegauss(96)
     z_weights = z_weights / z_weights.sum()

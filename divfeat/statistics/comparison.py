@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from divfeat.errors import ConfigError, DataError
-from divfeat.statistics._common import ZERO_SPREAD, Floats, confidence_level, t_half_width
+from divfeat.statistics._common import ZERO_SPREAD, Floats, confidence_level, listed, t_half_width
 
 VerdictName = Literal["better", "worse", "equivalent", "not shown", "no verdict"]
 
@@ -23,9 +23,21 @@ MIN_SEEDS = 5
 class Comparison:
     """The winner against one baseline: paired differences d_s = winner - baseline, in points.
 
-    `within_margin` says that the whole interval lies inside the margin, which may hold beside "better" or "worse";
-    `correlation` is Pearson's over seeds (NaN where either side does not vary); `reason` explains "no verdict" and
-    a "not shown" without spread; `same_config` that the winner's configuration is this baseline's.
+    Attributes:
+        name: of the baseline.
+        mean: of the paired differences, NaN where no seed has both scores.
+        sd: their standard deviation, NaN below two pairs.
+        half_width: of the Student-t interval, NaN below two pairs.
+        low: mean - half_width.
+        high: mean + half_width.
+        level: confidence level of this one interval.
+        verdict: by the rules of `verdict`.
+        correlation: Pearson's of winner and baseline over seeds, NaN where either does not vary.
+        seeds: the S seeds.
+        differences: [S], NaN where a score is missing.
+        within_margin: the whole interval lies inside the margin, which may hold beside "better" or "worse".
+        reason: of a "no verdict" and of a "not shown" without spread, else "".
+        same_config: the winner's configuration is this baseline's.
     """
 
     name: str
@@ -46,11 +58,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One `Comparison` a baseline, and the whole in one sentence."""
+    """One `Comparison` a baseline, and the whole in one sentence.
+
+    Attributes:
+        comparisons: in the order the baselines were given.
+        margin: of equivalence, points.
+        alpha: chance that any interval misses, over all winners that were judged.
+        looks: winners that these seeds and images have judged, this one included.
+    """
 
     comparisons: tuple[Comparison, ...]
     margin: float
     alpha: float
+    looks: int = 1
 
     def named(self, verdict: VerdictName) -> list[str]:
         """Names of the baselines against which the verdict is `verdict`."""
@@ -75,17 +95,22 @@ class Verdict:
             "not shown": "no difference shown against {}",
             "no verdict": "no verdict against {}",
         }
-        parts = [phrase.format(_listed(names)) for key, phrase in phrases.items() if (names := self.named(key))]
+        parts = [phrase.format(listed(names)) for key, phrase in phrases.items() if (names := self.named(key))]
         text = f"The winner: {'; '.join(parts)}."
         small = [c.name for c in self.comparisons if c.within_margin and c.verdict in ("better", "worse")]
         if small:
-            text += f" The difference to {_listed(small)} lies wholly within the margin of {self.margin:g} points."
+            text += f" The difference to {listed(small)} lies wholly within the margin of {self.margin:g} points."
         for reason in dict.fromkeys(c.reason for c in self.comparisons if c.reason):
             text += f" {reason[0].upper()}{reason[1:]}."
         if same := [c.name for c in self.comparisons if c.same_config]:
-            text += f" The winner's configuration is that of {_listed(same)}."
-        seeds = len(self.comparisons[0].seeds)
-        return f"{text} {seeds} paired seed{'s' * (seeds != 1)}, simultaneous {100 * (1 - self.alpha):g} % intervals."
+            text += f" The winner's configuration is that of {listed(same)}."
+        if self.looks > 1:
+            text += (
+                f" These seeds and test images have judged {self.looks} winners of this study, which share the error of "
+                f"{100 * self.alpha:g} %."
+            )
+        seeds, level = len(self.comparisons[0].seeds), 100 * confidence_level(self.alpha, self.looks)
+        return f"{text} {seeds} paired seed{'s' * (seeds != 1)}, simultaneous {level:.4g} % intervals."
 
 
 def verdict(
@@ -95,39 +120,45 @@ def verdict(
     seeds: Sequence[int],
     margin: float = 0.5,
     alpha: float = 0.05,
+    looks: int = 1,
     same_config: Collection[str] = (),
 ) -> Verdict:
     """Judge the frozen winner against B baselines on the same S confirmation seeds.
 
-    Two-sided Student-t interval of the paired differences at level 1 - alpha / B (Bonferroni: all B intervals hold
-    together with probability 1 - alpha). Rules, the first that applies: a score missing or not finite, or S < 5: "no
-    verdict" (a run that failed is not dropped: runs do not fail at random); sd = 0: "not shown"; low > 0: "better";
-    high < 0: "worse"; interval inside (-margin, margin): "equivalent"; else "not shown". So a difference that is both
-    sure and smaller than the margin is "better" (or "worse") with `within_margin` set, and the sentence says it.
+    Two-sided Student-t interval of the paired differences at level 1 - alpha / (B looks): by Bonferroni all intervals
+    of all winners judged at this level hold together with probability 1 - alpha. Rules, the first that applies: a score
+    missing or not finite, or S < 5: "no verdict" (a run that failed is not dropped: runs do not fail at random); sd = 0:
+    "not shown"; low > 0: "better"; high < 0: "worse"; interval inside (-margin, margin): "equivalent"; else "not shown".
+    So a difference that is both sure and smaller than the margin is "better" (or "worse") with `within_margin` set, and
+    the sentence says it.
 
     Args:
         winner_scores: [S] test scores in points.
         baseline_scores: name -> [S] test scores in points, same seeds in the same order.
         seeds: the S seeds, all different.
         margin: equivalence margin in points, fixed before the search.
-        alpha: chance that any of the B intervals misses.
+        alpha: chance that any of the intervals misses.
+        looks: distinct winners that were shown these seeds and images, this one included: who extends a search until
+            some winner comes out better has looked as often.
         same_config: names of the baselines whose configuration the winner's equals.
 
     Raises:
         DataError: the lengths differ from the number of seeds, or a seed is listed twice.
-        ConfigError: alpha or margin out of range.
+        ConfigError: alpha, looks or margin out of range.
     """
+    if looks < 1:
+        raise ConfigError(f"looks = {looks}: the winner at hand is the first; give 1 or more")
     if not margin >= 0:
         raise ConfigError(f"margin = {margin} points: the equivalence margin cannot be negative; give 0.5, say")
     if len(set(seeds)) != len(seeds):
         raise DataError(f"seeds {list(seeds)} name a seed twice: pairs must be independent; give each seed once")
-    level = confidence_level(alpha, max(len(baseline_scores), 1))
+    level = confidence_level(alpha, max(len(baseline_scores), 1) * looks)
     winner = _scores("the winner", winner_scores, len(seeds))
     comparisons = [
         _compare(name, winner, _scores(name, scores, len(seeds)), tuple(seeds), margin, level, name in same_config)
         for name, scores in baseline_scores.items()
     ]
-    return Verdict(tuple(comparisons), margin, alpha)
+    return Verdict(tuple(comparisons), margin, alpha, looks)
 
 
 def _scores(name: str, values: ArrayLike, seeds: int) -> Floats:
@@ -187,7 +218,3 @@ def _correlation(first: Floats, second: Floats) -> float:
     if first.size < 2 or min(first.std(), second.std()) <= ZERO_SPREAD:
         return math.nan
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

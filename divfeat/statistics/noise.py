@@ -16,7 +16,18 @@ from divfeat.statistics.comparison import MIN_SEEDS
 
 @dataclass(frozen=True)
 class CrossedInterval:
-    """Mean difference in points with an interval over new seeds and new test images; parts are variances (points²)."""
+    """Mean difference with an interval over new seeds and new test images.
+
+    Attributes:
+        mean: grand mean of the differences, points.
+        half_width: of the interval, points.
+        low: mean - half_width.
+        high: mean + half_width.
+        level: confidence level.
+        seed_part: variance of the S seed means over S, points².
+        image_part: variance of the N image means over N, points².
+        interaction_part: residual mean square over SN, points², which both of them hold.
+    """
 
     mean: float
     half_width: float
@@ -38,12 +49,15 @@ def crossed_interval(differences: ArrayLike, *, level: float = 0.95) -> CrossedI
     narrower than seeds alone. Student's t with S - 1 degrees, the seeds being the scarcer factor.
 
     Args:
-        differences: [S, N] correctness of the winner minus that of the baseline on test image n at seed s: -1, 0, 1.
-        level: confidence level; 1 - alpha / B beside a `verdict` over B baselines.
+        differences: [S, N] correctness of the winner minus that of the baseline on test image n at seed s: -1, 0, 1, or
+            times a weight of the image (mean 1) where the score is a weighted mean.
+        level: confidence level; that of the comparisons of a `verdict` beside it.
 
     Raises:
         DataError: fewer than two seeds or images, or a value that is not finite.
+        ConfigError: level out of range.
     """
+    confidence_level(1 - level)
     d = 100 * np.asarray(differences, dtype=np.float64)
     if d.ndim != 2 or min(d.shape) < 2 or not np.isfinite(d).all():
         raise DataError(f"differences of shape {d.shape}: give finite [seeds, images] with at least two of each")
@@ -60,7 +74,15 @@ def crossed_interval(differences: ArrayLike, *, level: float = 0.95) -> CrossedI
 
 @dataclass(frozen=True)
 class Optimism:
-    """What the winner lost on the way, in points: validation values minus the confirmation mean."""
+    """What the winner lost on the way, in points.
+
+    Attributes:
+        search: its validation score in the search.
+        selection: mean of its validation scores on the further seeds, NaN without any.
+        confirmation: mean of its test scores, NaN without any.
+        from_search: search - confirmation.
+        from_selection: selection - confirmation.
+    """
 
     search: float
     selection: float
@@ -88,7 +110,15 @@ def optimism(search: float, selection: ArrayLike, confirmation: ArrayLike) -> Op
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Standard deviation over seeds, in points, with its chi-square interval."""
+    """Spread of one configuration over seeds, with its chi-square interval.
+
+    Attributes:
+        sd: standard deviation, points; NaN below two seeds, as both ends.
+        low: lower end of the interval, points.
+        high: upper end.
+        level: confidence level.
+        seeds: S.
+    """
 
     sd: float
     low: float
@@ -98,7 +128,12 @@ class NoiseFloor:
 
 
 def noise_floor(scores: ArrayLike, *, level: float = 0.95) -> NoiseFloor:
-    """Spread over seeds of one configuration: [S] scores in points -> sd with its interval (NaN for S < 2)."""
+    """Spread over seeds of one configuration: [S] scores in points -> sd with its interval (NaN for S < 2).
+
+    Raises:
+        ConfigError: level out of range.
+    """
+    confidence_level(1 - level)
     values = np.asarray(scores, dtype=np.float64)
     degrees = values.size - 1
     if degrees < 1:

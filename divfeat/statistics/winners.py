@@ -16,6 +16,9 @@ def pareto_front(values: ArrayLike) -> NDArray[np.int64]:
 
     A trial is beaten by one at least as good everywhere and better somewhere; equal trials stay together, and a
     trial with a value that is not finite (failed, pruned) is never on the front.
+
+    Raises:
+        DataError: neither [T] nor [T, M], or no objective.
     """
     table = _objectives(values)
     alive = np.flatnonzero(np.isfinite(table).all(axis=1))
@@ -31,6 +34,10 @@ def select_top(values: ArrayLike, k: int) -> NDArray[np.int64]:
     One objective ([T] or [T, 1]): by value. Several ([T, M]): the front by distance to the utopia point after scaling
     each objective to [0, 1] over that front, then the front of the rest in the same way. All objectives are maximised;
     trials with a value that is not finite are never taken, so fewer than k may come back.
+
+    Raises:
+        ConfigError: k below 1.
+        DataError: as `pareto_front`.
     """
     if k < 1:
         raise ConfigError(f"k = {k}: select at least one trial")

@@ -11,11 +11,17 @@ from divfeat.features import FeatureSet
 from divfeat.files import write_json
 from divfeat.record import save_features
 from divfeat.search import protocol
-from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
+from divfeat.search.jobs import SEARCH_SEED, Job, canonical, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.settings import make_configs
+from divfeat.thresholds import family_named
 
-IMAGES = 1000
+#: Test (or validation) images of the six fine classes; a coarse class is two of them.
+FINE = np.repeat(np.arange(6), [250, 210, 180, 150, 120, 90])
+IMAGES = len(FINE)
+FINE_NAMES = [f"fine {k}" for k in range(6)]
+#: Training images of a trained class under a long tail; the last are minor at the presets' boundaries.
+TAIL = [60, 50, 40, 35, 20, 10]
 
 
 def noise(key):
@@ -32,13 +38,44 @@ def share(config):
     return round(IMAGES * (0.8 + top + 0.004 * noise(config.key))) / IMAGES
 
 
+def labels(config):
+    """Of the images, at the level that the network is trained on."""
+    return FINE if config.data.train_level == "fine" else FINE // 2
+
+
+def correct(config, what):
+    """bool [N]: as many right answers as the score says, a little fewer for the classifier, more in the later classes.
+
+    By how much more differs between methods, so that no class gains as much as another.
+    """
+    lost = {"fine_probe": 0.0, "accuracy": 0.03}[what]
+    rng = np.random.default_rng([int(config.key[:8], 16), len(what)])
+    ease = rng.random(IMAGES) + FINE * (0.1 if config.method.name == "hinge_ce" else 0.03)
+    return np.argsort(np.argsort(-ease)) < round((share(config) - lost) * IMAGES)
+
+
+def per_class(config):
+    """Rows of the trained classes; the classifier's accuracy."""
+    right, owner = correct(config, "accuracy"), labels(config)
+    return [
+        {
+            "class": k,
+            "name": f"class {k}",
+            "train_images": 40 if config.data.imbalance is None else TAIL[k],
+            "accuracy": float(right[owner == k].mean()),
+            "tau_plus": 0.0,
+        }
+        for k in range(owner.max() + 1)
+    ]
+
+
 def completed(config):
     """A record as `divfeat.record.completed` makes it, with every metric a report asks for."""
-    value, tail = share(config), config.data.imbalance is not None
+    value, rows = share(config), per_class(config)
     part, probe = ("val", "probe") if config.role == "search" else ("test", "test")
     metrics = {
-        f"{part}/accuracy": value,
-        f"{part}/accuracy_balanced": value - 0.01,
+        f"{part}/accuracy": float(correct(config, "accuracy").mean()),
+        f"{part}/accuracy_balanced": float(np.mean([row["accuracy"] for row in rows])),
         f"{probe}/fine_top1": value,
         f"{probe}/fine_top1_before": value + 0.005,
         f"{probe}/unseen_top1": value - 0.02,
@@ -54,21 +91,14 @@ def completed(config):
         "feature/norm": 4.0,
         "train/accuracy_eval": 0.9995,
     }
-    if tail:
-        metrics |= {f"{part}/accuracy_minor": value - 0.05, f"{part}/accuracy_major": value}
+    if config.data.imbalance is not None:
+        minor = [row["accuracy"] for row in rows if row["train_images"] <= config.data.boundary]
+        major = [row["accuracy"] for row in rows if row["train_images"] > config.data.boundary]
+        metrics |= {f"{part}/accuracy_minor": float(np.mean(minor)), f"{part}/accuracy_major": float(np.mean(major))}
+    own = 0.1 * noise(config.key)
     history = [
-        {"epoch": e, "time": e, "train/positive_cosine": 0.4 + 0.1 * e, "train/negative_cosine": -0.1 * e}
+        {"epoch": e, "time": e, "train/positive_cosine": 0.4 + own + 0.1 * e, "train/negative_cosine": -0.1 * e - own}
         for e in range(3)
-    ]
-    per_class = [
-        {
-            "class": k,
-            "name": f"class {k}",
-            "train_images": 40 - 10 * k if tail else 40,
-            "accuracy": value,
-            "tau_plus": 0.0,
-        }
-        for k in range(3)
     ]
     provenance = {
         "split_hash": f"split of {config.role}",
@@ -76,6 +106,7 @@ def completed(config):
         "evaluation_hash": config.role,
         "train_images": 120,
         "evaluation_images": IMAGES,
+        "fine_names": FINE_NAMES,
         "parameter_count": 1234,
         "feature_dim": 8,
         "epoch_policy": "last",
@@ -91,7 +122,7 @@ def completed(config):
         "config": config.to_dict(),
         "metrics": metrics,
         "history": history,
-        "per_class": per_class,
+        "per_class": rows,
         "provenance": provenance,
         "notes": ["a note of the run"],
         "error": None,
@@ -107,16 +138,13 @@ def ended(config, status, error):
 
 
 def arrays(folder, config):
-    """`correct.npz` that agrees with the score, and `features.parquet`."""
-    rng = np.random.default_rng(int(config.key[:8], 16))
-    correct = np.zeros(IMAGES, dtype=bool)
-    correct[rng.permutation(IMAGES)[: round(share(config) * IMAGES)]] = True
-    fine = np.arange(IMAGES) % 6
-    np.savez_compressed(folder / "correct.npz", fine_probe=correct, accuracy=correct, fine=fine, label=fine // 2)
-    sets = {}
-    for part in ("train", "test"):
-        after = torch.tensor(4 * np.eye(3, 8)[fine // 2] + rng.standard_normal((IMAGES, 8))).float()
-        sets[part] = FeatureSet(after, after, after[:, :3], torch.tensor(fine), torch.tensor(fine // 2))
+    """`correct.npz` that agrees with the metrics, and `features.parquet`, whose splits differ."""
+    answers = {what: correct(config, what) for what in ("fine_probe", "accuracy")}
+    np.savez_compressed(folder / "correct.npz", **answers, fine=FINE, label=labels(config))
+    rng, sets = np.random.default_rng(int(config.key[:8], 16)), {}
+    for part, shift in (("train", 0.0), ("test", 0.5)):
+        after = torch.tensor(4 * np.eye(3, 8)[FINE // 2] + shift + rng.standard_normal((IMAGES, 8))).float()
+        sets[part] = FeatureSet(after, after, after[:, :3], torch.tensor(FINE), torch.tensor(FINE // 2))
     save_features(folder / "features.parquet", sets)
 
 
@@ -174,16 +202,15 @@ class Studied:
         """One trial an angle (all angles of the family alike), ways of letting go in turn."""
         search = self.trained.search
         for number, angle in enumerate(degrees):
-            angles = dict.fromkeys(
-                ["tau"] if search.family == "global" else ["tau_major", "tau_minor"], math.radians(angle)
-            )
+            angles = dict.fromkeys(family_named(search.family).parameters, math.radians(angle))
             if len(angles) == 2:
                 angles["tau_major"] *= 0.5 + 0.1 * (number % 3)
             release = search.releases[number % len(search.releases)]
             spec = ThresholdSpec(family=search.family, angles=angles)
             method = MethodConfig(name="hinge_ce", thresholds=spec, release=release)
             config = experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED))
-            proposal = {"params": {**angles, "release": release}, "key": config.key, "name": name_of(method)}
+            params = {**angles, "release": release} if angles else {}
+            proposal = {"params": params, "key": config.key, "name": name_of(method)}
             self.ledger.write_proposal(number, proposal)
             self._run([Job(config, "search", name_of(method), number)])
         return self
@@ -192,30 +219,39 @@ class Studied:
         """Candidates, winner, grid."""
         chosen = protocol.candidates(self.trained, self.ledger.proposals(), self.ledger.record)
         self._run(protocol.selection_jobs(self.trained, chosen))
+        known = (self.ledger.phase("winner") or {}).get("strengths", {})
         self.winner = protocol.winner_decision(self.trained, chosen, self.ledger.record)
+        strengths = protocol.frozen_strengths(self.trained, self.winner["winner"], self.ledger.record, known)
+        self.winner |= {"trials": len(self.ledger.proposals()), "strengths": strengths}
         self.ledger.write_phase("winner", self.winner)
-        release = self.winner["winner"]["method"]["release"]
+        winner = canonical(MethodConfig.model_validate(self.winner["winner"]["method"]))
+        release = winner.release if winner.name == "hinge_ce" else self.trained.search.releases[0]
         grid = protocol.grid_jobs(self.trained, release)
         if grid:
             self._run(grid)
             angles, seeds = protocol.grid_angles(self.trained), protocol.select_seeds(self.trained)
-            self.ledger.write_phase("grid", {"release": release, "angles": angles, "seeds": seeds, "values": []})
+            self.ledger.write_phase("grid", {"release": release, "angles": angles, "seeds": seeds})
         return self
 
     def confirm(self):
         """Winner and baselines on new seeds."""
-        self._run(protocol.confirmation_jobs(self.trained, self.winner["winner"], self.ledger.record))
+        self._run(protocol.confirmation_jobs(self.trained, self.winner["winner"], self.winner["strengths"]))
         return self
 
     def all(self):
         """Every phase."""
         return self.begin().search().select().confirm()
 
+    def winner_keys(self):
+        """Keys of the winner's selection runs."""
+        method = MethodConfig.model_validate(self.winner["winner"]["method"])
+        return [experiment(self.trained, method, seed).key for seed in protocol.select_seeds(self.trained)]
+
     def confirmed(self, name, objective="fine_probe"):
         """Test scores of a confirmed method in points, straight from the records; NaN for what did not finish."""
         method = protocol.confirmed_methods(self.trained, self.winner["winner"])[name]
         found = []
-        for config in protocol.confirmation_experiments(self.trained, method, self.ledger.record):
+        for config in protocol.confirmation_experiments(self.trained, method, self.winner["strengths"]):
             record = self.ledger.record(config.key) or {"metrics": {}}
             found.append(100 * record["metrics"].get(OBJECTIVES[objective][1], math.nan))
         return np.array(found)

@@ -3,6 +3,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from divfeat.data.prepare import prepare
 from divfeat.experiment import run
 from divfeat.report.build import build_report, main
 from divfeat.report.commands import mlflow_command, optuna_command, study_command
+from divfeat.report.outcomes import as_good_text
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
-from divfeat.report.words import angle_text, interval, signed
+from divfeat.report.words import angle_text, fraction_of_pi, interval, signed
 from tests.report.studies import Studied, completed, ended
+
+#: A study whose report draws little.
+NO_FIGURES = {"data": {"train_level": "fine"}, "protocol": {"grid_points": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +54,13 @@ def test_files(whole):
             "cosines",
             "features_train",
             "features_test",
+            "gain_by_class",
             "search",
         )
     }
     assert all(path.is_file() and path == place / name for name, path in report.files.items())
     page = report.html.read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 7
+    assert page.count("data:image/png;base64,") == 8
     assert "missing" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
     for link in re.findall(r"\]\((figures/[^)]+)\)", report.markdown.read_text(encoding="utf-8")):
         assert (place / link).is_file()
@@ -71,6 +77,7 @@ def test_the_verdict_comes_first_and_every_section_follows(whole):
         "Confirmation",
         "Noise and what could be detected",
         "Collapse and diversity of the features",
+        "Class by class",
         "Search",
         "Learning rate and weight decay",
         "Reads of the test set",
@@ -99,10 +106,17 @@ def test_numbers_in_the_report_are_those_of_the_study(whole):
         assert run_in in text
 
 
+def test_the_terminal_phase_follows_the_collapse_table(whole):
+    _, report = whole
+    text = text_of(report)
+    said = "Terminal phase (training accuracy of at least 99.9 %): reached by 5 of 5 runs of winner"
+    assert text.index("## Collapse") < text.index(said) < text.index("## Class by class")
+
+
 def test_the_same_ledger_gives_the_same_files(whole):
     study, report = whole
     before = {name: path.read_bytes() for name, path in report.files.items()}
-    stale = study.ledger.folder / "report" / "figures" / "gain_by_class.png"
+    stale = study.ledger.folder / "report" / "figures" / "two_thresholds.png"
     stale.write_bytes(b"of an earlier report")
     again = build_report(study.ledger.folder)
     assert {name: path.read_bytes() for name, path in again.files.items()} == before
@@ -127,7 +141,8 @@ def test_what_is_printed(whole):
         f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db",
         f"optuna-dashboard sqlite:///{folder}/optuna.db",
         "Shown to be as good as the best",
-        "ce 0 of 5",  # the terminal phase
+        "reached by 5 of 5 runs of winner",  # the terminal phase
+        "0 of 5 runs of ce,",
     ):
         assert line in text
     assert len(text.splitlines()) < 32
@@ -142,6 +157,18 @@ def test_metrics_for_the_tracker_are_finite_numbers(whole):
     assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in report.metrics.values())
 
 
+def test_a_difference_without_a_verdict_is_no_metric(tmp_path):
+    def record(job):
+        failed = job.phase == "confirm" and job.name == "ce" and job.experiment.seed == 2003
+        return ended(job.experiment, "failed", "no") if failed else completed(job.experiment)
+
+    Studied(tmp_path / "s", record=record, **NO_FIGURES).all()
+    report = build_report(tmp_path / "s")
+    assert math.isfinite(report.verdict.comparisons[0].mean)  # of the other four seeds
+    assert "difference/fine_probe/ce" not in report.metrics and "confirm/fine_probe/ce" not in report.metrics
+    assert "difference/fine_probe/ce_etf" in report.metrics
+
+
 def test_results_row_holds_the_result_and_what_produced_it(whole):
     study, report = whole
     row = results_row(report.summary)
@@ -150,7 +177,12 @@ def test_results_row_holds_the_result_and_what_produced_it(whole):
     assert str(study.ledger.folder.parent) not in json.dumps(row)
     assert row["config_hash"] == study.config.identity
     assert row["objectives"][0]["scores"]["ce"] == study.confirmed("ce").tolist()
-    assert [one["baseline"] for one in row["objectives"][0]["comparisons"]] == list(study.config.protocol.baselines)
+    (objective,) = row["objectives"]
+    assert [one["name"] for one in objective["comparisons"]] == list(study.config.protocol.baselines)
+    for one, shown in zip(report.verdict.comparisons, objective["comparisons"], strict=True):
+        assert shown["mean"] == one.mean and shown["differences"] == list(one.differences)
+        assert shown["with_images"]["low"] == report.summary.primary.crossed[one.name].low
+    assert objective["winners_judged"] == 1
     assert row["confirmation_seeds"] == [2000, 2001, 2002, 2003, 2004]
     assert row["methods"]["ce"]["terminal_phase"] == 0 and row["methods"]["ce"]["parameter_count"] == 1234
     (angle,) = row["winner"]["angles"].values()
@@ -161,8 +193,7 @@ def test_results_row_holds_the_result_and_what_produced_it(whole):
 
 
 def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_path):
-    data = {"imbalance": 20, "n_max": 110, "boundary": 25}
-    study = Studied(tmp_path / "s", preset="digits-lt", data=data).all()
+    study = Studied(tmp_path / "s", preset="digits-lt").all()
     report = build_report(tmp_path / "s")
     figures = {name.removeprefix("figures/") for name in report.files if name.startswith("figures/")}
     assert figures == {"confirmation.png", "two_thresholds.png", "cosines.png", "gain_by_class.png", "search.png"}
@@ -174,15 +205,76 @@ def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_pa
         assert f"{name} = {angle_text(value)}" in printed(report)
 
 
+def as_good(study, degrees, release, good):
+    """`as_good_text` of a summary with another winner, and other grid points as good as the best."""
+    summary = read_summary(study.ledger.folder)
+    method = {"name": "hinge_ce", "release": release}
+    method["thresholds"] = {"family": "global", "angles": {"tau": math.radians(degrees)}}
+    winner = summary.winner | {"winner": summary.winner["winner"] | {"method": method}}
+    found = replace(summary.grid.as_good, good=np.isin(range(8), good), interval=(3, 5))
+    return as_good_text(replace(summary, winner=winner, grid=replace(summary.grid, as_good=found)))
+
+
+def test_where_the_winner_lies_on_the_curve(whole):
+    study, report = whole
+    grid = report.summary.grid
+    assert grid.release == "paper"
+    first, last, apart = (f"{math.degrees(grid.angles[place]):.1f}°" for place in (3, 5, 7))
+    half = f"{grid.as_good.half_width:.2f} points below the differences measured"
+    inside = as_good(study, 50, "paper", (3, 4, 5))
+    assert f"best: {first} (" in inside and f" to {last} (" in inside and half in inside
+    assert inside.endswith("The winner's 50.0° (5π/18) lies inside the range.") and "apart" not in inside
+    assert "is not thereby shown to be worse" in as_good(study, 20, "paper", (3, 4, 5))
+    assert "The winner is not on this curve: it lets go the way 'gate'." in as_good(study, 50, "gate", (3, 4, 5))
+    assert f"apart from that range: {apart} (" in as_good(study, 50, "paper", (3, 4, 5, 7))
+    for degrees, between, good in (
+        (65, "60.7° (0.337π) and 72.9°", (3, 4, 5)),
+        (80, "72.9° (0.405π) and 85.0°", (3, 4, 5, 7)),
+    ):
+        text = as_good(study, degrees, "paper", good)
+        assert f"lies between {between}" in text and text.endswith("of which only one is shown to be as good.")
+    end = as_good(study, math.degrees(grid.angles[7]), "paper", (3, 4, 5, 7))
+    assert end.endswith("is as good, but apart from the range.")
+    none = as_good(study, 0, "gate", (3, 4, 5))  # CE+ETF, whatever the way
+    assert (
+        "The winner has no cone (τ⁺ = 0)" in none and "'paper' is the first" in none and "0.0° (0) lies outside" in none
+    )
+
+
 def test_two_objectives_have_a_verdict_each(tmp_path):
-    quick = {"data": {"train_level": "fine"}, "protocol": {"grid_points": 0}}  # fewer figures
-    Studied(tmp_path / "s", search={"objectives": ["fine_probe", "balanced"]}, **quick).all()
+    Studied(tmp_path / "s", search={"objectives": ["fine_probe", "balanced"]}, **NO_FIGURES).all()
     report = build_report(tmp_path / "s")
     text = text_of(report)
     first, second = (objective.verdict.sentence for objective in report.summary.objectives)
     assert text.index(first) < text.index("Second objective") < text.index("\n## ")
     assert second in text and "figures/confirmation_balanced.png" in report.files
-    assert "left out: 'balanced' is a mean over classes" in text
+    assert text.count("| with test images |") == 2
+
+
+def test_a_family_without_angles(tmp_path):
+    Studied(tmp_path / "s", search={"family": "none"}, **NO_FIGURES).begin().search(degrees=(0.0,)).select().confirm()
+    report = build_report(tmp_path / "s")
+    text, screen = text_of(report), printed(report)
+    assert "Winner: ce_etf. The same configuration as ce_etf." in screen
+    assert "Family 'none': tau+ = 0 for every class: cross-entropy with a fixed frame; sampler tpe" in text
+    for said in (text, screen):
+        assert not re.search(r"letting go|of the search, '|no trial finished|undetermined|85°|Best thresholds", said)
+
+
+def test_an_outdated_verdict_warns(tmp_path):
+    study = Studied(tmp_path / "s", **NO_FIGURES).begin().search(degrees=(0.0, 20.0, 40.0)).select().confirm()
+    assert "> [!CAUTION]\n> **The winner: better than" in text_of(build_report(tmp_path / "s"))
+    study.search(degrees=(0.0, 20.0, 40.0, 60.0))
+    report = build_report(tmp_path / "s")
+    assert "> [!WARNING]\n> **The search went on after this winner was frozen" in text_of(report)
+    assert "The search went on" in printed(report) and "The search went on" in results_row(report.summary)["verdict"]
+
+
+def test_winners_that_share_the_error_are_said_to(tmp_path):
+    study = Studied(tmp_path / "s", **NO_FIGURES).begin().search(degrees=(0.0, 20.0, 40.0)).select().confirm()
+    assert "judged" not in text_of(build_report(tmp_path / "s"))
+    study.search(degrees=(0.0, 20.0, 40.0, 60.0)).select().confirm()
+    assert "the same seeds and test images judged 2 winners" in text_of(build_report(tmp_path / "s"))
 
 
 def test_studies_that_lack_parts_get_a_report_that_says_so(tmp_path):
@@ -207,6 +299,11 @@ def test_studies_that_lack_parts_get_a_report_that_says_so(tmp_path):
         seen.append(text_of(report))
         assert report.sentence in printed(report).replace("\n", " ")
     assert all("No winner is frozen" in text for text in seen[:3])
+    assert "Not frozen yet" in seen[0] and "As given" not in seen[0]
+    assert "Frozen on plain cross-entropy" in seen[1]
+    assert "25 in all" in seen[4] and "25 by winner and baselines" in seen[4]
+    assert "0 in all, noted before each: 0 by" in seen[3]  # planned, not read
+    assert "summed over completed runs" in seen[4]
     assert "No verdict: the confirmation has no score yet." in seen[4]
     assert "7 proposals (5 completed, 1 pruned, 1 failed)" in seen[4]
     assert "| 4 | " in seen[4] and "ValueError: bad" in seen[4]
@@ -247,7 +344,6 @@ def test_the_command_gives_the_study_again(tmp_path, settings):
 @pytest.mark.parametrize(
     ("uri", "line"),
     [
-        ("http://ana:secret@host:5000", "http://host:5000 (experiment s)"),
         ("postgresql://ana:secret@host/db", "mlflow ui --backend-store-uri postgresql://host/db"),
         ("sqlite:////data/all runs.db", "mlflow ui --backend-store-uri 'sqlite:////data/all runs.db'"),
     ],
@@ -259,10 +355,25 @@ def test_other_trackers_and_no_password(tmp_path, uri, line):
     assert optuna_command(summary) == f"optuna-dashboard sqlite:///{tmp_path}/s/optuna.db"
     report = build_report(tmp_path / "s")
     assert all(b"secret" not in path.read_bytes() for path in report.files.values())
+    assert f"MLflow  {line}" in printed(report)
+
+
+def test_a_tracking_server_is_an_address_and_no_command(tmp_path):
+    Studied(tmp_path / "s", tracking_uri="http://ana:secret@host:5000")
+    report = build_report(tmp_path / "s")
+    assert mlflow_command(report.summary) is None
+    assert "MLflow  http://host:5000 (experiment s)" in printed(report)
+    assert "in MLflow, at http://host:5000 (experiment s)" in text_of(report)
+    blocks = re.findall(r"```bash\n(.*?)\n```", report.markdown.read_text(encoding="utf-8"), flags=re.S)
+    assert blocks[-1] == optuna_command(report.summary)
+    assert all(b"secret" not in path.read_bytes() for path in report.files.values())
 
 
 def test_words():
     assert [signed(v) for v in (1.234, -0.5, 0.0, -0.001, math.nan)] == ["+1.23", "−0.50", "0.00", "0.00", "–"]
+    assert [signed(v, 1) for v in (1.26, -0.04)] == ["+1.3", "0.0"]
+    assert [fraction_of_pi(k * math.pi / 36) for k in (0, 9, 13, 36, 72)] == ["0", "π/4", "13π/36", "π", "2π"]
+    assert fraction_of_pi(1.0) == "0.32π"
     assert interval(-1.0, 2.5) == "[−1.00, +2.50]" and interval(math.nan, 1.0) == "–"
     assert angle_text(13 * math.pi / 36) == "1.1345 rad = 65.0° = 13π/36"
     assert angle_text(0.0991) == "0.0991 rad = 5.7° = 0.032π"
@@ -310,6 +421,7 @@ def test_records_of_real_experiments(tmp_path):
     mean = summary.primary.verdict.comparisons[0].mean
     assert summary.primary.crossed["ce_etf"].mean == pytest.approx(mean)  # the arrays say what the metrics say
     assert {name for name in report.files if name.startswith("figures/")} == {
-        f"figures/{name}.png" for name in ("confirmation", "cosines", "features_train", "features_test", "search")
+        f"figures/{name}.png"
+        for name in ("confirmation", "cosines", "features_train", "features_test", "gain_by_class", "search")
     }
     assert f"| {results[summary.confirmed[0].keys[0]].provenance['parameter_count']} |" in text_of(report)

@@ -12,7 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from divfeat.report import figures
-from divfeat.report.figures._canvas import fraction_of_pi, mean_sd, plain
+from divfeat.report.arrays import mean_of, mean_sd, sd_of
+from divfeat.report.figures._canvas import plain
+from divfeat.report.figures.comparison import MOST_NAMED
+from divfeat.report.figures.features import MOST_FINE, MOST_IMAGES, plane_coordinates
+from divfeat.report.words import interval, signed
 from divfeat.statistics import verdict
 
 NAN = math.nan
@@ -65,7 +69,7 @@ def test_accuracy_by_threshold(tmp_path, drawn):
         GRID[shuffled],
         table[shuffled],
         tmp_path / "a.png",
-        baseline_accuracy={"CE": [68.0, 69.0, 70.0], "failed": [NAN]},
+        baseline_accuracy={"CE": [68.0, 69.0, 70.0, NAN], "none": [NAN]},
         as_good=(GRID[3], GRID[6]),
     )
     assert_png(tmp_path / "a.png")
@@ -82,39 +86,49 @@ def test_accuracy_by_threshold(tmp_path, drawn):
     assert "(%)" in ax.get_ylabel()
     (second,) = ax.child_axes
     assert [label.get_text() for label in second.get_xticklabels()][:3] == ["0", "π/12", "π/6"]
-    assert "5 seeds" in caption
-    assert "over 1 to 3 seeds" in caption
+    assert caption == (
+        "Mean and single values over 4 to 5 seeds, 1 value missing; baselines: mean and one standard deviation over 3 seeds, "
+        "2 values missing."
+    )
     assert caption.split()[0] in drawn[0].get_supxlabel()
 
 
 def test_diversity_by_threshold(tmp_path, drawn):
-    nc1, rank = np.exp(3 * GRID)[:, None] * np.ones((9, 3)), 1 + GRID
-    figures.diversity_by_threshold(GRID, nc1, rank, tmp_path / "b.png", baseline_diversity={"CE": ([2.0], [3.0])})
+    nc1, rank = np.exp(3 * GRID)[:, None] * np.ones((9, 3)), (1 + GRID)[:, None] * np.ones((9, 3))
+    nc1[4, 0] = rank[4, 0] = NAN
+    caption = figures.diversity_by_threshold(
+        GRID, nc1, rank, tmp_path / "b.png", baseline_diversity={"CE": ([2.0, NAN], [3.0, NAN])}
+    )
+    assert "over 2 to 3 seeds, 1 value missing; baselines" in caption
+    assert caption.endswith("over 1 seed, 1 value missing.")
     left, right = drawn[0].axes
     assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
     assert line_named(left, "CE").get_ydata()[0] == 2
     assert line_named(right, "CE").get_ydata()[0] == 3
-    np.testing.assert_allclose(line_named(right, "HingeCE").get_ydata(), rank)
+    np.testing.assert_allclose(line_named(right, "HingeCE").get_ydata(), 1 + GRID)
 
 
 def test_cosines_over_epochs(tmp_path, drawn):
     curves = {
-        name: {"epoch": [1, 2, 3], "own": RNG.random((2, 3)), "other": RNG.random(3)} for name in ("CE+ETF", "gate")
+        "CE+ETF": {"epoch": [1, 2, 3], "own": RNG.random(3), "other": RNG.random(3)},
+        "gate": {"epoch": [1, 2, 3], "own": RNG.random((2, 3)), "other": RNG.random((2, 3))},
     }
     caption = figures.cosines_over_epochs(curves, tmp_path / "c.png")
     left, right = drawn[0].axes
     np.testing.assert_allclose(line_named(left, "gate").get_ydata(), curves["gate"]["own"].mean(axis=0))
-    np.testing.assert_allclose(line_named(right, "gate").get_ydata(), curves["gate"]["other"])
+    np.testing.assert_allclose(line_named(right, "gate").get_ydata(), curves["gate"]["other"].mean(axis=0))
     assert legend_of(right) == ["CE+ETF", "gate"]
-    assert "1 to 2 seeds" in caption
+    assert caption == "Training features; mean and one standard deviation over 1 to 2 seeds."
     assert_png(tmp_path / "c.png")
+    curves["gate"]["own"][1] = curves["gate"]["other"][1] = NAN  # a seed that failed
+    assert "over 1 seed, 1 curve missing." in figures.cosines_over_epochs(curves, tmp_path / "c.png")
 
 
 @given(st.integers(0, 1000), st.integers(2, 20), st.floats(0.01, 100))
 def test_projection_is_an_isometry_of_the_plane_up_to_scale(seed, dim, norm):
     rng = np.random.default_rng(seed)
     features, labels = norm * rng.standard_normal((30, dim)), np.arange(30) % 3
-    flat = figures.plane_coordinates(features, labels, [0, 1, 2])
+    flat = plane_coordinates(features, labels, [0, 1, 2])
     means = np.stack([features[labels == k].mean(axis=0) for k in range(3)])
     corners = np.stack([flat[labels == k].mean(axis=0) for k in range(3)])
     pairs = [(0, 1), (1, 2), (2, 0)]
@@ -133,45 +147,72 @@ def test_projection_is_an_isometry_of_the_plane_up_to_scale(seed, dim, norm):
         np.testing.assert_allclose(between, true, rtol=1e-6, atol=1e-6 * norm)
 
 
-def test_projection_on_given_axes():
-    """Only what lies in the span of the axes' differences is seen."""
-    features = np.array([[1.0, 0, 0, 9], [0, 1.0, 0, -9], [0, 0, 1.0, 4], [1, 0, 0, 100]])
-    labels = np.array([0, 1, 2, 0])
-    frame = np.eye(4)[:, :3]
-    flat = figures.plane_coordinates(features, labels, [0, 1, 2], frame)
-    np.testing.assert_allclose(flat[0], flat[3], atol=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(flat[0] - flat[1]), 1.0)
+def test_projection_refuses_what_gives_no_plane():
+    features, labels = np.eye(4), np.array([0, 1, 2, 0])
     with pytest.raises(ValueError, match="class 7 has no sample"):
-        figures.plane_coordinates(features, labels, [0, 1, 7])
+        plane_coordinates(features, labels, [0, 1, 7])
     with pytest.raises(ValueError, match="2 classes"):
-        figures.plane_coordinates(features, labels, [0, 1])
+        plane_coordinates(features, labels, [0, 1])
 
 
 def test_feature_projection(tmp_path, drawn):
     coarse = np.repeat(np.arange(4), [30, 60, 60, 60])
     fine = coarse * 2 + np.arange(210) % 2
     panel = {"features": np.eye(4)[coarse] + 0.1 * RNG.standard_normal((210, 4)), "coarse": coarse, "fine": fine}
-    figures.feature_projection({"CE": panel, "gate": panel}, tmp_path / "d.png", fine_names={2: "beaver"})
+    caption = figures.feature_projection({"CE": panel, "gate": panel}, tmp_path / "d.png", fine_names={2: "beaver"})
     left, right = drawn[0].axes
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("CE", "gate")
     np.testing.assert_allclose(left.get_xlim(), right.get_xlim())
     assert len(left.collections) == 6  # three classes (not the rare one) of two fine ones
     names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert names == ["beaver", *(f"fine class {k}" for k in range(3, 8))]
+    assert left.get_xlabel() and left.get_ylabel()
+    assert f"at most {MOST_IMAGES} images of up to {MOST_FINE} fine classes each" in caption
     assert_png(tmp_path / "d.png")
 
 
-def test_gain_by_class(tmp_path, drawn):
+def test_feature_projection_draws_a_sample(tmp_path, drawn):
+    coarse, fine = np.repeat(np.arange(3), 700), np.arange(2100) // 100
+    panel = {"features": np.eye(3)[coarse] + 0.1 * RNG.standard_normal((2100, 3)), "coarse": coarse, "fine": fine}
+    figures.feature_projection({"CE": panel}, tmp_path / "d.png")
+    assert [len(dots.get_offsets()) for dots in drawn[0].axes[0].collections] == [MOST_IMAGES] * (3 * MOST_FINE)
+
+
+def bars_of(ax):
+    return {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in ax.patches}
+
+
+def test_gain_by_class_of_major_and_minor_classes(tmp_path, drawn):
     counts = np.array([5, 500, 50, 51])
-    winner = np.array([[40.0, 42], [60, 60], [50, 50], [70, 71]])
+    winner = np.array([[40.0, 42, NAN], [60, 60, NAN], [50, 50, NAN], [70, 71, NAN]])
     baseline = winner - np.array([4.0, -1, 2, 1])[:, None]
-    caption = figures.gain_by_class(winner, baseline, counts, tmp_path / "e.png", baseline_name="CE")
+    caption = figures.gain_by_class(
+        winner, baseline, tmp_path / "e.png", class_names="abcd", counts=counts, boundary=50, baseline_name="CE"
+    )
     upper, lower = drawn[0].axes
-    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in upper.patches}
-    assert heights == {0: -1.0, 1: 1.0, 2: 2.0, 3: 4.0}
-    assert {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in lower.patches}[3] == 5
-    assert legend_of(upper)[:2] == ["major: 2 classes, mean +0.0", "minor: 2 classes, mean +3.0"]
-    assert "2 seeds" in caption
+    assert bars_of(upper) == {1: -1.0, 2: 1.0, 3: 2.0, 4: 4.0}
+    assert bars_of(lower) == {1: 500, 2: 51, 3: 50, 4: 5}
+    assert [text.get_text() for text in lower.get_xticklabels()] == ["b", "d", "c", "a"]
+    assert "falling number of training images" in lower.get_xlabel()
+    assert legend_of(upper)[:2] == ["major: 2 classes, mean 0.0", "minor: 2 classes, mean +3.0"]
+    assert caption == (
+        "Mean over 2 seeds, 1 seed missing; whiskers: one standard deviation. Minor: at most 50 training images (dotted)."
+    )
+
+
+@pytest.mark.parametrize("classes", [4, MOST_NAMED + 1])
+def test_gain_by_class_without_groups_falls(tmp_path, drawn, classes):
+    gain = RNG.standard_normal(classes)
+    caption = figures.gain_by_class(
+        50 + gain, np.full(classes, 50), tmp_path / "e.png", class_names=[f"name {k}" for k in range(classes)]
+    )
+    (ax,) = drawn[0].axes
+    heights = list(bars_of(ax).values())
+    np.testing.assert_allclose(heights, np.sort(gain)[::-1])
+    assert "falling gain" in ax.get_xlabel()
+    assert (ax.get_xticklabels()[0].get_text() == f"name {gain.argmax()}") == (classes <= MOST_NAMED)
+    assert legend_of(ax)[0].startswith(f"all: {classes} classes, mean ")
+    assert "minor" not in caption.lower() and "exaggerates" in caption
 
 
 def test_optimisation_history(tmp_path, drawn):
@@ -201,15 +242,31 @@ def test_confirmation(tmp_path, drawn):
     (ax,) = drawn[0].axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["CE", "paper"]
     texts = [text.get_text() for text in ax.texts]
-    assert texts[0].startswith("better\n+")
-    assert texts[1].startswith("equivalent\n")
+    for text, one in zip(texts, result.comparisons, strict=True):
+        assert text == f"{one.verdict}\n{signed(one.mean)} {interval(one.low, one.high)}"
     low, high = result.comparisons[0].low, result.comparisons[0].high
-    assert any(
-        line.get_xdata().tolist() == [low, high] for line in ax.get_lines() if hasattr(line.get_xdata(), "tolist")
-    )
-    assert "10 seeds" in caption
+    assert [low, high] in lines_of(ax)
+    assert "Tick: one seed (10 seeds)" in caption
     assert "97.5 %" in caption
     assert "±0.5 points" in caption
+
+
+def lines_of(ax):
+    return [np.asarray(line.get_xdata()).tolist() for line in ax.get_lines()]
+
+
+def test_confirmation_without_a_verdict_draws_no_interval(tmp_path, drawn):
+    winner = 70 + 0.1 * RNG.standard_normal(10)
+    result = verdict(winner, {"CE": np.append(winner[:9] - 3 + 0.1 * RNG.random(9), NAN)}, seeds=range(10))
+    (one,) = result.comparisons
+    assert math.isfinite(one.low)
+    caption = figures.confirmation({one.name: vars(one)}, tmp_path / "g.png")
+    (ax,) = drawn[0].axes
+    assert [text.get_text() for text in ax.texts] == ["no verdict"]
+    assert [one.low, one.high] not in lines_of(ax)
+    (dot,) = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    assert dot.get_xdata().tolist() == [one.mean] and dot.get_markerfacecolor() == "white"
+    assert "9 seeds, 1 value missing" in caption and "no verdict" in caption and "interval" not in caption
 
 
 def test_two_thresholds(tmp_path, drawn):
@@ -249,9 +306,10 @@ DEGENERATE = {
     "two classes": lambda p: figures.feature_projection(
         {"a": {"features": np.eye(4), "coarse": [0, 0, 1, 1], "fine": [0, 1, 2, 3]}}, p
     ),
-    "one class": lambda p: figures.gain_by_class([50.0], [NAN], [3], p, baseline_name=HOSTILE),
-    "no class": lambda p: figures.gain_by_class([], [], [], p),
-    "empty class": lambda p: figures.gain_by_class([1, 2], [2, 1], [0, 5], p),
+    "one class": lambda p: figures.gain_by_class([50.0], [NAN], p, class_names=[HOSTILE], baseline_name=HOSTILE),
+    "no class": lambda p: figures.gain_by_class([], [], p, class_names=[]),
+    "no class of a tail": lambda p: figures.gain_by_class([], [], p, class_names=[], counts=[], boundary=5),
+    "empty class": lambda p: figures.gain_by_class([1, 2], [2, 1], p, class_names="ab", counts=[0, 5], boundary=1),
     "no trial": lambda p: figures.optimisation_history([], p),
     "one trial": lambda p: figures.optimisation_history([{"number": 0, "value": 0.0, "status": "completed"}], p),
     "failures only": lambda p: figures.optimisation_history(
@@ -283,8 +341,7 @@ def test_degenerate_input_still_gives_a_figure(name, tmp_path):
 
 def test_every_figure_has_a_degenerate_case():
     source = inspect.getsource(sys.modules[__name__]).split("DEGENERATE =")[1]
-    drawing = [name for name in figures.__all__ if name != "plane_coordinates"]
-    assert all(f"figures.{name}(" in source for name in drawing)
+    assert all(f"figures.{name}(" in source for name in figures.__all__)
 
 
 def test_wrong_shapes_are_refused(tmp_path):
@@ -296,11 +353,10 @@ def test_text_helpers():
     assert plain("_x") == " _x"
     assert plain("a$b\n c\x07") == r"a\$b c"
     assert plain("x" * 50) == "x" * 47 + "…"
-    assert [fraction_of_pi(k * math.pi / 36) for k in (0, 9, 13, 36, 72)] == ["0", "π/4", "13π/36", "π", "2π"]
-    assert fraction_of_pi(1.0) == "0.32π"
     mean, sd = mean_sd(np.array([[1.0, NAN, 3.0], [NAN, NAN, NAN], [5.0, NAN, NAN]]))
     np.testing.assert_array_equal(mean, [2, NAN, 5])
-    np.testing.assert_allclose(sd[[0, 2]], [math.sqrt(2), 0])
+    np.testing.assert_array_equal(sd, [math.sqrt(2), NAN, NAN])
+    assert (mean_of(np.array([1.0, NAN, 3.0])), sd_of(np.array([1.0, NAN, 3.0]))) == (2.0, math.sqrt(2))
 
 
 def test_no_pyplot():

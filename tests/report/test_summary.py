@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import numpy as np
@@ -7,10 +6,9 @@ import pytest
 from divfeat.errors import DataError
 from divfeat.files import read_json, write_json
 from divfeat.report.reading import read_summary
-from divfeat.report.summary import listed
 from divfeat.search import protocol
 from divfeat.statistics import as_good_as_best, crossed_interval, detectable_difference, noise_floor, verdict
-from tests.report.studies import Studied, completed, ended
+from tests.report.studies import FINE, IMAGES, TAIL, Studied, completed, ended
 
 BASELINES = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
 
@@ -62,6 +60,29 @@ def test_the_interval_with_images_is_the_crossed_one(whole):
         assert summary.primary.crossed[name] == expected
         assert expected.mean == pytest.approx(summary.primary.verdict.comparisons[BASELINES.index(name)].mean)
     assert summary.primary.crossed_note == ""
+
+
+@pytest.mark.parametrize("objective", ["balanced", "minor"])
+def test_the_interval_with_images_of_a_mean_over_classes_weighs_them_alike(tmp_path, objective):
+    quick = {"protocol": {"grid_points": 0}, "search": {"family": "global", "objectives": [objective]}}
+    study = Studied(tmp_path / "s", preset="digits-lt", **quick).all()
+    summary = read_summary(tmp_path / "s")
+    minor = [k for k, count in enumerate(TAIL) if count <= study.config.data.boundary]
+    assert 0 < len(minor) < len(TAIL)
+    counted = minor if objective == "minor" else range(len(TAIL))
+    tables = {}
+    for runs in summary.confirmed:
+        right = [np.load(study.ledger.run_folder(key) / "correct.npz")["accuracy"] for key in runs.keys]
+        # A naive loop: an image counts by the share it has in its class, and a class by its share among the classes.
+        weights = [(y in counted) * IMAGES / (len(counted) * (y == FINE).sum()) for y in FINE]
+        tables[runs.name] = np.stack(right) * weights
+    assert summary.primary.crossed_note == ""
+    for one in summary.primary.verdict.comparisons:
+        expected = crossed_interval(tables["winner"] - tables[one.name], level=one.level)
+        found = summary.primary.crossed[one.name]
+        assert found.mean == pytest.approx(expected.mean) == pytest.approx(one.mean)
+        assert found.half_width == pytest.approx(expected.half_width)
+        assert found.half_width >= one.half_width  # images count beside seeds
 
 
 def test_noise_and_optimism_come_from_validation(whole):
@@ -223,6 +244,45 @@ def test_test_reads_of_an_earlier_winner_are_told_apart(tmp_path):
     summary = read_summary(tmp_path / "s")
     assert summary.test_reads == 30
     assert summary.other_reads == tuple(f"winner, seed {seed}" for seed in range(2000, 2005))
+    # Two winners were shown the same seeds and images: they share the error.
+    assert summary.primary.verdict == verdict(
+        study.confirmed("winner"),
+        {name: study.confirmed(name) for name in BASELINES},
+        seeds=protocol.confirm_seeds(study.trained),
+        margin=0.5,
+        looks=2,
+    )
+    assert summary.primary.crossed["ce"].level == 1 - 0.05 / 4 / 2
+    assert summary.detectable == detectable_difference(summary.floor.sd, 5, 4, alpha=0.05 / 2)
+    assert "have judged 2 winners of this study" in summary.sentence and "97.5 % intervals" in summary.sentence
+
+
+def test_a_winner_that_is_a_baseline_adds_itself_to_the_winners_judged(tmp_path):
+    study = Studied(tmp_path / "s").begin().search(degrees=(20.0,)).select().confirm()
+    assert read_summary(tmp_path / "s").primary.verdict.looks == 1
+    study.search(degrees=(0.0,)).select().confirm()  # in its place, so that nothing else is left to choose
+    assert study.winner["equals"] == "ce_etf"
+    assert read_summary(tmp_path / "s").primary.verdict.looks == 2
+
+
+def test_a_search_that_went_on_outdates_the_winner_until_it_is_chosen_anew(tmp_path):
+    study = Studied(tmp_path / "s").begin().search(degrees=(0.0, 20.0, 40.0)).select().confirm()
+    key = study.winner_keys()[1]
+    study.ledger.write_phase("registered", {"model": "s", "version": 1, "key": key, "seed": 1001, "value": 0.8})
+    done = read_summary(tmp_path / "s")
+    assert not done.outdated and done.registered["key"] == key
+    study.search(degrees=(0.0, 20.0, 40.0, 1.0))  # not among the best: another winner is out of the question
+    assert not read_summary(tmp_path / "s").outdated
+    study.search(degrees=(0.0, 20.0, 40.0, 1.0, 60.0))
+    later = read_summary(tmp_path / "s")
+    assert later.outdated and later.registered["key"] == key
+    assert later.sentence == (
+        "The search went on after this winner was frozen; the verdict is of the earlier winner. The same command goes on. "
+        + done.sentence
+    )
+    study.select()
+    chosen = read_summary(tmp_path / "s")
+    assert not chosen.outdated and chosen.registered is None  # the extractor registered is the earlier winner's
 
 
 def test_pruned_and_failed_trials(tmp_path):
@@ -247,8 +307,10 @@ def test_two_objectives_primary_first(tmp_path):
     first, second = summary.objectives
     assert (first.name, second.name) == ("fine_probe", "balanced")
     np.testing.assert_array_equal(second.scores["ce"], study.confirmed("ce", "balanced"))
-    assert first.crossed and not second.crossed
-    assert "mean over classes" in second.crossed_note
+    for objective in (first, second):
+        assert [objective.crossed[one.name].mean for one in objective.verdict.comparisons] == pytest.approx(
+            [one.mean for one in objective.verdict.comparisons]
+        )
     assert second.optimism.search == 100 * study.winner["winner"]["search_values"][1]
 
 
@@ -274,15 +336,3 @@ def test_folders_it_refuses(tmp_path):
     write_json(tmp_path / "s" / "study.json", content | {"format": 99})
     with pytest.raises(DataError, match="format 99"):
         read_summary(tmp_path / "s")
-
-
-def test_a_summary_is_frozen(whole):
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        whole[1].sentence_of = "x"
-
-
-@pytest.mark.parametrize(
-    ("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
-)
-def test_listed(names, text):
-    assert listed(names) == text

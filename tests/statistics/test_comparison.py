@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from divfeat.errors import ConfigError, DataError
-from divfeat.statistics import select_top, verdict
+from divfeat.statistics import listed, select_top, verdict
 
 SEEDS = range(10)
 
@@ -104,6 +104,24 @@ def test_user_errors():
         verdict(np.zeros(2), {}, seeds=[4, 5], alpha=1.0)
     with pytest.raises(ConfigError, match="margin"):
         verdict(np.zeros(2), {}, seeds=[4, 5], margin=-1)
+    with pytest.raises(ConfigError, match="looks = 0"):
+        verdict(np.zeros(2), {}, seeds=[4, 5], looks=0)
+
+
+def test_winners_judged_share_the_error():
+    rng = np.random.default_rng(4)
+    winner, base = scores(70, 1, rng=rng), scores(70, 1, rng=rng)
+    result = verdict(winner, {"base": base}, seeds=SEEDS, looks=3)
+    assert result.comparisons == verdict(winner, {"base": base}, seeds=SEEDS, alpha=0.05 / 3).comparisons
+    assert "judged 3 winners of this study, which share the error of 5 %" in result.sentence
+    assert result.sentence.endswith("simultaneous 98.33 % intervals.")
+
+
+@pytest.mark.parametrize(
+    ("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_listed(names, text):
+    assert listed(names) == text
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=5, max_size=12), st.integers(1, 5))
@@ -156,6 +174,29 @@ def test_null_study_is_seldom_better():
 def test_the_null_simulation_would_catch_a_leak():
     rng, runs = np.random.default_rng(21), 1000
     assert np.mean([null_study(rng, leak=True) for _ in range(runs)]) > rate_bound(0.05, runs)
+
+
+def extended_null_study(rng, *, winners, share):
+    """A study of equals, extended to another winner on the same seeds and images until one is called 'better'."""
+    seeds = 10
+    shared = rng.standard_normal(seeds)
+    baselines = {name: shared + rng.standard_normal(seeds) for name in ("CE", "CE+ETF")}
+    return any(
+        verdict(shared + rng.standard_normal(seeds), baselines, seeds=range(seeds), looks=look if share else 1).named(
+            "better"
+        )
+        for look in range(1, winners + 1)
+    )
+
+
+def test_extending_a_null_study_until_it_is_better_seldom_helps():
+    rng, runs = np.random.default_rng(24), 2000
+    assert np.mean([extended_null_study(rng, winners=6, share=True) for _ in range(runs)]) <= rate_bound(0.05, runs)
+
+
+def test_the_extended_simulation_would_catch_winners_that_share_nothing():
+    rng, runs = np.random.default_rng(25), 500
+    assert np.mean([extended_null_study(rng, winners=6, share=False) for _ in range(runs)]) > rate_bound(0.05, runs)
 
 
 def test_all_intervals_hold_together_at_the_promised_rate():

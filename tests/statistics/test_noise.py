@@ -63,6 +63,14 @@ def test_crossed_degenerate():
             crossed_interval(bad)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, 1.5, math.nan])
+def test_a_level_out_of_range_is_refused(level):
+    with pytest.raises(ConfigError, match="not a probability"):
+        crossed_interval(np.zeros((3, 5)), level=level)
+    with pytest.raises(ConfigError, match="not a probability"):
+        noise_floor([70.0, 71.0], level=level)
+
+
 def test_noise_floor_covers_at_its_level():
     rng, runs = np.random.default_rng(2), 2000
     floors = [noise_floor(70 + 1.5 * rng.standard_normal(5), level=0.9) for _ in range(runs)]

@@ -1,7 +1,7 @@
 """The figures of a report: each function takes plain arrays and a path, writes a PNG, and returns its caption."""
 
 from divfeat.report.figures.comparison import confirmation, gain_by_class
-from divfeat.report.figures.features import feature_projection, plane_coordinates
+from divfeat.report.figures.features import feature_projection
 from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_by_threshold, two_thresholds
 from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
 
@@ -13,6 +13,5 @@ __all__ = [
     "feature_projection",
     "gain_by_class",
     "optimisation_history",
-    "plane_coordinates",
     "two_thresholds",
 ]

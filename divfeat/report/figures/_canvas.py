@@ -6,7 +6,6 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from divfeat.report.arrays import Floats, mean_sd
+from divfeat.report.words import fraction_of_pi
 
 #: Okabe and Ito (2008), told apart by every common form of colour blindness; yellow left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,7 +41,7 @@ def plain(text: object, limit: int = 48) -> str:
 def canvas(
     rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 4.6, **grid: Any
 ) -> tuple[Figure, Any]:
-    """A figure on its own Agg canvas (no pyplot, no global state) and its axes, [rows, columns]."""
+    """A figure of width x height inches on its own Agg canvas (no pyplot, no global state); its axes, [rows, columns]."""
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
@@ -90,30 +90,27 @@ def legend(ax: Axes, handles: Sequence[Any] | None = None, *, columns: int = 1, 
         )  # fmt: skip
 
 
-def seeds_text(counts: Iterable[int]) -> str:
-    """ "5 seeds", or "3 to 5 seeds" where the numbers differ."""
-    found = sorted(set(counts)) or [0]
+def seeds_text(tables: Iterable[ArrayLike], what: str = "value") -> str:
+    """ "5 seeds", or "3 to 5 seeds, 2 values missing": the finite values in the rows ([..., S]) that have any."""
+    known = [np.isfinite(row) for table in tables for row in np.atleast_2d(np.asarray(table, dtype=np.float64))]
+    found = sorted({int(row.sum()) for row in known if row.any()}) or [0]
     low, high = found[0], found[-1]
-    return f"{high} seed{'s' * (high != 1)}" if low == high else f"{low} to {high} seeds"
+    text = f"{high} seed{'s' * (high != 1)}" if low == high else f"{low} to {high} seeds"
+    missing = sum(int((~row).sum()) for row in known)
+    return f"{text}, {missing} {what}{'s' * (missing != 1)} missing" if missing else text
 
 
 def by_seed(values: ArrayLike, length: int) -> Floats:
-    """[G] or [G, S] -> [G, S] floats; a wrong length is an error of the caller."""
+    """[G] or [G, S] -> [G, S] floats.
+
+    Raises:
+        ValueError: G is not `length`, or there are more dimensions.
+    """
     table = np.asarray(values, dtype=np.float64)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or len(table) != length:
         raise ValueError(f"values of shape {table.shape} for {length} points: give [points] or [points, seeds]")
     return table
-
-
-def mean_sd(table: Floats, axis: int = -1) -> tuple[Floats, Floats]:
-    """Mean and sd (0 for a single value) over the finite values; NaN where there is none."""
-    finite = np.isfinite(table)
-    count = finite.sum(axis=axis)
-    kept = np.where(finite, table, 0.0)
-    mean = np.where(count > 0, kept.sum(axis=axis) / np.maximum(count, 1), math.nan)
-    deviation = np.where(finite, table - np.expand_dims(mean, axis), 0.0)
-    return mean, np.sqrt((deviation**2).sum(axis=axis) / np.maximum(count - 1, 1))
 
 
 def baselines(ax: Axes, scores: Mapping[str, ArrayLike]) -> list[Line2D]:
@@ -131,17 +128,7 @@ def baselines(ax: Axes, scores: Mapping[str, ArrayLike]) -> list[Line2D]:
     return handles
 
 
-def fraction_of_pi(radians: float) -> str:
-    """An angle as a fraction of pi: 13π/36; to two digits where no denominator up to 36 fits."""
-    ratio = radians / math.pi
-    fraction = Fraction(ratio).limit_denominator(36)
-    if abs(float(fraction) - ratio) > 1e-6:
-        return f"{ratio:.2f}π"
-    top = {0: "0", 1: "π", -1: "−π"}.get(fraction.numerator, f"{fraction.numerator}π")
-    return top if fraction.denominator == 1 or fraction.numerator == 0 else f"{top}/{fraction.denominator}"
-
-
-def angle_axis(ax: Axes, degrees: Floats, name: str, *, axis: str = "x", fractions: bool = True) -> None:
+def angle_axis(ax: Axes, degrees: Floats, name: str, *, axis: str = "x") -> None:
     """Ticks in degrees at round fractions of pi, and the fractions themselves on the opposite side."""
     finite = degrees[np.isfinite(degrees)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 85.0)
@@ -153,10 +140,9 @@ def angle_axis(ax: Axes, degrees: Floats, name: str, *, axis: str = "x", fractio
     (ax.set_xlim if axis == "x" else ax.set_ylim)(*limits)
     (ax.set_xticks if axis == "x" else ax.set_yticks)(ticks)
     (ax.set_xlabel if axis == "x" else ax.set_ylabel)(f"{name} (degrees)", fontsize=10)
-    if fractions:
-        second = ax.secondary_xaxis("top") if axis == "x" else ax.secondary_yaxis("right")
-        places = [fraction_of_pi(math.radians(tick)) for tick in ticks]
-        (second.set_xticks if axis == "x" else second.set_yticks)(ticks, places)
-        (second.set_xlabel if axis == "x" else second.set_ylabel)("fraction of π", fontsize=8.5, color=MUTED)
-        second.tick_params(labelsize=8.5, colors=MUTED)
-        second.spines[:].set_color("#bbbbbb")
+    second = ax.secondary_xaxis("top") if axis == "x" else ax.secondary_yaxis("right")
+    places = [fraction_of_pi(math.radians(tick)) for tick in ticks]
+    (second.set_xticks if axis == "x" else second.set_yticks)(ticks, places)
+    (second.set_xlabel if axis == "x" else second.set_ylabel)("fraction of π", fontsize=8.5, color=MUTED)
+    second.tick_params(labelsize=8.5, colors=MUTED)
+    second.spines[:].set_color("#bbbbbb")

@@ -12,14 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
 
-from divfeat.report.figures._canvas import COLOURS, MUTED, Floats, canvas, label, plain, save, say_empty
+from divfeat.report.arrays import Floats
+from divfeat.report.figures._canvas import COLOURS, MUTED, canvas, label, plain, save, say_empty
 
 MARKERS = ("o", "^", "s", "D", "v")
+#: Fine classes drawn in each coarse one, one marker each, and images drawn of each fine class.
+MOST_FINE, MOST_IMAGES = len(MARKERS), 80
 
 
-def plane_coordinates(
-    features: ArrayLike, labels: ArrayLike, classes: Sequence[int], axes: ArrayLike | None = None
-) -> Floats:
+def plane_coordinates(features: ArrayLike, labels: ArrayLike, classes: Sequence[int]) -> Floats:
     """Coordinates on the plane through three class means ("When does label smoothing help?", section 2).
 
     The plane's basis is orthonormal, so distances within it are those of the features, divided by the mean distance
@@ -30,7 +31,6 @@ def plane_coordinates(
         features: [N, D].
         labels: [N] coarse classes.
         classes: the three to go through.
-        axes: [D, 3] points that span the plane in place of the class means, such as columns of the frame.
 
     Returns:
         [N, 2]; collapsed or collinear means leave a plane of which part is arbitrary, and a scale of 1 at worst.
@@ -44,9 +44,8 @@ def plane_coordinates(
     if missing := [c for c in classes if not (owner == c).any()]:
         raise ValueError(f"class {missing[0]} has no sample; choose classes that occur")
     means = np.stack([points[owner == c].mean(axis=0) for c in classes])
-    corners = means if axes is None else np.asarray(axes, dtype=np.float64).T
-    # SVD, unlike Gram-Schmidt, gives an orthonormal pair also where the corners coincide.
-    _, _, rows = np.linalg.svd(corners - corners.mean(axis=0), full_matrices=True)
+    # SVD, unlike Gram-Schmidt, gives an orthonormal pair also where the means coincide.
+    _, _, rows = np.linalg.svd(means - means.mean(axis=0), full_matrices=True)
     basis = np.zeros((points.shape[1], 2))
     basis[:, : min(2, len(rows))] = rows[:2].T
     centre = means.mean(axis=0)
@@ -63,22 +62,18 @@ def feature_projection(
     panels: Mapping[str, Mapping[str, ArrayLike]],
     path: str | Path,
     *,
-    classes: Sequence[int] | None = None,
     coarse_names: Mapping[int, str] | None = None,
     fine_names: Mapping[int, str] | None = None,
-    most_fine: int = 5,
-    most_points: int = 80,
 ) -> str:
     """Three coarse classes, coloured by fine class, one panel a method (figures 1 and 6 of the HingeCE paper).
 
+    The three are those with most samples in the first panel.
+
     Args:
-        panels: method -> {"features": [N, D], "coarse": [N], "fine": [N], optionally "axes": [D, 3]}.
+        panels: method -> {"features": [N, D], "coarse": [N], "fine": [N]}.
         path: PNG to write.
-        classes: the three coarse classes; by default the three with most samples in the first panel.
-        coarse_names: class -> name.
-        fine_names: class -> name.
-        most_fine: fine classes drawn in each coarse one.
-        most_points: features drawn of each fine class.
+        coarse_names: class -> name; a class without one is drawn by its number.
+        fine_names: class -> name, likewise.
 
     Returns:
         The caption, also printed on the figure.
@@ -86,23 +81,23 @@ def feature_projection(
     count = max(len(panels), 1)
     figure, axes = canvas(1, count, width=4.7 * count + 1.6, height=5.6)
     handles: list[Line2D] = []
-    first = next(iter(panels.values()), None)
-    if classes is None and first is not None:
+    classes: list[int] = []
+    for first in list(panels.values())[:1]:
         found, sizes = np.unique(np.asarray(first["coarse"]), return_counts=True)
         classes = sorted(found[np.argsort(-sizes, kind="stable")][:3].tolist())
     corners: list[Floats] = []
     for ax, (name, panel) in zip(axes[0], panels.items(), strict=False):
         features, coarse, fine = (np.asarray(panel[key]) for key in ("features", "coarse", "fine"))
-        kept = np.isfinite(features.astype(np.float64)).all(axis=1) & np.isin(coarse, classes or [])
+        kept = np.isfinite(features.astype(np.float64)).all(axis=1) & np.isin(coarse, classes)
         features, coarse, fine = features[kept], coarse[kept], fine[kept]
         label(ax, plain(name, 60))
         ax.set_aspect("equal", adjustable="datalim")
         if len(np.unique(coarse)) < 3:
             say_empty(ax, "needs finite features\nof three coarse classes")
             continue
-        flat = plane_coordinates(features, coarse, classes or [], panel.get("axes"))
+        flat = plane_coordinates(features, coarse, classes)
         handles = []
-        for hue, group in enumerate(classes or []):
+        for hue, group in enumerate(classes):
             mine = flat[coarse == group]
             middle = mine.mean(axis=0)
             radius = float(np.quantile(np.linalg.norm(mine - middle, axis=1), 0.95))
@@ -121,9 +116,9 @@ def feature_projection(
                 anchor - 0.1,
                 anchor + 0.1,
             ]
-            members = np.unique(fine[coarse == group])[:most_fine]
+            members = np.unique(fine[coarse == group])[:MOST_FINE]
             for shade, member in enumerate(members):
-                drawn = _spread(flat[(coarse == group) & (fine == member)], most_points)
+                drawn = _spread(flat[(coarse == group) & (fine == member)], MOST_IMAGES)
                 colour, marker = _tint(COLOURS[hue], shade, len(members)), MARKERS[shade % len(MARKERS)]
                 text = plain((fine_names or {}).get(int(member), f"fine class {member}"), 24)
                 ax.scatter(*drawn.T, s=15, color=[colour], marker=marker, linewidths=0.3, edgecolors="white", alpha=0.8)
@@ -133,12 +128,14 @@ def feature_projection(
             ax.update_datalim(corners)
             ax.autoscale_view()
         ax.locator_params(nbins=5)
-        ax.set_xlabel("distance within the plane (1 = between class means)", fontsize=9)
+        label(ax, x="first direction (1 = between class means)")
+    label(axes[0, 0], y="second direction (same unit)")
     if handles:
         figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     caption = (
         "Plane through the means of three coarse classes (Müller, Kornblith and Hinton, 2019); shade and marker: fine "
-        "class; dashed circle: 95 % of the coarse class. One seed."
+        f"class; at most {MOST_IMAGES} images of up to {MOST_FINE} fine classes each; dashed circle: 95 % of all images of the "
+        "coarse class. One seed."
     )
     return save(figure, path, caption)
 

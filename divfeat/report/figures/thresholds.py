@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from divfeat.report.arrays import Floats, mean_sd
 from divfeat.report.figures._canvas import (
     COLOURS,
     MUTED,
     SHADE,
-    Floats,
     angle_axis,
     baselines,
     by_seed,
     canvas,
     label,
     legend,
-    mean_sd,
     plain,
     save,
     say_empty,
@@ -45,6 +44,15 @@ def _curve(ax: Axes, degrees: Floats, table: Floats, name: str) -> None:
         places = np.repeat(degrees, table.shape[1])
         ax.plot(places, table.ravel(), "o", color=COLOURS[0], markersize=3.2, alpha=0.35, markeredgewidth=0, zorder=3,
                 label="one seed")  # fmt: skip
+
+
+def _seeds_caption(table: Floats, references: Iterable[ArrayLike]) -> str:
+    """What points, lines and bands are, and over how many seeds."""
+    caption = f"Mean and single values over {seeds_text([table])}"
+    references = list(references)
+    if any(np.isfinite(np.asarray(values, dtype=np.float64)).any() for values in references):
+        caption += f"; baselines: mean and one standard deviation over {seeds_text(references)}"
+    return f"{caption}."
 
 
 def accuracy_by_threshold(
@@ -72,6 +80,9 @@ def accuracy_by_threshold(
 
     Returns:
         The caption, also printed on the figure.
+
+    Raises:
+        ValueError: not one value, or one row of seeds, for each threshold.
     """
     degrees, table = _sorted_grid(tau_plus, accuracy)
     figure, axes = canvas()
@@ -92,11 +103,8 @@ def accuracy_by_threshold(
     angle_axis(ax, degrees, TAU)
     label(ax, f"{plain(metric)[:1].upper()}{plain(metric)[1:]} against the cone threshold", y=f"{plain(metric)} (%)")
     legend(ax, [*curve, *handles, *lines])
-    caption = f"Mean and single values over {seeds_text([table.shape[1]])}"
-    if lines:
-        counts = seeds_text(np.size(values) for values in (baseline_accuracy or {}).values())
-        caption += f"; baselines: mean and one standard deviation over {counts}"
-    return save(figure, path, f"{caption}. {plain(as_good_note, 300)}".strip())
+    caption = _seeds_caption(table, (baseline_accuracy or {}).values())
+    return save(figure, path, f"{caption} {plain(as_good_note, 300)}".strip())
 
 
 def diversity_by_threshold(
@@ -120,14 +128,17 @@ def diversity_by_threshold(
 
     Returns:
         The caption, also printed on the figure.
+
+    Raises:
+        ValueError: not one value, or one row of seeds, for each threshold.
     """
     references = baseline_diversity or {}
     figure, axes = canvas(1, 2, width=9.6, height=4.4)
-    seeds = []
+    both: Floats = np.zeros(())
     for place, (values, name) in enumerate(((nc1, "NC1"), (numerical_rank, "numerical rank"))):
         ax = axes[0, place]
         degrees, table = _sorted_grid(tau_plus, values)
-        seeds.append(table.shape[1])
+        both = both + table
         shown = table[np.isfinite(table)]
         lines = baselines(ax, {key: pair[place] for key, pair in references.items()})
         if shown.size:
@@ -141,9 +152,8 @@ def diversity_by_threshold(
         label(ax, f"{name[:1].upper()}{name[1:]}: {what}", y=f"{name} (no unit)")
         if place == 1:
             legend(ax, [line for line in ax.get_lines() if line not in lines] + lines)
-    return save(
-        figure, path, f"Training features; larger means more diverse. Mean and single values over {seeds_text(seeds)}."
-    )
+    caption = _seeds_caption(both, [np.add(*map(np.asarray, pair)) for pair in references.values()])
+    return save(figure, path, f"Training features; larger means more diverse. {caption}")
 
 
 def two_thresholds(
@@ -154,18 +164,16 @@ def two_thresholds(
     *,
     names: tuple[str, str] = ("τ⁺ of major classes", "τ⁺ of minor classes"),
     metric: str = "validation accuracy",
-    unit: str = "%",
 ) -> str:
     """The objective over the plane of two thresholds (the `major_minor` family): trials, contours, the best.
 
     Args:
         tau_first: [T] radians, horizontal.
         tau_second: [T] radians, vertical.
-        objective: [T]; NaN = failed or pruned, drawn as a cross.
+        objective: [T] percent; NaN = failed or pruned, drawn as a cross.
         path: PNG to write.
         names: of the two thresholds.
         metric: what the colour shows.
-        unit: of the metric.
 
     Returns:
         The caption, also printed on the figure.
@@ -186,7 +194,7 @@ def two_thresholds(
             between = _contours(ax, x[done], y[done], np.maximum(z[done], low), colours)
         points = ax.scatter(x[done], y[done], c=z[done], s=46, edgecolors="white", linewidths=0.8, zorder=3, **colours)
         bar = figure.colorbar(points, ax=ax, pad=0.03, extend="min" if z[done].min() < low else "neither")
-        bar.set_label(f"{plain(metric)} ({plain(unit)})", fontsize=10)
+        bar.set_label(f"{plain(metric)} (%)", fontsize=10)
         bar.ax.tick_params(labelsize=9)
         best = int(np.flatnonzero(done)[z[done].argmax()])
         handles += ax.plot(x[best], y[best], "*", color=COLOURS[1], markersize=17, markeredgecolor="white", zorder=5,

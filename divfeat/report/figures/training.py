@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from divfeat.report.arrays import Floats, mean_sd
 from divfeat.report.figures._canvas import (
     COLOURS,
     DASHES,
@@ -19,7 +20,6 @@ from divfeat.report.figures._canvas import (
     canvas,
     label,
     legend,
-    mean_sd,
     plain,
     save,
     say_empty,
@@ -34,14 +34,15 @@ def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: st
     """Mean cosine of training features to their own axis and to the others, as figures 3a and 3b of the paper.
 
     Args:
-        methods: name -> {"epoch": [E], "own": [S, E] or [E], "other": [S, E] or [E]}; several seeds give mean and band.
+        methods: name -> {"epoch": [E], "own": [S, E] or [E], "other": [S, E] or [E]}; several seeds give mean and band,
+            a seed that is missing is a row of NaN.
         path: PNG to write.
 
     Returns:
         The caption, also printed on the figure.
     """
     figure, axes = canvas(1, 2, width=9.6, height=4.0)
-    seeds, shown = [], False
+    shown: dict[str, Floats] = {}  # [S] finite where the seed has a curve
     for place, (key, title) in enumerate((("own", "Cosine to the own axis"), ("other", "Cosine to the other axes"))):
         ax = axes[0, place]
         for number, (name, curves) in enumerate(methods.items()):
@@ -50,8 +51,7 @@ def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: st
             mean, sd = mean_sd(table, axis=0)
             if not np.isfinite(mean).any():
                 continue
-            shown = True
-            seeds.append(len(table))
+            shown.setdefault(name, mean_sd(table)[0])
             colour = COLOURS[number % len(COLOURS)]
             dash = "-" if number == 0 else DASHES[(number - 1) % len(DASHES)]
             marker = "o" if len(epochs) < 2 else None
@@ -63,8 +63,8 @@ def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: st
         label(ax, title, "epoch", "mean cosine (no unit)")
         if place == 1:
             legend(ax)
-    caption = "Training features" + (f"; mean and one standard deviation over {seeds_text(seeds)}." if shown else ".")
-    return save(figure, path, caption)
+    seeds = f"; mean and one standard deviation over {seeds_text(shown.values(), 'curve')}" if shown else ""
+    return save(figure, path, f"Training features{seeds}.")
 
 
 def optimisation_history(
@@ -72,17 +72,15 @@ def optimisation_history(
     path: str | Path,
     *,
     metric: str = "validation accuracy",
-    unit: str = "%",
 ) -> str:
     """Objective by trial number with the best so far, coloured by the way of letting go of a sample.
 
     Args:
-        trials: {"number": int, "value": float or None, "status": "completed" | "pruned" | "failed", "release": str};
-            a pruned trial is drawn hollow at its last value, a trial without a value as a tick on the lower edge, where
-            trials far below the others stand too.
+        trials: {"number": int, "value": percent or None, "status": "completed" | "pruned" | "failed", "release": str, or
+            None where there is nothing to let go of}; a pruned trial is drawn hollow at its last value, a trial without a
+            value as a tick on the lower edge, where trials far below the others stand too.
         path: PNG to write.
         metric: what the objective is.
-        unit: of the metric.
 
     Returns:
         The caption, also printed on the figure.
@@ -93,7 +91,7 @@ def optimisation_history(
     numbers = np.array([trial["number"] for trial in ordered], dtype=np.float64)
     values = np.array([np.nan if t.get("value") is None else t["value"] for t in ordered], dtype=np.float64)
     status = np.array([str(trial.get("status", "completed")) for trial in ordered])
-    release = np.array([str(trial.get("release") or "other") for trial in ordered])
+    release = np.array([str(trial.get("release") or "trial") for trial in ordered])
     # An infinite value is a failure however the trial ended.
     with_value = np.isfinite(values)
     done = (status == "completed") & with_value
@@ -123,7 +121,7 @@ def optimisation_history(
         face = "white" if hollow else colour
         ax.scatter(number, 0.02, s=34, marker=marker, facecolors=face, edgecolors=colour, transform=edge, zorder=3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, min_n_ticks=1))
-    label(ax, f"Search: {plain(metric)} of each trial", "trial number", f"{plain(metric)} ({plain(unit)})")
+    label(ax, f"Search: {plain(metric)} of each trial", "trial number", f"{plain(metric)} (%)")
     handles = [Line2D([], [], color=INK, linewidth=1.6, label="best so far")] if best.size else []
     for name in dict.fromkeys(release):
         colour, marker = RELEASES.get(name, (COLOURS[3], "D"))

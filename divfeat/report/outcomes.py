@@ -1,0 +1,85 @@
+"""What a summary says in sentences: the winner's angles, the as-good range, the terminal phase."""
+
+from __future__ import annotations
+
+from divfeat.report.summary import Grid, StudySummary
+from divfeat.report.words import angle_cells
+from divfeat.statistics import listed
+from divfeat.thresholds import family_named
+
+
+def winner_angles(summary: StudySummary) -> dict[str, float]:
+    """Angles of the winner by name; 0 for a winner without a cone, none where the family has none."""
+    method = summary.winner_method
+    if method is None:
+        return {}
+    return dict(method.thresholds.angles) or dict.fromkeys(family_named(summary.config.search.family).parameters, 0.0)
+
+
+def as_good_text(summary: StudySummary) -> str:
+    """Which thresholds are as good as the best, or why that is undetermined, and where the winner's lies."""
+    grid, margin = summary.grid, summary.config.protocol.margin
+    if grid is None:
+        return f"As good as the best: undetermined, since {summary.grid_note}."
+    if grid.interval is None:
+        return f"As good as the best: undetermined, since {grid.as_good.reason}."
+    low, high = map(_short, grid.interval)
+    span = f"{low} alone" if low == high else f"{low} to {high}"
+    text = (
+        f"Shown to be as good as the best: {span}, within {margin:g} points of the best of {len(grid.angles)} angles on "
+        f"validation ({grid.scores.shape[1]} seeds, letting go the way '{grid.release}', simultaneous "
+        f"{100 * (1 - summary.config.protocol.alpha):g} % bounds, {grid.as_good.half_width:.2f} points below the "
+        "differences measured)."
+    )
+    if apart := grid.apart:
+        text += f" As good too, but apart from that range: {listed([_short(angle) for angle in apart])}."
+    return text + _place_of_winner(summary, grid, grid.interval)
+
+
+def _short(radians: float) -> str:
+    _, degrees, fraction = angle_cells(radians)
+    return f"{degrees} ({fraction})"
+
+
+def _place_of_winner(summary: StudySummary, grid: Grid, ends: tuple[float, float]) -> str:
+    """Where the winner lies, for a reader who finds it outside the range."""
+    method = summary.winner_method
+    if method is None:
+        return ""
+    if method.name == "hinge_ce" and method.release != grid.release:
+        return f" The winner is not on this curve: it lets go the way '{method.release}'."
+    (angle,) = winner_angles(summary).values()
+    if method.name == "hinge_ce":
+        text = f" The winner's {_short(angle)}"
+    else:
+        text = (
+            f" The winner has no cone (τ⁺ = 0), where all ways of letting go agree; '{grid.release}' is the first of those "
+            f"searched. Its {_short(angle)}"
+        )
+    if ends[0] <= angle <= ends[1]:
+        return f"{text} lies inside the range."
+    below = max((measured for measured in grid.angles if measured <= angle), default=angle)
+    above = min((measured for measured in grid.angles if measured >= angle), default=angle)
+    good = [measured in (*ends, *grid.apart) for measured in (below, above)]
+    if all(good):
+        return f"{text} is as good, but apart from the range."
+    if any(good):
+        return f"{text} lies between {_short(below)} and {_short(above)}, of which only one is shown to be as good."
+    return (
+        f"{text} lies outside the range: it won among few candidates by their means, while this rule asks for proof against "
+        "the noise, and what it leaves out is not thereby shown to be worse."
+    )
+
+
+def terminal_text(summary: StudySummary) -> str:
+    """Whether the confirmation's runs reached the terminal phase, and if only some, which."""
+    counts = [(summary.title(runs.name), *runs.terminal) for runs in summary.confirmed if runs.completed]
+    if not counts:
+        found = "unknown, no confirmation run finished"
+    elif all(reached == done for _, reached, done in counts):
+        found = "reached by every run"
+    elif not any(reached for _, reached, _ in counts):
+        found = "not reached by any run"
+    else:
+        found = f"reached by {', '.join(f'{reached} of {done} runs of {name}' for name, reached, done in counts)}"
+    return f"Terminal phase (training accuracy of at least 99.9 %): {found}."

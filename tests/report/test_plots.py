@@ -1,0 +1,225 @@
+"""What each figure is given: every argument against the ledger's own files."""
+
+import inspect
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from divfeat.record import load_features
+from divfeat.report import figures
+from divfeat.report.plots import draw
+from divfeat.report.reading import read_summary
+from divfeat.search import protocol
+from divfeat.search.jobs import baseline, experiment
+from tests.report.studies import FINE, FINE_NAMES, TAIL, Studied, completed, ended
+
+BASELINES = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    study = Studied(tmp_path_factory.mktemp("runs") / "whole", protocol={"margin": 0.7}).all()
+    return study, read_summary(study.ledger.folder)
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """(summary) -> figure's name -> what each of its functions' calls was given; nothing is drawn."""
+    calls = []
+
+    def spy(name, signature):
+        def call(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            path = Path(bound.arguments["path"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+            calls.append((path.stem, name, bound.arguments))
+            return "caption"
+
+        return call
+
+    for name in figures.__all__:
+        monkeypatch.setattr(figures, name, spy(name, inspect.signature(getattr(figures, name))))
+
+    def run(summary):
+        calls.clear()
+        plots = draw(summary, tmp_path / "figures")
+        assert list(plots) == [stem for stem, _, _ in calls]
+        return {stem: (name, given) for stem, name, given in calls}
+
+    return run
+
+
+def records(study, name):
+    """Of the confirmation of a method."""
+    method = protocol.confirmed_methods(study.trained, study.winner["winner"])[name]
+    made = protocol.confirmation_experiments(study.trained, method, study.winner["strengths"])
+    return [study.ledger.record(config.key) for config in made]
+
+
+def on_validation(study, method, metric):
+    made = [experiment(study.trained, method, seed) for seed in protocol.select_seeds(study.trained)]
+    return [study.ledger.record(config.key)["metrics"][metric] for config in made]
+
+
+def test_confirmation(whole, drawn):
+    _, summary = whole
+    name, given = drawn(summary)["confirmation"]
+    assert name == "confirmation" and given["margin"] == 0.7
+    assert given["comparisons"] == {one.name: vars(one) for one in summary.primary.verdict.comparisons}
+
+
+def test_thresholds(whole, drawn):
+    study, summary = whole
+    release = study.winner["winner"]["method"]["release"]
+    angles = protocol.grid_angles(study.trained)
+    methods = [protocol.grid_method(study.trained, angle, release) for angle in angles]
+    calls = drawn(summary)
+    name, given = calls["accuracy_by_threshold"]
+    assert name == "accuracy_by_threshold"
+    assert list(given["tau_plus"]) == angles
+    expected = [on_validation(study, method, "probe/fine_top1") for method in methods]
+    np.testing.assert_allclose(given["accuracy"], 100 * np.array(expected))
+    assert list(given["baseline_accuracy"]) == list(BASELINES)
+    for key, values in given["baseline_accuracy"].items():
+        expected = on_validation(study, baseline(key, study.config), "probe/fine_top1")
+        np.testing.assert_allclose(values, 100 * np.array(expected))
+    assert given["as_good"] == summary.grid.interval and given["as_good_note"] == ""
+    assert given["method"] == f"HingeCE ({release})" and given["metric"] == "validation fine-probe accuracy"
+
+    name, given = calls["diversity_by_threshold"]
+    assert name == "diversity_by_threshold"
+    assert list(given["tau_plus"]) == angles
+    for argument, metric in (("nc1", "collapse/nc1"), ("numerical_rank", "collapse/numerical_rank")):
+        assert given[argument].tolist() == [on_validation(study, method, metric) for method in methods]
+    for key, (nc1, rank) in given["baseline_diversity"].items():
+        method = baseline(key, study.config)
+        assert nc1.tolist() == on_validation(study, method, "collapse/nc1")
+        assert rank.tolist() == on_validation(study, method, "collapse/numerical_rank")
+
+
+def test_cosines(whole, drawn):
+    study, summary = whole
+    name, given = drawn(summary)["cosines"]
+    assert name == "cosines_over_epochs"
+    assert list(given["methods"]) == [f"winner ({study.winner['winner']['name']})", *BASELINES]
+    for key, curves in zip(("winner", *BASELINES), given["methods"].values(), strict=True):
+        histories = [record["history"] for record in records(study, key)]
+        assert curves["epoch"] == [1, 2, 3]
+        assert curves["own"] == [[row["train/positive_cosine"] for row in history] for history in histories]
+        assert curves["other"] == [[row["train/negative_cosine"] for row in history] for history in histories]
+
+
+def test_cosines_of_a_seed_that_failed_are_missing(tmp_path, drawn):
+    def record(job):
+        failed = job.phase == "confirm" and job.name == "ce" and job.experiment.seed == 2003
+        return ended(job.experiment, "failed", "no") if failed else completed(job.experiment)
+
+    Studied(tmp_path / "s", record=record).all()
+    _, given = drawn(read_summary(tmp_path / "s"))["cosines"]
+    assert np.isnan(given["methods"]["ce"]["own"]).all(axis=1).sum() == 1
+    assert np.shape(given["methods"]["ce"]["other"]) == (5, 3)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_features(whole, drawn, part):
+    study, summary = whole
+    name, given = drawn(summary)[f"features_{part}"]
+    assert name == "feature_projection"
+    assert list(given["panels"]) == ["ce", "ce_etf", f"winner ({study.winner['winner']['name']})"]
+    for key, panel in zip(("ce", "ce_etf", "winner"), given["panels"].values(), strict=True):
+        path = study.ledger.run_folder(records(study, key)[0]["key"]) / "features.parquet"
+        np.testing.assert_array_equal(panel["features"], load_features(path, part)["feature"])
+        np.testing.assert_array_equal(panel["fine"], FINE)
+        np.testing.assert_array_equal(panel["coarse"], FINE // 2)
+    assert given["coarse_names"] == {k: f"class {k}" for k in range(3)}
+    assert given["fine_names"] == dict(enumerate(FINE_NAMES))
+
+
+def test_records_without_fine_names_fall_back_on_numbers(tmp_path, drawn):
+    def record(job):
+        made = completed(job.experiment)
+        del made["provenance"]["fine_names"]
+        return made
+
+    Studied(tmp_path / "s", record=record).all()
+    calls = drawn(read_summary(tmp_path / "s"))
+    assert calls["features_test"][1]["fine_names"] == {}
+    assert calls["gain_by_class"][1]["class_names"] == [f"class {k}" for k in range(6)]
+
+
+def by_class(study, name, array, owner):
+    """[K, S] percent, by a loop over the files."""
+    found = []
+    for record in records(study, name):
+        right = np.load(study.ledger.run_folder(record["key"]) / "correct.npz")[array]
+        found.append([100 * right[owner == k].mean() for k in range(owner.max() + 1)])
+    return np.array(found).T
+
+
+def test_gain_of_each_fine_class_in_the_probe(whole, drawn):
+    study, summary = whole
+    name, given = drawn(summary)["gain_by_class"]
+    assert name == "gain_by_class"
+    np.testing.assert_allclose(given["winner"], by_class(study, "winner", "fine_probe", FINE))
+    np.testing.assert_allclose(given["baseline"], by_class(study, "ce", "fine_probe", FINE))
+    assert given["class_names"] == FINE_NAMES and given["baseline_name"] == "ce"
+    assert given["counts"] is None and given["boundary"] is None
+    assert given["score"] == "accuracy of the fine probe"
+
+
+def test_gain_of_each_class_under_a_tail(tmp_path, drawn):
+    study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}).all()
+    calls = drawn(read_summary(tmp_path / "s"))
+    _, given = calls["gain_by_class"]
+    for key, argument in (("winner", "winner"), ("ce", "baseline")):
+        rows = [[row["accuracy"] for row in record["per_class"]] for record in records(study, key)]
+        np.testing.assert_allclose(given[argument], 100 * np.array(rows).T)
+    assert given["counts"].tolist() == TAIL and given["boundary"] == 25
+    assert given["class_names"] == [f"class {k}" for k in range(6)]
+    assert given["score"] == "accuracy of the classifier"
+
+    name, given = calls["two_thresholds"]
+    assert name == "two_thresholds"
+    release = study.winner["winner"]["method"]["release"]
+    rows = [row for row in study.ledger.proposals().values() if row["params"]["release"] == release]
+    assert given["tau_first"] == [row["params"]["tau_major"] for row in rows]
+    assert given["tau_second"] == [row["params"]["tau_minor"] for row in rows]
+    values = [study.ledger.record(row["key"])["metrics"]["val/accuracy_balanced"] for row in rows]
+    np.testing.assert_allclose(given["objective"], 100 * np.array(values))
+    assert given["names"] == ("τ⁺ of major classes", "τ⁺ of minor classes")
+
+
+def test_gain_over_the_seeds_there_are(tmp_path, drawn):
+    def record(job):
+        failed = job.phase == "confirm" and job.name == "ce" and job.experiment.seed == 2003
+        return ended(job.experiment, "failed", "no") if failed else completed(job.experiment)
+
+    Studied(tmp_path / "s", record=record).all()
+    _, given = drawn(read_summary(tmp_path / "s"))["gain_by_class"]
+    assert np.isnan(given["baseline"]).all(axis=0).tolist() == [False, False, False, True, False]
+    assert np.isfinite(given["winner"]).all()
+
+
+def test_search(tmp_path, drawn):
+    def record(job):
+        bad = job.phase == "search" and job.number == 2
+        return ended(job.experiment, "failed", "no") if bad else completed(job.experiment)
+
+    study = Studied(tmp_path / "s", record=record).begin().search()
+    name, given = drawn(read_summary(tmp_path / "s"))["search"]
+    assert name == "optimisation_history" and given["metric"] == "validation fine-probe accuracy"
+    for trial, (number, row) in zip(given["trials"], study.ledger.proposals().items(), strict=True):
+        found = study.ledger.record(row["key"])
+        assert (trial["number"], trial["status"], trial["release"]) == (
+            number,
+            found["status"],
+            row["params"]["release"],
+        )
+        if number == 2:
+            assert trial["value"] is None
+        else:
+            assert math.isclose(trial["value"], 100 * found["metrics"]["probe/fine_top1"])

@@ -1,0 +1,87 @@
+"""What the pages tell a reader to type: every command is understood, every YAML is a valid study, the README's own run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from divfeat.cli import configure, parser
+from divfeat.config import StudyConfig
+from divfeat.config import build as validated
+from divfeat.data.prepare import prepare
+from divfeat.experiment import build
+from divfeat.report.commands import extractor_lines
+from divfeat.report.reading import read_summary
+from divfeat.search.jobs import baseline, experiment
+from divfeat.settings import load_preset, preset_names
+from tests.report.studies import Studied
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+ABOUT = {f"{name}.yaml": load_preset(name)["about"] for name in preset_names()}
+
+
+def commands(text):
+    """Arguments of every `python studies/tau_search.py ...` of a page, on one line or continued."""
+    found = re.findall(r"python studies/tau_search\.py([^`\n]*)", re.sub(r"\\\n\s*", "", text))
+    return [shlex.split(line.replace("NAME", "digits"), comments=True) for line in found]
+
+
+COMMANDS = [pytest.param(words, id=f"{page}: {' '.join(words)}") for page, text in (PAGES | ABOUT).items()
+            for words in commands(text)]  # fmt: skip
+YAML = [
+    pytest.param(block, id=page)
+    for page, text in PAGES.items()
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.S)
+]
+
+
+def test_there_is_something_to_check():
+    assert len(COMMANDS) > len(ABOUT) + 3 and YAML
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_are_understood(words):
+    assert configure(parser().parse_args(words))[0].identity
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_yaml_is_a_preset_and_a_file_over_another(tmp_path, block):
+    (tmp_path / "my.yaml").write_text(block, encoding="utf-8")
+    study, execution, _ = configure(parser().parse_args(["--config", str(tmp_path / "my.yaml")]))
+    alone = yaml.safe_load(block)
+    assert alone.pop("about") and alone.pop("execution") == {"trials": execution.trials}
+    assert validated(StudyConfig, alone).data == study.data
+
+
+@pytest.mark.parametrize("level", ["fine", "coarse"])
+def test_your_own_images_as_the_readme_says(tmp_path, level):
+    (words,) = [words for words in commands(PAGES["README.md"]) if any("folder:" in word for word in words)]
+    if level == "coarse":
+        place = words.index("data.train_level=fine")
+        del words[place - 1 : place + 1]
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 10), ("test", 2)):
+        for k in range(4):
+            folder = tmp_path / split / (f"coarse {k // 2}/fine {k}" if level == "coarse" else f"class {k}")
+            folder.mkdir(parents=True)
+            for place in range(number):
+                pixels = rng.integers(0, 256, (40, 36 + place, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{place}.png")
+    study, _, _ = configure(parser().parse_args([word.replace("PATH", str(tmp_path)) for word in words]))
+    data = prepare(study.data, "search")
+    assert len(data.evaluation) == 8 and len(data.class_names) == {"fine": 4, "coarse": 2}[level]
+    for name in study.protocol.baselines:
+        build(experiment(study, baseline(name, study), 0), data)
+
+
+def test_the_extractor_loads_as_the_report_says(tmp_path):
+    study = Studied(tmp_path / "s").begin().search(degrees=(60.0,)).select()
+    study.ledger.write_phase("registered", {"model": "s", "key": study.winner_keys()[0]})
+    printed = extractor_lines(read_summary(tmp_path / "s"))
+    (shown,) = re.findall(r"```python\n(.*?)\n```", PAGES["README.md"], re.S)
+    assert shown.replace("runs/<study>", str(tmp_path / "s")).replace("<study>", "s") == printed
