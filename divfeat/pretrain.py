@@ -8,6 +8,7 @@ the loss is divided by the weight of the global batch.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import time
@@ -30,6 +31,10 @@ from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
 _CHECK_EVERY_STEPS = 20
+
+#: Batch norm keeps its buffers alike itself (models.batchnorm); torch 2.15 renamed the switch.
+_DDP = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in _DDP else "broadcast_buffers": False}
 
 EpochCallback = Callable[[int, Mapping[str, float], "Learner"], None]
 
@@ -146,7 +151,7 @@ def train(
     runner: nn.Module = learner
     if world > 1:
         ids = [device.index] if device.type == "cuda" else None
-        runner = nn.parallel.DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+        runner = nn.parallel.DistributedDataParallel(learner, device_ids=ids, **_NO_BUFFERS)
     if config.compile:
         runner = torch.compile(runner)  # type: ignore[assignment]
     augment = Augment(config.augment, seed=seed)
