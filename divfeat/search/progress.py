@@ -126,3 +126,11 @@ def clock(seconds: float | None) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def rough(seconds: float) -> str:
+    """'4 min', '9 h', '12 days'."""
+    for unit, size, most in (("min", 60, 90), ("h", 3600, 48)):
+        if seconds < most * size:
+            return f"{max(1, round(seconds / size))} {unit}"
+    return f"{round(seconds / 86400)} days"

@@ -289,6 +289,8 @@ def test_studies_that_lack_parts_get_a_report_that_says_so(tmp_path):
             return ended(job.experiment, "pruned", "stopped after 1 epochs")
         if job.phase == "search" and job.number == 4:
             return ended(job.experiment, "failed", "ValueError: bad")
+        if job.phase == "search" and job.number == 6:
+            return None
         return completed(job.experiment)
 
     study = Studied(tmp_path / "s", record=record)
@@ -305,7 +307,7 @@ def test_studies_that_lack_parts_get_a_report_that_says_so(tmp_path):
     assert "0 in all, noted before each: 0 by" in seen[3]  # planned, not read
     assert "summed over completed runs" in seen[4]
     assert "No verdict: the confirmation has no score yet." in seen[4]
-    assert "7 proposals (5 completed, 1 pruned, 1 failed)" in seen[4]
+    assert "7 proposals (4 completed, 1 pruned, 1 failed, 1 not finished)" in seen[4]
     assert "| 4 | " in seen[4] and "ValueError: bad" in seen[4]
     assert "ce, seeds 2000, 2001, 2002, 2003 and 2004: not run" in seen[4]
     assert "<b>" not in report.html.read_text(encoding="utf-8")

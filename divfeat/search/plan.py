@@ -1,0 +1,171 @@
+"""What a study would run, how long it would take here, and what it could detect: `--dry-run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from divfeat.cluster.executor import Capacity, this_machine
+from divfeat.config import MethodConfig
+from divfeat.data.prepare import PreparedData
+from divfeat.experiment import run
+from divfeat.search import protocol
+from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
+from divfeat.search.ledger import Ledger
+from divfeat.search.progress import clock
+from divfeat.search.study import KEPT, Study
+from divfeat.statistics import detectable_difference
+from divfeat.tracking.store import reachable
+
+#: Steps of an epoch of the warm-up.
+_WARM_UP_STEPS = 4
+#: Epochs of the warm-up, and the one that is timed (0-based): the first are slow, and 1, 2 and 4 measure collapse.
+_WARM_UP_EPOCHS, _TIMED_EPOCH = 4, 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study before it is run.
+
+    Attributes:
+        name: Of the study.
+        folder: Of the study, as text.
+        runs: Phase -> runs, in order; what phases share is counted where it is first needed.
+        seeds: Phase -> its seeds, in words.
+        epochs: Of one run.
+        images: Training images of one run of the search.
+        scored: Validation images.
+        parameters: Of the network.
+        concurrent: Trials at a time.
+        seconds_per_run: Measured on a few warm steps, without the start of Ray's processes.
+        bytes: On disk.
+        confirm_seeds: Seeds of the confirmation.
+        baselines: How many.
+        detectable: Difference that is detected with probability 0.8, in standard deviations of a seed.
+        noise: Standard deviation of a seed in points, where the study has measured it already.
+    """
+
+    name: str
+    folder: str
+    runs: dict[str, int]
+    seeds: dict[str, str]
+    epochs: int
+    images: int
+    scored: int
+    parameters: int
+    concurrent: int
+    seconds_per_run: float
+    bytes: int
+    confirm_seeds: int
+    baselines: int
+    detectable: float
+    noise: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole study, with as many trials at a time as fit."""
+        return math.ceil(sum(self.runs.values()) / self.concurrent) * self.seconds_per_run
+
+    def print(self, console: Console) -> None:
+        """Say it."""
+
+        def say(text: str) -> None:
+            console.print(text, highlight=False, soft_wrap=True)
+
+        table = Table(title=f"plan of {self.name}", title_justify="left")
+        for column, side in (("phase", "left"), ("runs", "right"), ("seeds", "left")):
+            table.add_column(column, justify=side)  # type: ignore[arg-type]
+        for phase, runs in self.runs.items():
+            table.add_row(phase, str(runs), self.seeds[phase])
+        console.print(table)
+        say(
+            f"{sum(self.runs.values())} runs of {self.epochs} epochs on {self.images} images, scored on {self.scored}; "
+            f"{self.parameters:,} parameters"
+        )
+        points = ""
+        if self.noise:
+            points = f" = {self.detectable * self.noise:.2f} points at the noise floor measured here ({self.noise:.2f})"
+        say(
+            f"{self.confirm_seeds} seeds against {self.baselines} baselines detect a difference of {self.detectable:.2f} "
+            f"standard deviations of a seed with probability 0.8{points}"
+        )
+        say(
+            f"about {clock(self.seconds)} with {self.concurrent} trials at a time, from a warm-up "
+            f"({self.seconds_per_run:.1f} s a run, without the start of Ray)"
+        )
+        say(f"disk: about {self.bytes / 2**20:.0f} MiB under {self.folder}")
+
+
+def make_plan(runner: Study) -> Plan:
+    """The plan of a study: checks all that the study would check, and trains nothing but a few warm-up steps.
+
+    Raises:
+        ConfigError, DataError: as the study would.
+    """
+    study, execution = runner.config, runner.execution
+    Ledger(runner.folder).check(study)
+    reachable(execution.tracking_uri, runner.folder)
+    data = runner.check()
+    rules = study.protocol
+    runs = protocol.planned_runs(study, execution.trials)
+    seconds, parameters, width = _warm_up(runner, data)
+    worker = execution.workers_per_trial, execution.cpus_per_worker, execution.gpus_per_worker
+    if execution.address is None:
+        concurrent = Capacity([this_machine()], *worker).concurrency(execution.max_concurrent)
+    else:  # a cluster is not joined for a plan
+        concurrent = execution.max_concurrent or 1
+    several = f"{rules.select_seeds}, on validation"
+    one = {"search": "1", "calibrate": "1", "confirm": f"{rules.confirm_seeds} new ones, on test"}
+    weights = 4 * parameters
+    features = runs["confirm"] * (len(data.train) + len(data.evaluation)) * (4 * width + 16)
+    kept = sum(runs.get(phase, 0) for phase in KEPT) * weights
+    in_mlflow = runs["confirm"] * weights + features
+    noise = Ledger(runner.folder).phase("protocol")
+    return Plan(
+        name=runner.name,
+        folder=str(runner.folder),
+        runs=runs,
+        seeds={phase: one.get(phase, several) for phase in runs},
+        epochs=study.train.epochs,
+        images=len(data.train),
+        scored=len(data.evaluation),
+        parameters=parameters,
+        concurrent=concurrent,
+        seconds_per_run=seconds,
+        bytes=kept + features + in_mlflow + concurrent * 2 * weights,
+        confirm_seeds=rules.confirm_seeds,
+        baselines=len(rules.baselines),
+        detectable=detectable_difference(1.0, rules.confirm_seeds, len(rules.baselines), alpha=rules.alpha),
+        noise=None if noise is None else noise["noise"]["sd"],
+    )
+
+
+def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int, int]:
+    """Seconds of one run, extrapolated from a few steps, probes and metrics; parameters and features of the network.
+
+    Steps are timed once they are warm; what follows the training is taken to grow with the images it looks at.
+    """
+    torch.set_num_threads(max(1, int(runner.execution.cpus_per_worker)))
+    config = experiment(runner.config, MethodConfig(name="ce_etf"), seed_of(runner.config, SEARCH_SEED))
+    steps = -(-len(data.train) // config.train.batch_size)
+    images = min(len(data.train), _WARM_UP_STEPS * config.train.batch_size)
+    epochs = {"epochs": _WARM_UP_EPOCHS, "warmup_epochs": 0.0, "schedule": "constant"}
+    chosen = np.linspace(0, len(data.train) - 1, images).astype(np.int64)
+    started = time.monotonic()
+    result = run(
+        config.model_copy(update={"train": config.train.model_copy(update=epochs)}),
+        dataclasses.replace(data, train=data.train.subset(chosen)),
+    )
+    after = time.monotonic() - started - result.provenance["training_seconds"]
+    after *= (len(data.train) + len(data.evaluation)) / (images + len(data.evaluation))
+    clocks = [row["time"] for row in result.history]
+    per_step = (clocks[_TIMED_EPOCH] - clocks[_TIMED_EPOCH - 1]) / 1000 / -(-images // config.train.batch_size)
+    extractor = result.extractor
+    return per_step * steps * config.train.epochs + after, extractor.parameter_count, extractor.feature_dim
