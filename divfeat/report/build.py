@@ -6,6 +6,8 @@ folder. The same ledger gives the same files.
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from divfeat.config import ExecutionConfig
 from divfeat.errors import DivfeatError
 from divfeat.files import write_json
 from divfeat.report import account, findings
@@ -95,14 +98,23 @@ class Report:
         say(f"Optuna  {optuna_command(summary)}")
 
 
-def build_report(folder: str | Path) -> Report:
+def build_report(folder: str | Path, publish: str | Path | None = None) -> Report:
     """Write the report of the study in `folder`; a study that has not ended gets one that says so.
+
+    Args:
+        folder: Of the study.
+        publish: Folder for a report to show elsewhere, whose lines to copy name no folder of this machine; None writes the
+            study's own, in its folder `report`.
 
     Raises:
         DataError: no study there, or one of another version of divfeat.
     """
     summary = read_summary(folder)
-    place = summary.folder / "report"
+    place = summary.folder / "report" if publish is None else Path(publish)
+    if publish is not None:
+        default = ExecutionConfig().storage_path
+        anywhere = summary.execution.model_copy(update={"storage_path": default})
+        summary = dataclasses.replace(summary, place=Path(default) / summary.name, execution=anywhere)
     plots = draw(summary, place / "figures")
     markdown, html = write(document(summary, plots), place)
     write_json(place / "verdict.json", results_row(summary))
@@ -164,12 +176,12 @@ def _threshold_lines(summary: StudySummary) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rebuild the report of the study folder given; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) != 1 or words[0].startswith("-"):
-        print("usage: python -m divfeat.report.build STUDY_FOLDER", file=sys.stderr)
-        return 0 if words in (["-h"], ["--help"]) else 2
+    flags = argparse.ArgumentParser(prog="python -m divfeat.report.build", description=main.__doc__)
+    flags.add_argument("study", help="folder of the study")
+    flags.add_argument("--publish", metavar="FOLDER", help="write it there, naming no folder of this machine")
+    given = flags.parse_args(arguments)
     try:
-        build_report(words[0]).print(Console())
+        build_report(given.study, given.publish).print(Console())
     except DivfeatError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

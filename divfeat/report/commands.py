@@ -40,7 +40,7 @@ def study_command(summary: StudySummary, *, where: bool = True) -> str:
             words += [_flag(field), f"{value:g}"]
     if where:
         if summary.execution.storage_path != ExecutionConfig().storage_path:
-            words += ["--storage-path", str(summary.folder.parent)]
+            words += ["--storage-path", str(summary.place.parent)]
         if summary.name != f"{config.preset}-{config.identity[:8]}":
             words += ["--name", summary.name]
         if summary.execution.tracking_uri:
@@ -65,7 +65,7 @@ def mlflow_command(summary: StudySummary) -> str | None:
 
 def optuna_command(summary: StudySummary) -> str:
     """The line that opens Optuna's dashboard on the search."""
-    return shlex.join(["optuna-dashboard", f"sqlite:///{summary.folder / 'optuna.db'}"])
+    return shlex.join(["optuna-dashboard", f"sqlite:///{summary.place / 'optuna.db'}"])
 
 
 def extractor_lines(summary: StudySummary) -> str | None:
@@ -92,7 +92,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
 
 def _tracking_uri(summary: StudySummary) -> str:
     uri = summary.execution.tracking_uri
-    return _without_password(uri) if uri else f"sqlite:///{summary.folder / 'mlflow.db'}"
+    return _without_password(uri) if uri else f"sqlite:///{summary.place / 'mlflow.db'}"
 
 
 def _flag(field: str) -> str:

@@ -86,10 +86,11 @@ class _Reader:
         counts = self._counts()
         reads = self.ledger.test_reads()
         keys = {key for runs in confirmed for key in runs.keys}
-        equals = self._equals()
+        equals = protocol.same_baselines(self.study, self.winner["winner"]) if self.winner else ()
         on_grid = grid.runs if grid else ()
         return StudySummary(
             folder=self.folder,
+            place=self.folder,
             config=self.config,
             trained=self.study,
             execution=self.execution,
@@ -153,12 +154,6 @@ class _Reader:
         methods = [(row["name"], MethodConfig.model_validate(row["method"])) for row in self.winner["candidates"]]
         methods += [(name, baseline(name, self.study)) for name in self.config.protocol.baselines]
         return tuple(self._on_validation(name, method) for name, method in methods)
-
-    def _equals(self) -> tuple[str, ...]:
-        if self.winner is None:
-            return ()
-        method = canonical(MethodConfig.model_validate(self.winner["winner"]["method"]))
-        return tuple(name for name in self.config.protocol.baselines if canonical(baseline(name, self.study)) == method)
 
     def _outdated(self) -> bool:
         """Whether an extended search has brought up candidates that the frozen winner was not chosen among."""

@@ -170,6 +170,7 @@ class StudySummary:
 
     Attributes:
         folder: Of the study.
+        place: The same, as lines to copy name it.
         config: Its identity; `trained` is the same at the frozen learning rate and weight decay.
         execution: How it was last run.
         winner: Decision of the phase `winner`, None before one is frozen.
@@ -193,6 +194,7 @@ class StudySummary:
     """
 
     folder: Path
+    place: Path
     config: StudyConfig
     trained: StudyConfig
     execution: ExecutionConfig

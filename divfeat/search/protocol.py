@@ -142,8 +142,7 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
     """The candidate with the best mean on the selection seeds alone; for two objectives the front's compromise.
 
     Returns:
-        Mapping with `winner` (the row, with `values` per seed and `mean`), all `candidates`, and `equals`: the baseline
-        whose configuration the winner has, or None.
+        Mapping with `winner` (the row, with `values` per seed and `mean`), all `candidates` and the `seeds`.
 
     Runs do not fail at random, so a candidate that failed on a seed ranks behind every one that failed on fewer.
 
@@ -164,10 +163,13 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
     complete = [row for row in complete if len(row["values"][0]) == most]
     means = np.array([row["mean"] for row in complete])
     index = int(select_top(means, 1)[0])
-    winner = complete[index]
-    method = canonical(MethodConfig.model_validate(winner["method"]))
-    equals = [name for name in study.protocol.baselines if canonical(baseline(name, study)) == method]
-    return {"winner": winner, "candidates": rows, "equals": equals[0] if equals else None, "seeds": select_seeds(study)}
+    return {"winner": complete[index], "candidates": rows, "seeds": select_seeds(study)}
+
+
+def same_baselines(study: StudyConfig, winner: Mapping[str, Any]) -> tuple[str, ...]:
+    """Baselines whose configuration the winner has."""
+    key = method_key(MethodConfig.model_validate(winner["method"]))
+    return tuple(name for name in study.protocol.baselines if method_key(baseline(name, study)) == key)
 
 
 def seed_values(

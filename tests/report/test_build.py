@@ -13,6 +13,7 @@ from divfeat import record as records
 from divfeat.cli import configure, parser
 from divfeat.data.prepare import prepare
 from divfeat.experiment import run
+from divfeat.files import read_json, write_json
 from divfeat.report.build import build_report, main
 from divfeat.report.commands import mlflow_command, optuna_command, study_command
 from divfeat.report.outcomes import as_good_text
@@ -387,7 +388,26 @@ def test_main_rebuilds_and_explains(tmp_path, capsys):
     assert "report" in capsys.readouterr().out
     assert main([str(tmp_path)]) == 1
     assert "study.json" in capsys.readouterr().err
-    assert main([]) == 2 and main(["--help"]) == 0
+    for words, code in (([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == code
+
+
+def test_a_published_report_names_no_folder_of_this_machine(tmp_path):
+    study = Studied(tmp_path / "place" / "s").begin().search(degrees=(60.0,)).select().confirm()
+    study.ledger.write_phase("registered", {"model": "s", "key": study.winner_keys()[0]})
+    folder = study.ledger.folder
+    write_json(
+        folder / "execution.json", read_json(folder / "execution.json") | {"storage_path": str(tmp_path / "place")}
+    )
+    own = build_report(folder)
+    assert str(tmp_path) in own.markdown.read_text()
+    report = build_report(folder, tmp_path / "published")
+    for path in report.files.values():
+        assert path.is_relative_to(tmp_path / "published") and str(tmp_path).encode() not in path.read_bytes()
+    assert "sqlite:///runs/s/mlflow.db" in report.markdown.read_text()
+    assert report.files.keys() == own.files.keys()
 
 
 def test_records_of_real_experiments(tmp_path):
