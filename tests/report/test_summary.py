@@ -203,7 +203,7 @@ def test_why_there_is_no_grid(tmp_path, settings, reason):
 
 
 def test_a_winner_that_is_a_baseline_says_so(tmp_path):
-    study = Studied(tmp_path / "s").begin().search(degrees=(0.0,)).select().confirm()
+    Studied(tmp_path / "s").begin().search(degrees=(0.0,)).select().confirm()
     summary = read_summary(tmp_path / "s")
     assert summary.equals == ("ce_etf",)
     found = {one.name: one for one in summary.primary.verdict.comparisons}["ce_etf"]
