@@ -14,9 +14,12 @@ from divfeat.config import StudyConfig
 from divfeat.config import build as validated
 from divfeat.data.prepare import prepare
 from divfeat.experiment import build
+from divfeat.files import read_json
 from divfeat.report.commands import extractor_lines
 from divfeat.report.reading import read_summary
+from divfeat.report.words import interval, signed
 from divfeat.search.jobs import baseline, experiment
+from divfeat.search.progress import rough
 from divfeat.settings import load_preset, preset_names
 from tests.report.studies import Studied
 
@@ -85,3 +88,29 @@ def test_the_extractor_loads_as_the_report_says(tmp_path):
     printed = extractor_lines(read_summary(tmp_path / "s"))
     (shown,) = re.findall(r"```python\n(.*?)\n```", PAGES["README.md"], re.S)
     assert shown.replace("runs/<study>", str(tmp_path / "s")).replace("<study>", "s") == printed
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_times_are_those_of_the_results(preset):
+    """`python studies/preset_times.py` measures them; preset and README repeat them in words."""
+    found = read_json(ROOT / "results" / "preset_times.json")
+    row = found["presets"].get(preset)
+    about, (line,) = ABOUT[f"{preset}.yaml"], re.findall(rf"^\| `{preset}`.*$", PAGES["README.md"], re.M)
+    if row is None:
+        assert "not measured" in about and "not measured" in line
+        return
+    seconds = row["measured_seconds"] or row["planned_seconds"]
+    known = "measured" if row["measured_seconds"] else "planned"
+    assert f"{rough(seconds)} ({known})" in line
+    assert f"{rough(seconds)} on {found['cores']} CPU cores ({known})" in " ".join(about.split())
+
+
+def test_the_readme_says_what_the_results_say():
+    row = read_json(ROOT / "results" / "tin20-100-small" / "verdict.json")
+    text = " ".join(PAGES["README.md"].replace(">", " ").split())
+    assert row["verdict"] in text
+    assert f"{row['winner']['angles']['tau']['degrees']:.0f} degrees" in text
+    reached = {name: f"{found['terminal_phase']} of {found['finished']}" for name, found in row["methods"].items()}
+    assert f"terminal phase was reached by {reached['winner']} runs of the winner and {reached['ce']} of `ce`" in text
+    for comparison in row["objectives"][0]["comparisons"]:
+        assert f"{signed(comparison['mean'])} {interval(comparison['low'], comparison['high'])}" in text
