@@ -521,6 +521,23 @@ def test_the_digest_is_pinned() -> None:
         digest(math.nan)
 
 
+#: Of the presets as they were first shipped. A new field must leave them alone at its default.
+IDENTITIES = {
+    "cifar10": "87986af826d32122",
+    "cifar20-100": "1dd407daf0dc21c5",
+    "digits": "2f93fd079ddae694",
+    "digits-lt": "5a6915c1a0f94c25",
+    "tin20-100": "d3e1a3c558815a59",
+    "tin20-100-small": "12fcc4da1b4aefd5",
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_the_identities_of_the_first_presets_are_pinned(name: str) -> None:
+    """They name the folders of studies, which the same command line must find again."""
+    assert make_configs(name)[0].identity == IDENTITIES[name]
+
+
 def test_releases_and_objectives_agree_with_the_rest() -> None:
     from divfeat.losses import RELEASES
 

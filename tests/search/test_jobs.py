@@ -19,6 +19,8 @@ from divfeat.search.jobs import (
     name_of,
     seed_of,
 )
+from divfeat.search.protocol import method_key
+from divfeat.settings import make_configs
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import hinge, make_study
 
@@ -72,6 +74,47 @@ def test_the_key_follows_what_decides_a_result():
     ]
     assert len({base.key, *(other.key for other in others)}) == 6
     assert experiment(make_study(protocol={"margin": 2.0}), ETF, 3).key == base.key
+
+
+#: Of every baseline there was when studies were first run, at seed 0. What was computed then must be found again.
+KEYS = {
+    "digits": {
+        "ce": "275b314e828652af",
+        "ce_no_projector": "ddb13491ce0d6340",
+        "ce_etf": "cce287d2f9962b28",
+        "hinge_fixed": "c28451dab2400976",
+        "ce_smooth": "9ed3662f6338f293",
+        "ce_etf_smooth": "067d771c635773a8",
+    },
+    "digits-lt": {
+        "ce": "9ddcd5aa9451e01a",
+        "ce_no_projector": "a144eb07038fbdc1",
+        "ce_etf": "8db1fcd46d71efcb",
+        "hinge_fixed": "4ba1ffe1fae03ae8",
+        "ce_smooth": "e3ae4438c6f53035",
+        "ce_etf_smooth": "760b2416a88d77a6",
+    },
+    "cifar10": {
+        "ce": "072ec400e6f9c171",
+        "ce_no_projector": "293fd86668a6e34e",
+        "ce_etf": "ec982cb5930f8f49",
+        "hinge_fixed": "1e3f360d96e6a77d",
+        "ce_smooth": "0dba954f14a23b46",
+        "ce_etf_smooth": "bbd3866218c32e9f",
+    },
+}
+
+
+@pytest.mark.parametrize("preset", KEYS)
+def test_the_keys_of_the_first_baselines_are_pinned(preset):
+    study, _, _ = make_configs(preset)
+    assert {name: experiment(study, baseline(name, study), 0).key for name in KEYS[preset]} == KEYS[preset]
+
+
+def test_the_method_keys_of_the_first_methods_are_pinned():
+    """A winner's decision stores probe strengths under them."""
+    assert method_key(hinge(PAPER_ANGLE)) == "85f1eae66adcf82b"
+    assert method_key(ETF) == "c1517acd5eb4a9d8"
 
 
 def test_baselines_by_name():
