@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from divfeat.errors import ConfigError, unknown
 
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
+Loss = Literal["cross_entropy", "dot_regression"]
 
 #: name -> (metric on validation, metric on test, what it is). All are better when higher.
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
@@ -34,6 +35,7 @@ _NOT_OPTIONS: dict[str, str] = {
     "image_shape": "it follows the data; set data.image_size",
     "projector": "it follows the method; set method.name (ce_no_projector has none)",
     "projector_dim": "set model.projector_dim",
+    "feature_norm": "set method.feature_norm",
     "mean": "it is measured on the training images",
     "std": "it is measured on the training images",
     "seed": "set seed",
@@ -124,13 +126,34 @@ class ThresholdSpec(_Frozen):
         return {"family": self.family, **self.angles}
 
 
+#: Parts of a method that came after the first keys were in use.
+_PARTS = ("logit_adjustment", "scale", "margin", "focal", "class_balanced", "deferred", "loss", "feature_norm")
+
+
 class MethodConfig(_Frozen):
-    """A method by name with its own settings."""
+    """A method by name with its own settings.
+
+    The name fills in what is left at None (divfeat.methods.METHODS); a value given here replaces the name's, and 0 switches
+    a part off. Parts combine freely where that has a meaning, and are refused with the reason where it has none.
+    """
 
     name: str = "hinge_ce"
     thresholds: ThresholdSpec = ThresholdSpec()
     release: Release = "paper"
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="default: the method's own")
+    logit_adjustment: float | None = Field(None, ge=0, description="tau of + tau log prior on the logits in the loss")
+    scale: float | None = Field(None, ge=0, description="logits are scale * cosine: features and axes are normalised")
+    margin: float | None = Field(None, ge=0, le=2, description="LDAM's, in cosines: the rarest class's; needs scale")
+    focal: float | None = Field(None, ge=0, description="gamma of (1 - p)^gamma on the loss")
+    class_balanced: float | None = Field(None, ge=0, lt=1, description="beta of weights (1 - beta) / (1 - beta^n)")
+    deferred: float | None = Field(None, ge=0, lt=1, description="share of the epochs before class weights start")
+    loss: Loss | None = Field(None, description="default: the method's own, mostly cross_entropy")
+    feature_norm: bool | None = Field(None, description="batch norm on the features, after the projector")
+
+    @model_serializer(mode="wrap")
+    def _what_is_given(self, serialize: Any) -> dict[str, Any]:
+        """Without parts that are not given: keys from before there was a part stay what they were."""
+        return {name: value for name, value in serialize(self).items() if value is not None or name not in _PARTS}
 
 
 class TrainConfig(_Frozen):

@@ -22,7 +22,7 @@ from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, NonFiniteError
 from divfeat.features import FeatureSet, extract
-from divfeat.methods import BuiltMethod, build_method, method_named
+from divfeat.methods import BuiltMethod, build_method, method_named, parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.calibration import expected_calibration_error
 from divfeat.metrics.cones import axis_cosines
@@ -80,12 +80,15 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     Raises:
         ConfigError: unknown backbone or method, thresholds or dimensions that do not fit.
     """
+    projector = method_named(config.method.name).projector
+    feature_norm = parts_of(config.method).feature_norm
     mean, std = data.train.channel_stats()
     extractor = build_extractor(
         config.model.backbone,
         image_shape=data.train.image_shape,
-        projector=method_named(config.method.name).projector,
-        projector_dim=config.model.projector_dim if method_named(config.method.name).projector else None,
+        projector=projector,
+        projector_dim=config.model.projector_dim if projector else None,
+        feature_norm=feature_norm,
         mean=mean.tolist(),
         std=std.tolist(),
         seed=stream_seed(config.seed, "weights"),

@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from divfeat.config import MethodConfig
+from divfeat.config import Loss, MethodConfig
 from divfeat.errors import ConfigError, unknown
 from divfeat.frames import simplex_etf
-from divfeat.losses import ConeGate, Hinge, Objective, theorem_tau_minus
-from divfeat.models import FrameHead, Head, LinearHead
+from divfeat.losses import (
+    ConeGate,
+    CrossEntropy,
+    DotRegression,
+    Focal,
+    Hinge,
+    LogitAdjustment,
+    Margin,
+    Objective,
+    class_balanced_weights,
+    theorem_tau_minus,
+)
+from divfeat.models import CosineHead, FrameHead, Head, LinearHead
 from divfeat.thresholds import ThresholdContext, resolve
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a method adds to cross-entropy on a head: fields of `MethodConfig` of the same names, each off by default."""
+
+    label_smoothing: float = 0.0
+    logit_adjustment: float = 0.0
+    scale: float = 0.0
+    margin: float = 0.0
+    focal: float = 0.0
+    class_balanced: float = 0.0
+    deferred: float = 0.0
+    loss: Loss = "cross_entropy"
+    feature_norm: bool = False
+
+    def other_than(self, base: Parts) -> dict[str, Any]:
+        """The values in which this differs from `base`, by name."""
+        theirs = asdict(base)
+        return {name: value for name, value in asdict(self).items() if value != theirs[name]}
+
+
+OFF = Parts()
 
 
 @dataclass(frozen=True)
@@ -21,27 +57,69 @@ class Method:
     """What a method's name fixes.
 
     Attributes:
+        summary: One line, with its source.
         projector: Whether a linear layer follows the backbone (needed to reach an ETF from pooled ReLU features).
         frame: Whether the classifier is a frozen simplex ETF; else it is learned.
-        label_smoothing: Default alpha.
         hinge: Whether thresholds apply.
-        summary: One line, with its source.
+        parts: Values of the parts where the configuration gives none.
     """
 
-    projector: bool
-    frame: bool
-    label_smoothing: float
-    hinge: bool
     summary: str
+    projector: bool = True
+    frame: bool = False
+    hinge: bool = False
+    parts: Parts = OFF
+
+    @property
+    def structure(self) -> tuple[bool, bool, bool]:
+        """What no part can change."""
+        return self.projector, self.frame, self.hinge
 
 
+_LDAM = Parts(scale=30.0, margin=0.5)
+_ADJUSTED = Parts(logit_adjustment=1.0)
+
+#: Of two names for one combination the first is the canonical one.
 METHODS: dict[str, Method] = {
-    "ce": Method(True, False, 0.0, False, "cross-entropy, learned classifier, with projector"),
-    "ce_no_projector": Method(False, False, 0.0, False, "cross-entropy, learned classifier, the plain network"),
-    "ce_smooth": Method(True, False, 0.1, False, "cross-entropy with label smoothing 0.1 (HingeCE, 4.1)"),
-    "ce_etf": Method(True, True, 0.0, False, "cross-entropy with a frozen simplex ETF (HingeCE, 'CE+ETF')"),
-    "ce_etf_smooth": Method(True, True, 0.1, False, "CE+ETF with label smoothing 0.1 (HingeCE, 'Smooth+ETF')"),
-    "hinge_ce": Method(True, True, 0.0, True, "CE over hinged logits of a frozen simplex ETF (HingeCE, equation 7)"),
+    "ce": Method("cross-entropy, learned classifier, with projector"),
+    "ce_no_projector": Method("cross-entropy, learned classifier, the plain network", projector=False),
+    "ce_smooth": Method(
+        "cross-entropy with label smoothing 0.1 (HingeCE, 4.1)",
+        parts=Parts(label_smoothing=0.1),
+    ),
+    "ce_etf": Method("cross-entropy with a frozen simplex ETF (HingeCE, 'CE+ETF')", frame=True),
+    "ce_etf_smooth": Method(
+        "CE+ETF with label smoothing 0.1 (HingeCE, 'Smooth+ETF')",
+        frame=True,
+        parts=Parts(label_smoothing=0.1),
+    ),
+    "hinge_ce": Method(
+        "CE over hinged logits of a frozen simplex ETF (HingeCE, equation 7)",
+        frame=True,
+        hinge=True,
+    ),
+    "focal": Method(
+        "focal loss over a softmax, gamma 1 (Lin et al. 2018, as LDAM's code has it)",
+        parts=Parts(focal=1.0),
+    ),
+    "class_balanced": Method(
+        "CE with class-balanced weights, beta 0.9999 (Cui et al. 2019)",
+        parts=Parts(class_balanced=0.9999),
+    ),
+    "ldam": Method("margins by class count on a cosine classifier (Cao et al. 2019)", parts=_LDAM),
+    "ldam_drw": Method(
+        "LDAM, class-balanced weights after 0.8 of the epochs (Cao et al. 2019)",
+        parts=replace(_LDAM, class_balanced=0.9999, deferred=0.8),
+    ),
+    "logit_adjustment": Method("CE of v + log prior (Menon et al. 2021, the loss)", parts=_ADJUSTED),
+    "balanced_softmax": Method("the same loss by its other name (Ren et al. 2020)", parts=_ADJUSTED),
+    "etf_dr": Method(
+        "frozen simplex ETF with dot regression on batch-normalised features of length 1 (Yang et al. 2022; without mixup)",
+        frame=True,
+        parts=Parts(loss="dot_regression", scale=1.0, feature_norm=True),
+    ),
+    "ce_etf_la": Method("CE+ETF with logit adjustment: hinge_la without cones", frame=True, parts=_ADJUSTED),
+    "hinge_la": Method("HingeCE with logit adjustment after the hinge", frame=True, hinge=True, parts=_ADJUSTED),
 }
 
 
@@ -54,6 +132,45 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(unknown("method", name, METHODS))
     return METHODS[name]
+
+
+def parts_of(config: MethodConfig) -> Parts:
+    """The method's own parts, and over them those that the configuration gives.
+
+    Raises:
+        ConfigError: unknown name, or parts that mean nothing together.
+    """
+    method = method_named(config.name)
+    given = {field.name: getattr(config, field.name) for field in fields(Parts)}
+    parts = replace(method.parts, **{name: value for name, value in given.items() if value is not None})
+    _check_parts(config.name, method, parts, given)
+    # Weights that are off start at no time: one spelling for one training.
+    return parts if parts.class_balanced else replace(parts, deferred=0.0)
+
+
+def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, Any]) -> None:
+    if parts.margin and not parts.scale:
+        raise ConfigError(
+            f"method.margin={parts.margin} is measured in cosines, and the logits of {name!r} are none: set method.scale too "
+            "(LDAM: 30)"
+        )
+    if given["deferred"] and not parts.class_balanced:
+        raise ConfigError(
+            f"method.deferred={parts.deferred} says when class weights start, and {name!r} has none: set "
+            "method.class_balanced too (LDAM-DRW: 0.9999)"
+        )
+    if parts.loss != "dot_regression":
+        return
+    if not method.frame:
+        raise ConfigError(
+            f"method.loss='dot_regression' needs frozen axes, and those of {name!r} are learned (all classes on one axis "
+            "would minimise it): use etf_dr, ce_etf or hinge_ce"
+        )
+    for part in ("label_smoothing", "logit_adjustment", "margin", "focal"):
+        if value := getattr(parts, part):
+            raise ConfigError(
+                f"method.{part}={value} acts on a softmax, and method.loss='dot_regression' has none: set method.{part}=0"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,30 +191,46 @@ class BuiltMethod:
 def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed: int) -> BuiltMethod:
     """Head and objective of `config` for features of `dim` dimensions.
 
+    Transforms apply in this order: the hinge, which clamps <w_k, u> as it is, then the margin, then the prior.
+
     The frame's rotation is drawn from a generator keyed by `seed`, apart from every other stream.
 
     Raises:
-        ConfigError: thresholds given to a method without any, more classes than dim + 1, angles that do not fit.
+        ConfigError: parts that mean nothing together, thresholds given to a method without any, more classes than dim + 1,
+            angles that do not fit, a class without images under a part that counts them.
     """
-    method = method_named(config.name)
+    method, parts = method_named(config.name), parts_of(config)
     if not method.hinge and config.thresholds.family != "none":
+        hinged = " or ".join(name for name, other in METHODS.items() if other.hinge)
         raise ConfigError(
             f"method {config.name!r} has no thresholds, but method.thresholds.family={config.thresholds.family!r}; "
-            "use hinge_ce, or the family 'none'"
+            f"use {hinged}, or the family 'none'"
         )
-    smoothing = method.label_smoothing if config.label_smoothing is None else config.label_smoothing
-    classes = context.num_classes
+    counts, classes = context.class_counts, context.num_classes
     tau_plus = torch.zeros(classes, dtype=torch.float64)
-    if not method.frame:
-        return BuiltMethod(LinearHead(dim, classes, seed=seed), Objective(label_smoothing=smoothing), tau_plus)
-    frame = simplex_etf(classes, dim, generator=torch.Generator().manual_seed(seed))
-    head = FrameHead(frame)
-    if not method.hinge:
-        return BuiltMethod(head, Objective(label_smoothing=smoothing), tau_plus)
-    tau_plus = resolve(config.thresholds.spec(), context)
-    if config.release == "gate":
-        objective = Objective(gate=ConeGate(frame, tau_plus), label_smoothing=smoothing)
+    transforms: list[nn.Module] = []
+    gate: nn.Module | None = None
+    criterion: nn.Module = CrossEntropy(parts.label_smoothing)
+    if parts.focal:
+        criterion = Focal(parts.focal, parts.label_smoothing)
+    if method.frame:
+        frame = simplex_etf(classes, dim, generator=torch.Generator().manual_seed(seed))
+        head: Head = FrameHead(frame, length=parts.scale or None)
+        if parts.loss == "dot_regression":
+            criterion = DotRegression(frame)
+        if method.hinge:
+            tau_plus = resolve(config.thresholds.spec(), context)
+            if config.release == "gate":
+                gate = ConeGate(frame, tau_plus)
+            else:
+                tau_minus = theorem_tau_minus(frame, tau_plus) if config.release == "theorem" else math.pi
+                transforms.append(Hinge(frame, tau_plus, tau_minus))
     else:
-        tau_minus = theorem_tau_minus(frame, tau_plus) if config.release == "theorem" else math.pi
-        objective = Objective([Hinge(frame, tau_plus, tau_minus)], label_smoothing=smoothing)
+        head = CosineHead(dim, classes, parts.scale, seed=seed) if parts.scale else LinearHead(dim, classes, seed=seed)
+    if parts.margin:
+        transforms.append(Margin(counts, parts.margin, parts.scale))
+    if parts.logit_adjustment:
+        transforms.append(LogitAdjustment(counts, parts.logit_adjustment))
+    weights = class_balanced_weights(counts, parts.class_balanced) if parts.class_balanced else None
+    objective = Objective(transforms, gate, criterion, weights, parts.deferred)
     return BuiltMethod(head, objective, tau_plus)

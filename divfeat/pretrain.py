@@ -176,7 +176,7 @@ def train(
                 features, logits = runner(images)
             losses = objective(features, logits, batch.labels)
             # DDP averages gradients over ranks; the loss is the (weighted) mean over the global batch.
-            weights = objective.weights(batch.labels)
+            weights = objective.weights(batch.labels, epoch / config.epochs)
             if weights is None:
                 loss = losses.sum() * (world / batch.global_size)
             else:

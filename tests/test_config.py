@@ -18,6 +18,7 @@ from divfeat.config import (
     AshaConfig,
     ExecutionConfig,
     ExperimentConfig,
+    MethodConfig,
     ModelConfig,
     ProbeConfig,
     SearchConfig,
@@ -403,6 +404,14 @@ OTHER: dict[str, Any] = {
     "method.name": "ce",
     "method.release": "gate",
     "method.label_smoothing": 0.1,
+    "method.logit_adjustment": 1.0,
+    "method.scale": 30.0,
+    "method.margin": 0.5,
+    "method.focal": 1.0,
+    "method.class_balanced": 0.9999,
+    "method.deferred": 0.8,
+    "method.loss": "dot_regression",
+    "method.feature_norm": True,
     "method.thresholds.family": "global",
     "role": "confirm",
 }
@@ -475,6 +484,36 @@ def test_every_field_of_an_experiment_is_part_of_its_key(path: tuple[str, ...]) 
     assert before.key != after.key
 
 
+def test_a_part_of_a_method_that_is_not_given_is_no_part_of_the_key() -> None:
+    """0 is given: it may switch off what the name has."""
+    plain = experiment().to_dict()["method"]
+    assert plain.keys() == {"name", "thresholds", "release", "label_smoothing"}
+    given = MethodConfig(name="ldam", scale=0, feature_norm=False)
+    assert given.to_dict() == {**plain, "name": "ldam", "scale": 0.0, "feature_norm": False}
+    assert MethodConfig.model_validate(given.to_dict()) == given
+    assert digest(experiment(method={"scale": 0}).to_dict()) != digest(experiment().to_dict())
+    assert experiment(method={"scale": None}).key == experiment().key
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("logit_adjustment", -1, "greater than or equal to 0"),
+        ("scale", -30, "greater than or equal to 0"),
+        ("margin", 2.5, "less than or equal to 2"),
+        ("focal", -0.5, "greater than or equal to 0"),
+        ("class_balanced", 1, "less than 1"),
+        ("class_balanced", "0.9.9", "valid number"),
+        ("deferred", 160, "less than 1"),
+        ("loss", "mse", "'cross_entropy' or 'dot_regression'"),
+        ("feature_norm", "perhaps", "valid boolean"),
+    ],
+)
+def test_parts_out_of_range(part: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"setting method.{part}=.*{message}"):
+        experiment(method={part: value})
+
+
 def test_leave_to_download_is_no_part_of_either() -> None:
     before, after = hashes_of_a_change(study(), DOWNLOAD)
     assert before.identity == after.identity
@@ -519,6 +558,23 @@ def test_the_digest_is_pinned() -> None:
     assert digest({"b": [1, 2.5, None], "a": "é"}) == hashlib.sha256(canonical).hexdigest()[:16]
     with pytest.raises(ValueError):
         digest(math.nan)
+
+
+#: Of the presets as they were first shipped. A new field must leave them alone at its default.
+IDENTITIES = {
+    "cifar10": "87986af826d32122",
+    "cifar20-100": "1dd407daf0dc21c5",
+    "digits": "2f93fd079ddae694",
+    "digits-lt": "5a6915c1a0f94c25",
+    "tin20-100": "d3e1a3c558815a59",
+    "tin20-100-small": "12fcc4da1b4aefd5",
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_the_identities_of_the_first_presets_are_pinned(name: str) -> None:
+    """They name the folders of studies, which the same command line must find again."""
+    assert make_configs(name)[0].identity == IDENTITIES[name]
 
 
 def test_releases_and_objectives_agree_with_the_rest() -> None:

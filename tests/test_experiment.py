@@ -92,12 +92,13 @@ SEARCH_METRICS = {
     "cone/occupancy",
     "feature/norm",
 }
-EVERY_METHOD = [(name, "paper") for name in METHODS] + [("hinge_ce", release) for release in RELEASES[1:]]
+HINGED = [name for name, method in METHODS.items() if method.hinge]
+EVERY_METHOD = [(name, "paper") for name in METHODS] + [(name, way) for name in HINGED for way in RELEASES[1:]]
 
 
 @pytest.mark.parametrize(("name", "release"), EVERY_METHOD)
 def test_every_method_gives_every_metric(name: str, release: str) -> None:
-    settings = {"name": name, "release": release, **(CONE if name == "hinge_ce" else {})}
+    settings = {"name": name, "release": release, **(CONE if name in HINGED else {})}
     result = run(config(method=settings), prepared())
     assert result.metrics.keys() >= SEARCH_METRICS
     assert all(math.isfinite(value) for value in result.metrics.values())
@@ -108,6 +109,30 @@ def test_every_method_gives_every_metric(name: str, release: str) -> None:
     assert result.metrics["train/accuracy"] > 0.3  # of five classes: it learns
     assert result.metrics["probe/fine_top1"] > 0.3  # of ten
     assert not any(key.startswith("test/") for key in result.metrics)
+
+
+def test_a_long_tail_with_parts_combined() -> None:
+    """Cones, cosines, margins, a prior and late weights in one training, on uneven classes."""
+    tail = {"train_level": "fine", "train_size": None, "imbalance": 10, "n_max": 60, "boundary": 20}
+    late = {"class_balanced": 0.9999, "deferred": 0.5}
+    method = {**CONE, "release": "gate", "scale": 30, "margin": 0.5, "logit_adjustment": 1, **late}
+    result = run(config(data=tail, method=method, train={"epochs": 8, "lr": 0.02}))
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert result.metrics["val/accuracy_balanced"] > 0.3  # of ten classes
+    scored = result.features["val"]
+    cosines = torch.nn.functional.normalize(scored.after, dim=1) @ result.axes.float()
+    torch.testing.assert_close(scored.logits, 30 * cosines)  # neither margin nor prior nor hinge
+
+
+def test_dot_regression_is_measured_on_the_features_that_meet_its_axes() -> None:
+    """The batch norm ends the extractor: axes, probes and the extractor that is kept see the same features."""
+    result = run(config(method={"name": "etf_dr"}), prepared())
+    assert result.extractor.feature_norm is not None
+    scored = result.features["val"]
+    cosines = torch.nn.functional.normalize(scored.after, dim=1) @ result.axes.float()
+    torch.testing.assert_close(scored.logits, cosines)
+    assert float(scored.after.norm(dim=1).std()) > 0.01  # kept at the length they have
+    assert result.provenance["parameter_count"] == baseline().provenance["parameter_count"] + 2 * scored.after.shape[1]
 
 
 def test_coarse_to_fine_on_digits() -> None:
@@ -329,6 +354,9 @@ def test_data_of_another_role_or_configuration_are_refused() -> None:
         ({"model": {"options": {"width": 2}}}, ConfigError, "digits_cnn.*takes no options"),
         ({"model": {"projector_dim": 3}}, ConfigError, "dim=3"),
         ({"method": {"name": "hinge"}}, ConfigError, "unknown method"),
+        ({"method": {"name": "ce", "margin": 0.5}}, ConfigError, "measured in cosines"),
+        ({"method": {"name": "ce", "loss": "dot_regression"}}, ConfigError, "needs frozen axes"),
+        ({"model": {"options": {"feature_norm": True}}}, ConfigError, "set method.feature_norm"),
         ({"method": {"thresholds": {"family": "major_minor", "angles": {"tau_major": 0, "tau_minor": 1}}},
           "data": {"boundary": 5}}, ConfigError, "no class is minor"),
         ({"data": {"source": "digit"}}, DataError, "Did you mean 'digits'"),

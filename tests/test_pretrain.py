@@ -19,7 +19,7 @@ from divfeat.data.augment import Augment
 from divfeat.data.batches import Batches
 from divfeat.errors import DataError, NonFiniteError
 from divfeat.losses import Objective
-from divfeat.methods import BuiltMethod, build_method
+from divfeat.methods import BuiltMethod, build_method, parts_of
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, TrainResult, learning_rate, train
 from divfeat.thresholds import ThresholdContext
@@ -48,8 +48,10 @@ def method(name: str = "hinge_ce", release: str = "paper", tau: float = 0.9) -> 
 
 
 def build(config: MethodConfig | None = None, seed: int = 0) -> tuple[Learner, BuiltMethod]:
-    extractor = build_extractor("digits_cnn", image_shape=(1, 8, 8), projector_dim=16, seed=seed)
-    built = build_method(config or method(), 16, ThresholdContext(torch.full((CLASSES,), N // CLASSES)), seed=1)
+    config = config or method()
+    norm = parts_of(config).feature_norm
+    extractor = build_extractor("digits_cnn", image_shape=(1, 8, 8), projector_dim=16, feature_norm=norm, seed=seed)
+    built = build_method(config, 16, ThresholdContext(torch.full((CLASSES,), N // CLASSES)), seed=1)
     return Learner(extractor, built.head), built
 
 
@@ -143,7 +145,7 @@ def test_the_optimizer_gets_the_schedule() -> None:
 # --- the loop itself ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ce", "hinge_ce"])
+@pytest.mark.parametrize("name", ["ce", "hinge_ce", "logit_adjustment"])
 def test_against_a_plain_loop(name: str) -> None:
     """Mean over the global batch, SGD with Nesterov momentum and decay of every parameter, augmentation by epoch."""
     config = settings(channels_last=False, clip_norm=0.5)
@@ -263,6 +265,37 @@ def test_class_weights_give_the_weighted_mean_over_the_batch() -> None:
         torch.testing.assert_close(ours, theirs - config.lr * theirs.grad, rtol=0, atol=2e-6, msg=name)
 
 
+def test_deferred_weights_train_as_without_them_until_their_epoch() -> None:
+    """Of 4 epochs at a constant rate the share 0.5 leaves two unweighted."""
+    config = settings(epochs=4, schedule="constant")
+    uneven = torch.tensor([0.2, 1.0, 3.0, 5.0])
+    rows = {}
+    for name, objective in (
+        ("never", Objective()),
+        ("late", Objective(class_weights=uneven, deferred=0.5)),
+        ("always", Objective(class_weights=uneven)),
+    ):
+        learner, built = build(method("ce"))
+        rows[name] = train(learner, objective, batches(), config, seed=0, tau_plus=built.tau_plus).history
+    assert rows["late"][:2] == rows["never"][:2]
+    assert rows["late"][2]["train/loss"] != rows["never"][2]["train/loss"]
+    assert rows["always"][0]["train/loss"] != rows["never"][0]["train/loss"]
+
+
+@pytest.mark.parametrize(
+    "name", ["focal", "class_balanced", "ldam", "ldam_drw", "logit_adjustment", "etf_dr", "hinge_la"]
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_part_learns_in_both_precisions(name: str, precision: str) -> None:
+    learner, result = fresh(settings(epochs=12, augment="none", precision=precision), MethodConfig(name=name))
+    assert result.history[-1]["train/accuracy"] > 0.8 > result.history[0]["train/accuracy"]
+    assert {value.dtype for value in learner.parameters()} == {torch.float32}
+    features, logits = learner(torch.from_numpy(pictures()[0]))
+    assert features.dtype == logits.dtype == torch.float32
+    if learner.head.length is not None:
+        torch.testing.assert_close(features.norm(dim=1), torch.full((N,), learner.head.length))
+
+
 def test_clipping_bounds_the_step() -> None:
     """Without momentum and decay one step moves the parameters by lr times the clipped norm."""
     plain = {
@@ -359,9 +392,9 @@ def interrupted(config: TrainConfig, checkpoint: Path, at: tuple[int, int] | int
         if epoch == at:
             raise Killed
 
-    how: dict[str, Any] = {"cut": at, **options} if isinstance(at, tuple) else {"on_epoch": kill}
+    how: dict[str, Any] = {"cut": at} if isinstance(at, tuple) else {"on_epoch": kill}
     with pytest.raises(Killed):
-        fresh(config, checkpoint=checkpoint, checkpoint_seconds=0, **how)
+        fresh(config, checkpoint=checkpoint, checkpoint_seconds=0, **how, **options)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -383,6 +416,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert (saved["epoch"], saved["step"]) == (3, 0)
     assert result.images == whole_result.images == 3 * N  # what the killed process did counts too
     assert result.seconds > 0 and saved["seconds"] == result.seconds
+
+
+@pytest.mark.parametrize("at", [1, (1, 2), (2, 3)])
+@pytest.mark.parametrize("name", ["ldam_drw", "etf_dr"])
+def test_what_changes_in_the_middle_of_training_resumes_bit_for_bit(
+    tmp_path: Path, name: str, at: tuple[int, int] | int
+) -> None:
+    """Class weights that start at epoch 2 of 3; a batch norm behind the projector."""
+    late = {"class_balanced": 0.9, "deferred": 0.5} if name == "ldam_drw" else {}
+    made = MethodConfig(name=name, **late)
+    whole, whole_result = fresh(settings(), made)
+    interrupted(settings(), tmp_path / "part.pt", at, name=made)
+    learner, built = build(made, seed=99)
+    result = fit(learner, built, settings(), checkpoint=tmp_path / "part.pt")
+    assert same(whole.state_dict(), learner.state_dict())
+    assert result.history == whole_result.history
 
 
 class Wobbly(nn.Module):

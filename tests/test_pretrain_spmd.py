@@ -17,7 +17,7 @@ from divfeat.data.images import ImageSet
 from divfeat.data.sources import load_source
 from divfeat.features import FeatureSet, extract
 from divfeat.losses import Objective
-from divfeat.methods import build_method
+from divfeat.methods import build_method, parts_of
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, train
 from divfeat.thresholds import ThresholdContext
@@ -34,6 +34,9 @@ CASES = {
         {"clip_norm": 0.5},
     ),
     "learned classifier": (MethodConfig(name="ce_smooth"), {}),
+    # At LDAM's scale of 30 float32 rounding grows past the bound; float64 does not mind.
+    "cosines, margins, late weights": (MethodConfig(name="ldam_drw", scale=4, class_balanced=0.9, deferred=0.4), {}),
+    "batch norm of features, dot regression": (MethodConfig(name="etf_dr"), {}),
     "weighted": (MethodConfig(name="ce"), {"class_weights": torch.linspace(0.1, 4, 10, dtype=torch.float64)}),
 }
 
@@ -62,7 +65,8 @@ def fit(
     method, changes = CASES[name]
     weights = changes.get("class_weights")
     changes = {key: value for key, value in changes.items() if key != "class_weights"}
-    extractor = build_extractor("digits_cnn", image_shape=(1, 8, 8), projector_dim=16)
+    norm = parts_of(method).feature_norm
+    extractor = build_extractor("digits_cnn", image_shape=(1, 8, 8), projector_dim=16, feature_norm=norm)
     context = ThresholdContext(torch.as_tensor(np.bincount(images.fine)))
     built = build_method(method, 16, context, seed=1)
     learner = Learner(extractor, built.head).to(dtype)

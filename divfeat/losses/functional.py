@@ -1,4 +1,4 @@
-"""What the losses share: precision, reduction, cross-entropy over any leading dimensions."""
+"""What the losses share: precision, reduction, cross-entropy over any leading dimensions, checked class counts."""
 
 from __future__ import annotations
 
@@ -46,3 +46,31 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return loss
     raise ConfigError(f"unknown reduction {reduction!r}; known: mean, sum, none")
+
+
+def own_class(values: Tensor, labels: Tensor) -> Tensor:
+    """values [..., N, K] at each sample's own class: [..., N]."""
+    index = labels.expand(values.shape[:-1]).unsqueeze(-1)
+    return values.gather(-1, index).squeeze(-1)
+
+
+def axis_lengths(frame: Tensor) -> Tensor:
+    """Lengths [..., 1, K] of the columns of frame [..., D, K], without gradient."""
+    return at_least_float32(frame.detach()).norm(dim=-2, keepdim=True)
+
+
+def checked_counts(what: str, class_counts: Tensor) -> Tensor:
+    """Class counts [K] as float64.
+
+    Raises:
+        ConfigError: not one count a class, or a class without training images, which `what` cannot serve.
+    """
+    counts = torch.as_tensor(class_counts, dtype=torch.float64)
+    if counts.ndim != 1 or not counts.numel():
+        raise ConfigError(f"class_counts of shape {tuple(counts.shape)}: {what} takes one count a class")
+    if not bool((counts > 0).all()):
+        empty = (~(counts > 0)).nonzero().flatten().tolist()
+        raise ConfigError(
+            f"{what} needs training images of every class, but {len(empty)} of {len(counts)} have none (class {empty[0]})"
+        )
+    return counts

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from divfeat.errors import ConfigError
 from divfeat.frames import pairwise_angles
-from divfeat.losses.functional import at_least_float32, reduce
-from divfeat.losses.objective import Objective
+from divfeat.losses.functional import at_least_float32, axis_lengths, own_class, reduce
+from divfeat.losses.objective import CrossEntropy, Objective
 from divfeat.thresholds import check_angle
 
 #: `paper`: tau- = pi, negatives still pull. `theorem`: tau- = angle(w_y, w_k) - tau+_y, zero gradient inside the cone
@@ -88,7 +88,7 @@ class Hinge(nn.Module):
 
     def __init__(self, frame: Tensor, tau_plus: float | Tensor, tau_minus: float | Tensor = math.pi) -> None:
         super().__init__()
-        self.register_buffer("lengths", _lengths(frame))
+        self.register_buffer("lengths", axis_lengths(frame))
         self.register_buffer("tau_plus", _thresholds("tau_plus", tau_plus, frame))
         self.register_buffer("tau_minus", _thresholds("tau_minus", tau_minus, frame))
 
@@ -132,7 +132,7 @@ class ConeGate(nn.Module):
 
     def __init__(self, frame: Tensor, tau_plus: float | Tensor) -> None:
         super().__init__()
-        self.register_buffer("lengths", _lengths(frame))
+        self.register_buffer("lengths", axis_lengths(frame))
         self.register_buffer("tau_plus", _thresholds("tau_plus", tau_plus, frame))
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
@@ -146,9 +146,9 @@ class ConeGate(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             logits = at_least_float32(logits.detach())
             norms = at_least_float32(features.detach()).norm(dim=-1)
-            tau = _own(_row(self.tau_plus, logits).expand_as(logits), labels)
-            length = _own(self.lengths.to(logits).expand_as(logits), labels)
-            return (tau > 0) & (_own(logits, labels) > norms * length * torch.cos(tau))
+            tau = own_class(_row(self.tau_plus, logits).expand_as(logits), labels)
+            length = own_class(self.lengths.to(logits).expand_as(logits), labels)
+            return (tau > 0) & (own_class(logits, labels) > norms * length * torch.cos(tau))
 
 
 def theorem_tau_minus(frame: Tensor, tau_plus: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ class HingeCE(nn.Module):
         super().__init__()
         self.register_buffer("frame", frame.detach().clone())
         hinge = Hinge(frame, tau_plus, tau_minus)
-        self.objective = Objective([hinge], ConeGate(frame, tau_plus) if gate else None, label_smoothing)
+        self.objective = Objective([hinge], ConeGate(frame, tau_plus) if gate else None, CrossEntropy(label_smoothing))
 
     def logits(self, features: Tensor) -> Tensor:
         """Raw logits <w_k, u> [..., N, K] for evaluation: independent of the thresholds."""
@@ -242,11 +242,6 @@ def _scores(features: Tensor, frame: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         features = at_least_float32(features)
         return features @ frame.to(features)
-
-
-def _lengths(frame: Tensor) -> Tensor:
-    """[..., 1, K]."""
-    return at_least_float32(frame.detach()).norm(dim=-2, keepdim=True)
 
 
 def _thresholds(name: str, tau: float | Tensor, frame: Tensor) -> Tensor:
@@ -278,12 +273,6 @@ def _pairs(tau: Tensor, labels: Tensor, like: Tensor) -> Tensor:
         return value[labels]
     index = labels.unsqueeze(-1)
     return torch.take_along_dim(value, index.reshape((1,) * (value.ndim - index.ndim) + index.shape), dim=-2)
-
-
-def _own(values: Tensor, labels: Tensor) -> Tensor:
-    """values [..., N, K] at each sample's own class: [..., N]."""
-    index = labels.expand(values.shape[:-1]).unsqueeze(-1)
-    return values.gather(-1, index).squeeze(-1)
 
 
 def _pi_in(*dtypes: torch.dtype) -> float:

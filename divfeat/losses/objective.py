@@ -1,7 +1,8 @@
-"""An objective: (features, logits, labels) to one loss a sample, composed of transforms and a gate.
+"""An objective: (features, logits, labels) to one loss a sample, composed of transforms, a criterion, a gate and weights.
 
-A transform maps (features, labels, logits) to logits: the hinge is one, margins and logit adjustment are others. A gate
-maps (features, labels, plain logits) to a bool mask of samples that leave the loss. Reduction belongs to the
+A transform maps (features, labels, logits) to logits: the hinge is one, margins and logit adjustment are others. A
+criterion maps (features, labels, transformed logits) to one loss a sample: cross-entropy, focal loss, dot regression. A
+gate maps (features, labels, plain logits) to a bool mask of samples that leave the loss. Reduction belongs to the
 training loop, which alone knows the global batch and its weight.
 """
 
@@ -15,17 +16,39 @@ from divfeat.errors import ConfigError
 from divfeat.losses.functional import cross_entropy
 
 
+class CrossEntropy(nn.Module):
+    """The criterion of an objective that names no other.
+
+    Args:
+        label_smoothing: alpha of t <- t (1 - alpha) + alpha / K.
+
+    Raises:
+        ConfigError: label_smoothing outside [0, 1).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """[..., N], float32 or wider, from labels int64 [..., N] and logits [..., N, K]."""
+        return cross_entropy(logits, labels, self.label_smoothing)
+
+
 class Objective(nn.Module):
-    """Cross-entropy after transforms, without the gated samples.
+    """A criterion after transforms, without the gated samples.
 
     Args:
         transforms: Applied in order to the logits.
         gate: Drops samples, or None.
-        label_smoothing: alpha of t <- t (1 - alpha) + alpha / K.
+        criterion: What gives the losses; None is plain cross-entropy.
         class_weights: [K] what a sample of each class weighs in the mean over the batch; None weighs all alike.
+        deferred: Share of the epochs before the class weights start.
 
     Raises:
-        ConfigError: label_smoothing outside [0, 1), or weights that are not positive.
+        ConfigError: weights that are not positive, or a share outside [0, 1).
     """
 
     class_weights: Tensor | None
@@ -34,24 +57,26 @@ class Objective(nn.Module):
         self,
         transforms: Sequence[nn.Module] = (),
         gate: nn.Module | None = None,
-        label_smoothing: float = 0.0,
+        criterion: nn.Module | None = None,
         class_weights: Tensor | None = None,
+        deferred: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
         if class_weights is not None and not bool((class_weights > 0).all()):
             raise ConfigError(f"class_weights={class_weights.tolist()} must be positive")
+        if not 0.0 <= deferred < 1.0:
+            raise ConfigError(f"deferred={deferred} is a share of the epochs in [0, 1)")
         self.transforms = nn.ModuleList(transforms)
         self.gate = gate
-        self.label_smoothing = label_smoothing
+        self.criterion = CrossEntropy() if criterion is None else criterion
         self.register_buffer("class_weights", None if class_weights is None else class_weights.detach().clone())
+        self.deferred = deferred
 
     def forward(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """One loss a sample, before `weights`.
 
         Args:
-            features: [..., N, D].
+            features: [..., N, D], as the head scored them.
             logits: [..., N, K], as the head gives them.
             labels: int64 [..., N].
 
@@ -61,11 +86,21 @@ class Objective(nn.Module):
         transformed = logits
         for transform in self.transforms:
             transformed = transform(features, labels, transformed)
-        loss = cross_entropy(transformed, labels, self.label_smoothing)
+        loss = self.criterion(features, labels, transformed)
         if self.gate is not None:
             loss = loss.masked_fill(self.gate(features, labels, logits), 0.0)
         return loss
 
-    def weights(self, labels: Tensor) -> Tensor | None:
-        """What each sample weighs, [..., N] for int64 labels [..., N]; None where all weigh alike."""
-        return None if self.class_weights is None else self.class_weights[labels]
+    def weights(self, labels: Tensor, progress: float) -> Tensor | None:
+        """What each sample weighs, or None where all weigh alike.
+
+        Args:
+            labels: int64 [..., N].
+            progress: Share of the epochs that were finished when this one began, in [0, 1).
+
+        Returns:
+            [..., N], or None.
+        """
+        if self.class_weights is None or progress < self.deferred:
+            return None
+        return self.class_weights[labels]

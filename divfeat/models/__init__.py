@@ -3,12 +3,13 @@
 from divfeat.models.backbone import Backbone
 from divfeat.models.batchnorm import convert_batchnorm
 from divfeat.models.extractor import FeatureExtractor, Taps, build_extractor
-from divfeat.models.heads import FrameHead, Head, LinearHead, Outputs
+from divfeat.models.heads import CosineHead, FrameHead, Head, LinearHead, Outputs
 from divfeat.models.registry import BACKBONES
 
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "CosineHead",
     "FeatureExtractor",
     "FrameHead",
     "Head",

@@ -20,7 +20,7 @@ class Taps(NamedTuple):
 
     Attributes:
         before: [B, F], the backbone's pooled output.
-        after: [B, D], the projector's output; the same tensor where there is no projector.
+        after: [B, D], after projector and feature norm; the same tensor where there is neither.
     """
 
     before: Tensor
@@ -30,12 +30,14 @@ class Taps(NamedTuple):
 class FeatureExtractor(nn.Module):
     """Normalisation, backbone and, unless left out, a projector: one linear layer without activation.
 
-    The projector lets non-negative pooled features reach a simplex ETF (HingeCE, section 2.1). Build one with
+    The projector lets non-negative pooled features reach a simplex ETF (HingeCE, section 2.1). A batch norm may follow it:
+    dot regression asks for one before features are normalised (Yang et al. 2022, released code). Build one with
     `build_extractor`; `FeatureExtractor.from_config(extractor.config)` gives the same net for a state dict.
 
     Attributes:
         backbone: Normalised images to pooled features.
         projector: Linear F -> D, or None.
+        feature_norm: Batch norm of the D features, or None.
         mean, std: Buffers [C, 1, 1], for images in [0, 1].
         config: JSON-able arguments of `build_extractor`, every option filled in.
     """
@@ -50,12 +52,14 @@ class FeatureExtractor(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         config: Mapping[str, Any],
+        feature_norm: nn.BatchNorm1d | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
         self.backbone = backbone
         self.projector = projector
+        self.feature_norm = feature_norm
         self.config = dict(config)
 
     @classmethod
@@ -79,7 +83,7 @@ class FeatureExtractor(nn.Module):
 
     @property
     def parameter_count(self) -> int:
-        """Numbers in the backbone and the projector that training may change."""
+        """Numbers in backbone, projector and feature norm that training may change."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -116,7 +120,8 @@ class FeatureExtractor(nn.Module):
             DataError: As `normalise`.
         """
         before = self.backbone(self.normalise(images))
-        return Taps(before, before if self.projector is None else self.projector(before))
+        after = before if self.projector is None else self.projector(before)
+        return Taps(before, after if self.feature_norm is None else self.feature_norm(after))
 
 
 def build_extractor(
@@ -126,6 +131,7 @@ def build_extractor(
     projector: bool = True,
     projector_dim: int | None = None,
     projector_bias: bool = True,
+    feature_norm: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
@@ -143,6 +149,7 @@ def build_extractor(
         projector_dim: D; by default F, the backbone's width.
         projector_bias: The paper does not say; True is what `torch.nn.Linear` does, and lets the projector move the
             mean of the non-negative features to the origin, from which the cones' angles are measured.
+        feature_norm: Whether a batch norm ends the extractor; it starts as the identity.
         mean: Per channel, for images in [0, 1]; by default 0.5.
         std: Per channel; by default 0.5, which with that mean maps images to [-1, 1].
         seed: Of the initial weights.
@@ -167,18 +174,20 @@ def build_extractor(
     if projector:
         linear = build_empty(lambda: nn.Linear(width, projector_dim or width, bias=projector_bias))
         initialise_linear(linear, keyed_generator(seed, "projector"))
+    norm = nn.BatchNorm1d(width if linear is None else linear.out_features) if feature_norm else None
     config = {
         "backbone": backbone,
         "image_shape": list(shape),
         "projector": projector,
         "projector_dim": projector_dim,
         "projector_bias": projector_bias,
+        "feature_norm": feature_norm,
         "mean": mean,
         "std": std,
         "seed": seed,
         **options,
     }
-    return FeatureExtractor(net, linear, mean, std, config)
+    return FeatureExtractor(net, linear, mean, std, config, norm)
 
 
 def _checked_shape(image_shape: Sequence[int]) -> ImageShape:

@@ -20,6 +20,7 @@ from rich.table import Table
 from divfeat.config import ExecutionConfig
 from divfeat.errors import DivfeatError
 from divfeat.files import write_json
+from divfeat.methods import method_named
 from divfeat.report import account, findings
 from divfeat.report.commands import mlflow_command, mlflow_server, optuna_command
 from divfeat.report.document import Document, write
@@ -159,7 +160,7 @@ def _threshold_lines(summary: StudySummary) -> list[str]:
     if not family_named(summary.config.search.family).parameters:
         return [f"Winner: {summary.winner['winner']['name']}.{same}"] if summary.winner else []
     if method is not None:
-        way = f", letting go the way '{method.release}'" if method.name == "hinge_ce" else ""
+        way = f", letting go the way '{method.release}'" if method_named(method.name).hinge else ""
         angles = "; ".join(f"{name} = {angle_text(value)}" for name, value in winner_angles(summary).items())
         lines.append(f"Winner: {angles}{way}.{same}")
     best = summary.best_of_release()

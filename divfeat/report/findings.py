@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from divfeat.methods import method_named
 from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
 from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles
@@ -111,7 +112,7 @@ def thresholds(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     rows: list[list[Cell]] = []
     method = summary.winner_method
     if method is not None and summary.winner is not None:
-        release = str(method.release) if method.name == "hinge_ce" else "any"
+        release = str(method.release) if method_named(method.name).hinge else "any"
         score = summary.winner["winner"]["mean"]
         for name, value in winner_angles(summary).items():
             rows.append(["winner", release, name, *angle_cells(value), 100 * score[0] if score else None])
@@ -242,7 +243,7 @@ def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         rows: list[list[Cell]] = []
         for runs in finished:
             reached, done = runs.terminal
-            hinged = runs.method.name == "hinge_ce"
+            hinged = method_named(runs.method.name).hinge
             rows.append(
                 [
                     runs.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from divfeat.methods import method_named
 from divfeat.report.summary import Grid, StudySummary
 from divfeat.report.words import angle_cells
 from divfeat.statistics import listed
@@ -46,10 +47,10 @@ def _place_of_winner(summary: StudySummary, grid: Grid, ends: tuple[float, float
     method = summary.winner_method
     if method is None:
         return ""
-    if method.name == "hinge_ce" and method.release != grid.release:
+    if method_named(method.name).hinge and method.release != grid.release:
         return f" The winner is not on this curve: it lets go the way '{method.release}'."
     (angle,) = winner_angles(summary).values()
-    if method.name == "hinge_ce":
+    if method_named(method.name).hinge:
         text = f" The winner's {_short(angle)}"
     else:
         text = (

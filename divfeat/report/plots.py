@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from divfeat.methods import method_named
 from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.answers import read_answers
@@ -107,7 +108,7 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
     """One figure for the winner's way of letting go, or that of most trials where the winner has none."""
     counts = {release: sum(t.release == release for t in summary.trials) for release in summary.config.search.releases}
     method = summary.winner_method
-    hinged = method is not None and method.name == "hinge_ce"
+    hinged = method is not None and method_named(method.name).hinge
     release = method.release if method and hinged else max(counts, key=lambda name: counts[name])
     trials = [trial for trial in summary.trials if trial.release == release and trial.status != "not finished"]
     if len(trials) < 2:

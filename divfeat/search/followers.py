@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from divfeat.config import MethodConfig
+from divfeat.methods import OFF, parts_of
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
 from divfeat.tracking import Tracker
@@ -92,6 +94,7 @@ def start_arguments(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
         "release": method["release"],
         "family": method["thresholds"]["family"],
         **method["thresholds"]["angles"],
+        **parts_of(MethodConfig.model_validate(method)).other_than(OFF),
         "seed": config["seed"],
         "role": config["role"],
         "lr": config["train"]["lr"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError, unknown
-from divfeat.methods import METHODS, method_named
+from divfeat.methods import METHODS, OFF, method_named, parts_of
 from divfeat.thresholds import PAPER_ANGLE
 
 #: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
@@ -72,40 +72,59 @@ def experiment(
 
 
 def canonical(method: MethodConfig) -> MethodConfig:
-    """`method` by its plainest name: a hinge without cones clamps nothing and is CE+ETF, bit for bit."""
-    if not method_named(method.name).hinge:
-        return method.model_copy(update={"thresholds": ThresholdSpec(), "release": "paper"})
+    """`method` by its plainest name, so that two spellings of one training share its key.
+
+    A hinge without cones clamps nothing and is CE+ETF, bit for bit. Of the names with the same head and hinge it gets the
+    one with the most parts alike (on or off, then in value; the first of several), and only the values that differ.
+
+    Raises:
+        ConfigError: unknown name, or parts that mean nothing together.
+    """
+    projector, frame, hinge = method_named(method.name).structure
     no_cone = all(angle == 0 for angle in method.thresholds.angles.values())
-    if no_cone and method.label_smoothing is None:
-        return MethodConfig(name="ce_etf")
-    return method
+    structure = (projector, frame, hinge and not no_cone)
+    parts = parts_of(method)
+    differing = {name: parts.other_than(known.parts) for name, known in METHODS.items() if known.structure == structure}
+    on = parts.other_than(OFF).keys()
+    name = min(differing, key=lambda name: (len(on ^ METHODS[name].parts.other_than(OFF).keys()), len(differing[name])))
+    cones = {"thresholds": method.thresholds, "release": method.release} if hinge and not no_cone else {}
+    return MethodConfig(name=name, **cones, **differing[name])
 
 
 def baseline(name: str, study: StudyConfig) -> MethodConfig:
-    """A baseline by name: a method without thresholds, or `hinge_fixed`, the paper's fixed thresholds as printed.
+    """A baseline by name: a method without thresholds, or one with the paper's fixed thresholds as printed.
 
-    `hinge_fixed` is tau+ = 13/36 pi for every class (tables 1 and 3); on a long tail, the best threshold of figure 5 (2/9
-    pi, between both ranges the paper gives) on minor classes and none on major ones (section 4.2).
+    `hinge_fixed` is HingeCE, `hinge_la` HingeCE with logit adjustment, at tau+ = 13/36 pi for every class (tables 1 and 3); on a
+    long tail, the best threshold of figure 5 (2/9 pi, between both ranges the paper gives) on minor classes and none on
+    major ones (section 4.2).
 
     Raises:
         ConfigError: unknown name.
     """
-    if name == "hinge_fixed":
-        if study.data.imbalance is not None and study.search.family == "major_minor":
-            thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
-        else:
-            thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
-        return MethodConfig(name="hinge_ce", thresholds=thresholds, release="paper")
     known = [*[m for m in METHODS if m != "hinge_ce"], "hinge_fixed"]
     if name not in known:
         raise ConfigError(unknown("baseline", name, known))
-    return MethodConfig(name=name)
+    method = "hinge_ce" if name == "hinge_fixed" else name
+    if not method_named(method).hinge:
+        return MethodConfig(name=method)
+    if study.data.imbalance is not None and study.search.family == "major_minor":
+        thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
+    else:
+        thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
+    return MethodConfig(name=method, thresholds=thresholds, release="paper")
 
 
 def name_of(method: MethodConfig) -> str:
-    """What people call a method: `ce_etf`, `gate 65.0 deg`, `paper 0.0/40.0 deg`."""
+    """What people call a method: `ce_etf`, `gate 65.0 deg`, `hinge_la paper 0.0/40.0 deg`, `ldam scale=20`."""
     method = canonical(method)
-    if not method_named(method.name).hinge:
-        return method.name
-    angles = "/".join(f"{math.degrees(angle):.1f}" for angle in method.thresholds.angles.values())
-    return f"{method.release} {angles} deg".replace("  ", " ")
+    named = method_named(method.name)
+    words = [method.name]
+    if named.hinge:
+        angles = "/".join(f"{math.degrees(angle):.1f}" for angle in method.thresholds.angles.values())
+        words = [*([] if method.name == "hinge_ce" else words), f"{method.release} {angles} deg"]
+    changed = parts_of(method).other_than(named.parts)
+    return " ".join([*words, *(f"{part}={_short(value)}" for part, value in changed.items())])
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

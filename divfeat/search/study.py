@@ -20,6 +20,7 @@ from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.files import read_json, write_json
+from divfeat.methods import method_named
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol
 from divfeat.search.followers import TrackingFollower
@@ -358,7 +359,7 @@ class _Session:
 
     def _grid_release(self, winner: Mapping[str, Any]) -> Release:
         method = MethodConfig.model_validate(winner["winner"]["method"])
-        return method.release if method.name == "hinge_ce" else self.config.search.releases[0]
+        return method.release if method_named(method.name).hinge else self.config.search.releases[0]
 
     def _confirm(self, winner: Mapping[str, Any]) -> None:
         jobs = protocol.confirmation_jobs(self.config, winner["winner"], winner["strengths"])

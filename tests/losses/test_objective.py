@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from divfeat.errors import ConfigError
 from divfeat.frames import simplex_etf
-from divfeat.losses import ConeGate, Hinge, Objective, cross_entropy, hinge_logits, inside_cone
+from divfeat.losses import ConeGate, CrossEntropy, Hinge, Objective, cross_entropy, hinge_logits, inside_cone
 from divfeat.losses.functional import at_least_float32, reduce
 
 PI = torch.tensor(math.pi, dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_an_empty_objective_is_cross_entropy_of_the_logits_given() -> None:
     logits = features @ frame + 1.5 * torch.arange(5)  # a head of its own, bias and all
     found = Objective()(features, logits, labels)
     assert torch.equal(found, F.cross_entropy(logits, labels, reduction="none"))
-    smooth = Objective(label_smoothing=0.2)(features, logits, labels)
+    smooth = Objective(criterion=CrossEntropy(0.2))(features, logits, labels)
     torch.testing.assert_close(smooth, F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.2))
 
 
@@ -152,10 +152,25 @@ def test_transforms_apply_in_order() -> None:
 
 def test_class_weights_are_those_of_the_labels() -> None:
     weights = torch.tensor([0.5, 1.0, 2.0])
-    assert Objective(class_weights=weights).weights(torch.tensor([2, 0, 0])).tolist() == [2.0, 0.5, 0.5]
-    assert Objective().weights(torch.tensor([0])) is None
+    assert Objective(class_weights=weights).weights(torch.tensor([2, 0, 0]), 0.0).tolist() == [2.0, 0.5, 0.5]
+    assert Objective().weights(torch.tensor([0]), 0.9) is None
     with pytest.raises(ConfigError, match="must be positive"):
         Objective(class_weights=torch.tensor([1.0, 0.0]))
+
+
+class Squares(nn.Module):
+    """A criterion of features, labels and transformed logits."""
+
+    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        return features.square().sum(-1) + labels + logits.square().sum(-1)
+
+
+def test_the_criterion_sees_what_the_transforms_made() -> None:
+    features, labels, frame = batch(20)
+    gate = ConeGate(frame, 0.6)
+    found = Objective([Times()], gate, Squares())(features, features @ frame, labels)
+    expected = features.square().sum(-1) + labels + (2 * features @ frame).square().sum(-1)
+    assert torch.equal(found, torch.where(inside_cone(features, labels, frame, 0.6), 0.0, expected))
 
 
 @pytest.mark.parametrize("lead", [(60,), (2, 60)])
@@ -166,7 +181,7 @@ def test_the_gate_drops_samples_after_every_transform(lead: tuple[int, ...]) -> 
     inside = inside_cone(features, labels, frame, tau)
     assert torch.equal(gate(features, labels, features @ frame), inside)
     assert 0 < inside.sum() < inside.numel()
-    found = Objective([Times()], gate, 0.1)(features, features @ frame, labels)
+    found = Objective([Times()], gate, CrossEntropy(0.1))(features, features @ frame, labels)
     expected = cross_entropy(2 * features @ frame, labels, 0.1)
     assert found.shape == lead
     assert torch.equal(found, torch.where(inside, 0.0, expected))

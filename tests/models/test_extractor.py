@@ -44,6 +44,28 @@ def test_the_projector_keeps_the_width_by_default_and_may_go() -> None:
     assert build(projector_bias=False).parameter_count == 74_640 + 64 * 64
 
 
+def test_a_feature_norm_ends_the_extractor() -> None:
+    extractor = build(projector_dim=10, feature_norm=True)
+    assert extractor.parameter_count == build(projector_dim=10).parameter_count + 2 * 10
+    taps = extractor(pixels(8))
+    projected = extractor.projector(taps.before)
+    spread = (projected - projected.mean(0)) / (projected.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(taps.after, spread, rtol=1e-4, atol=1e-4)
+    plain = build(projector_dim=10).eval()
+    started = build(projector_dim=10, feature_norm=True).eval()
+    torch.testing.assert_close(started(pixels()).after, plain(pixels()).after, rtol=1e-4, atol=1e-5)
+    bare = build(projector=False, feature_norm=True)
+    taps = bare(pixels())
+    assert taps.after is not taps.before and bare.feature_dim == 64
+    assert bool((taps.after < 0).any())
+    assert bare.eval()(pixels()[:0]).after.shape == (0, 64)  # a rank without images
+
+
+def test_a_config_from_before_the_feature_norm_still_loads() -> None:
+    config = {name: value for name, value in build().config.items() if name != "feature_norm"}
+    assert FeatureExtractor.from_config(config).config == build().config
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -52,6 +74,8 @@ def test_the_projector_keeps_the_width_by_default_and_may_go() -> None:
         {"backbone": "resnet18", "projector_bias": False},
         {"backbone": "digits_cnn", "image_shape": (1, 8, 8), "mean": None, "std": None},
         {"backbone": "wrn10_1"},
+        {"projector_dim": 10, "feature_norm": True},
+        {"projector": False, "feature_norm": True},
     ],
 )
 def test_config_and_state_dict_rebuild_it_bit_for_bit(settings: dict[str, object]) -> None:

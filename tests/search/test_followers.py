@@ -71,6 +71,24 @@ def test_a_run_is_started_followed_and_closed_once(room):
     ]
 
 
+def test_the_parts_of_a_method_are_parameters_of_its_run():
+    """The name's own too, and nothing of what is off."""
+    known = {"method", "release", "family", "seed", "role", "lr", "weight_decay", "epochs", "backbone", "source"}
+    info = {"phase": "select", "name": "x", "seed": 0}
+
+    def params(method):
+        return start_arguments(info, experiment(STUDY, method, 0).to_dict())["params"]
+
+    assert params(MethodConfig(name="ce")).keys() == known
+    late = params(MethodConfig(name="ldam_drw", scale=20))
+    assert {name: late[name] for name in late.keys() - known} == {
+        "scale": 20.0,
+        "margin": 0.5,
+        "class_balanced": 0.9999,
+        "deferred": 0.8,
+    }
+
+
 def test_a_run_found_on_disk_is_written_whole(room):
     tracker, ledger, follower = room
     follower.finished(JOB, finish(ledger, JOB, completed(JOB.experiment, {METRIC: 0.7})), fresh=False)

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +5,7 @@ from hypothesis import strategies as st
 from divfeat.config import MethodConfig, ThresholdSpec
 from divfeat.errors import ConfigError
 from divfeat.losses import RELEASES
-from divfeat.methods import METHODS
+from divfeat.methods import METHODS, parts_of
 from divfeat.search.jobs import (
     CONFIRM_SEED,
     PAPER_MINOR,
@@ -19,10 +17,13 @@ from divfeat.search.jobs import (
     name_of,
     seed_of,
 )
+from divfeat.search.protocol import method_key
+from divfeat.settings import make_configs
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import hinge, make_study
 
 ETF = MethodConfig(name="ce_etf")
+GLOBAL = ThresholdSpec(family="global", angles={"tau": 1.0})
 STUDY = make_study()
 
 
@@ -39,25 +40,83 @@ def test_what_is_not_the_same_training_keeps_its_name():
     for method in (
         hinge(1e-9),
         MethodConfig.model_validate({"thresholds": half}),
-        MethodConfig(thresholds=ThresholdSpec(), label_smoothing=0.1),
+        MethodConfig(name="hinge_la", thresholds=GLOBAL),
+        MethodConfig(name="hinge_ce", thresholds=GLOBAL, label_smoothing=0.1),
+        MethodConfig(name="logit_adjustment", logit_adjustment=0.3),
+        MethodConfig(name="focal", focal=2),
+        MethodConfig(name="ldam_drw", class_balanced=0.999, deferred=0.5),
+        MethodConfig(name="ce", feature_norm=True),
+        MethodConfig(name="ldam", scale=20),
+        MethodConfig(name="ce_etf", scale=30, margin=0.5),
     ):
         assert canonical(method) == method
 
 
 def test_thresholds_and_release_mean_nothing_to_other_methods():
-    for name in set(METHODS) - {"hinge_ce"}:
-        dressed = MethodConfig.model_validate(
-            {"name": name, "release": "theorem", "thresholds": {"family": "global", "angles": {"tau": 1.0}}}
-        )
+    for name in set(METHODS) - {"hinge_ce", "hinge_la", "balanced_softmax"}:
+        dressed = MethodConfig.model_validate({"name": name, "release": "theorem", "thresholds": GLOBAL.to_dict()})
         assert canonical(dressed) == canonical(MethodConfig(name=name)) == MethodConfig(name=name)
 
 
-@given(st.floats(0, 17 / 36 * math.pi), st.sampled_from(["gate", "paper", "theorem"]))
-def test_canonical_is_idempotent_and_decides_the_key(angle, release):
-    method = hinge(angle, release)
+@pytest.mark.parametrize(
+    ("method", "plainest"),
+    [
+        (MethodConfig(name="balanced_softmax"), MethodConfig(name="logit_adjustment")),
+        (MethodConfig(name="hinge_la"), MethodConfig(name="ce_etf_la")),
+        (MethodConfig(name="hinge_la", logit_adjustment=2), MethodConfig(name="ce_etf_la", logit_adjustment=2)),
+        (MethodConfig(name="hinge_la", logit_adjustment=0), MethodConfig(name="ce_etf")),
+        (MethodConfig(name="hinge_ce", label_smoothing=0.1), MethodConfig(name="ce_etf_smooth")),
+        (MethodConfig(name="hinge_ce", thresholds=GLOBAL, logit_adjustment=1),
+         MethodConfig(name="hinge_la", thresholds=GLOBAL)),
+        (MethodConfig(name="ce", scale=30, margin=0.5), MethodConfig(name="ldam")),
+        (MethodConfig(name="ldam", scale=30), MethodConfig(name="ldam")),
+        (MethodConfig(name="ce", scale=20, margin=0.5), MethodConfig(name="ldam", scale=20)),
+        (MethodConfig(name="ldam", class_balanced=0.9999, deferred=0.8), MethodConfig(name="ldam_drw")),
+        (MethodConfig(name="ce", logit_adjustment=1.5), MethodConfig(name="logit_adjustment", logit_adjustment=1.5)),
+        (MethodConfig(name="ldam_drw", class_balanced=0), MethodConfig(name="ldam")),
+        (MethodConfig(name="ce_smooth", label_smoothing=0), MethodConfig(name="ce")),
+        (MethodConfig(name="ce", label_smoothing=0, focal=0), MethodConfig(name="ce")),
+    ],
+)  # fmt: skip
+def test_two_spellings_of_one_training_have_one_key(method, plainest):
+    assert canonical(method) == plainest == canonical(plainest)
+    assert experiment(STUDY, method, 3).key == experiment(STUDY, plainest, 3).key
+
+
+parts = st.fixed_dictionaries(
+    {},
+    optional={
+        "label_smoothing": st.sampled_from([0.0, 0.1, 0.2]),
+        "logit_adjustment": st.sampled_from([0.0, 1.0, 1.5]),
+        "scale": st.sampled_from([1.0, 20.0, 30.0]),
+        "margin": st.sampled_from([0.0, 0.5]),
+        "focal": st.sampled_from([0.0, 1.0]),
+        "class_balanced": st.sampled_from([0.0, 0.9999]),
+        "feature_norm": st.booleans(),
+    },
+)
+
+
+@given(st.sampled_from([*METHODS]), st.sampled_from([0.0, 0.9]), st.sampled_from(RELEASES), parts)
+def test_canonical_is_idempotent_and_decides_the_key(name, angle, release, given_parts):
+    """Whatever is given, the plainest name stands for the same head, cones and parts."""
+    thresholds = ThresholdSpec(family="global", angles={"tau": angle})
+    method = MethodConfig(name=name, thresholds=thresholds, release=release, **given_parts)
+    try:
+        wanted = parts_of(method)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            canonical(method)
+        return
     once = canonical(method)
     assert canonical(once) == once
     assert experiment(STUDY, method, 3).key == experiment(STUDY, once, 3).key
+    assert parts_of(once) == wanted
+    before, after = METHODS[name], METHODS[once.name]
+    assert (before.projector, before.frame) == (after.projector, after.frame)
+    assert after.hinge == (before.hinge and angle > 0)
+    if after.hinge:
+        assert (once.thresholds, once.release) == (thresholds, release)
 
 
 def test_the_key_follows_what_decides_a_result():
@@ -74,6 +133,47 @@ def test_the_key_follows_what_decides_a_result():
     assert experiment(make_study(protocol={"margin": 2.0}), ETF, 3).key == base.key
 
 
+#: Of every baseline there was when studies were first run, at seed 0. What was computed then must be found again.
+KEYS = {
+    "digits": {
+        "ce": "275b314e828652af",
+        "ce_no_projector": "ddb13491ce0d6340",
+        "ce_etf": "cce287d2f9962b28",
+        "hinge_fixed": "c28451dab2400976",
+        "ce_smooth": "9ed3662f6338f293",
+        "ce_etf_smooth": "067d771c635773a8",
+    },
+    "digits-lt": {
+        "ce": "9ddcd5aa9451e01a",
+        "ce_no_projector": "a144eb07038fbdc1",
+        "ce_etf": "8db1fcd46d71efcb",
+        "hinge_fixed": "4ba1ffe1fae03ae8",
+        "ce_smooth": "e3ae4438c6f53035",
+        "ce_etf_smooth": "760b2416a88d77a6",
+    },
+    "cifar10": {
+        "ce": "072ec400e6f9c171",
+        "ce_no_projector": "293fd86668a6e34e",
+        "ce_etf": "ec982cb5930f8f49",
+        "hinge_fixed": "1e3f360d96e6a77d",
+        "ce_smooth": "0dba954f14a23b46",
+        "ce_etf_smooth": "bbd3866218c32e9f",
+    },
+}
+
+
+@pytest.mark.parametrize("preset", KEYS)
+def test_the_keys_of_the_first_baselines_are_pinned(preset):
+    study, _, _ = make_configs(preset)
+    assert {name: experiment(study, baseline(name, study), 0).key for name in KEYS[preset]} == KEYS[preset]
+
+
+def test_the_method_keys_of_the_first_methods_are_pinned():
+    """A winner's decision stores probe strengths under them."""
+    assert method_key(hinge(PAPER_ANGLE)) == "85f1eae66adcf82b"
+    assert method_key(ETF) == "c1517acd5eb4a9d8"
+
+
 def test_baselines_by_name():
     study = make_study()
     assert baseline("ce_smooth", study) == MethodConfig(name="ce_smooth")
@@ -84,6 +184,18 @@ def test_baselines_by_name():
     assert tail == ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
     on_tail = make_study("digits-lt", search={"family": "global"})
     assert baseline("hinge_fixed", on_tail) == fixed
+    assert baseline("hinge_la", study) == fixed.model_copy(update={"name": "hinge_la"})
+    assert baseline("hinge_la", make_study("digits-lt")).thresholds == tail
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"hinge_ce"}))
+def test_every_method_is_a_baseline(name):
+    study = make_study("digits-lt", protocol={"baselines": ["ce", name] if name != "ce" else ["ce"]})
+    method = baseline(name, study)
+    assert method.name == name
+    assert parts_of(method) == METHODS[name].parts
+    assert (method.thresholds.family != "none") == METHODS[name].hinge
+    assert experiment(study, method, 0).key == experiment(study, canonical(method), 0).key
 
 
 @pytest.mark.parametrize("name", ["hinge_ce", "ce_etff", ""])
@@ -98,6 +210,12 @@ def test_names_people_read():
     two = {"family": "major_minor", "angles": {"tau_major": 0.0, "tau_minor": PAPER_MINOR}}
     assert name_of(MethodConfig.model_validate({"thresholds": two})) == "paper 0.0/40.0 deg"
     assert name_of(MethodConfig(name="ce")) == "ce"
+    assert name_of(MethodConfig(name="hinge_la", thresholds=GLOBAL, release="gate")) == "hinge_la gate 57.3 deg"
+    late = MethodConfig(thresholds=GLOBAL, class_balanced=0.9999, deferred=0.8)
+    assert name_of(late) == "paper 57.3 deg class_balanced=0.9999 deferred=0.8"
+    assert name_of(MethodConfig(name="ce", scale=20, margin=0.5)) == "ldam scale=20"
+    assert name_of(MethodConfig(name="ce_etf", feature_norm=True)) == "ce_etf feature_norm=True"
+    assert name_of(MethodConfig(name="balanced_softmax")) == "logit_adjustment"
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20))
