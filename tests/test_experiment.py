@@ -479,7 +479,7 @@ def test_unseen_probe_survives_a_class_of_one() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    counts=st.lists(st.integers(1, 100), min_size=2, max_size=6),
+    counts=st.lists(st.one_of(st.integers(1, 200), st.sampled_from([19, 20, 100, 101])), min_size=2, max_size=6),
     boundary=st.integers(0, 100),
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30),
 )
@@ -495,9 +495,12 @@ def test_classifier_scores_against_a_loop(counts: list[int], boundary: int, pair
         by_class[k] = sum(p == k for p in mine) / len(mine)
     hits = [p == y for p, y in zip(predictions.tolist(), labels.tolist(), strict=True)]
     expected = {"accuracy": np.mean(hits), "accuracy_balanced": np.mean(list(by_class.values()))}
-    minor = [k for k in range(classes) if counts[k] <= boundary]
-    if 0 < len(minor) < classes:
-        for name, group in (("minor", minor), ("major", [k for k in range(classes) if k not in minor])):
+    groups: dict[str, list[int]] = {}
+    for k, count in enumerate(counts):
+        groups.setdefault("minor" if count <= boundary else "major", []).append(k)
+        groups.setdefault("many" if count > 100 else "few" if count < 20 else "medium", []).append(k)
+    for name, group in groups.items():
+        if len(group) < classes:
             scores = [by_class[k] for k in group if k in by_class]
             expected[f"accuracy_{name}"] = np.mean(scores) if scores else math.nan
     assert found == pytest.approx(expected, nan_ok=True)
