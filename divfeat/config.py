@@ -19,6 +19,7 @@ from divfeat.errors import ConfigError, unknown
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
 Tail = Literal["exponential", "step"]
+Sampling = Literal["natural", "balanced", "square_root"]
 
 #: name -> (metric on validation, metric on test, what it is). All are better when higher.
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
@@ -167,6 +168,7 @@ class TrainConfig(_Frozen):
     step_factor: float = Field(0.1, gt=0, le=1)
     warmup_epochs: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0)
+    sampling: Sampling = Field("natural", description="shares of the classes in an epoch; copies of an image count")
     augment: Literal["none", "flip", "crop_flip"] = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
@@ -340,7 +342,10 @@ class ExecutionConfig(_Frozen):
 _NEVER = ("download", "expected_split")
 #: Settings that came after the first studies, by section: at their default they are no part of a key, so that the keys of
 #: finished work stay what they are.
-_LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {"data": (DataConfig, (*_COLUMNS, *_LISTS, "tail"))}
+_LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
+    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
+    "train": (TrainConfig, ("sampling",)),
+}
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

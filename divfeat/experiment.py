@@ -141,6 +141,7 @@ def run(
         data.train_labels,
         batch_size=config.train.batch_size,
         seed=stream_seed(config.seed, "order"),
+        sampling=config.train.sampling,
         rank=rank,
         world=world,
         device=device,

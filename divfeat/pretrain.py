@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from divfeat.config import TrainConfig
+from divfeat.config import TrainConfig, deciding
 from divfeat.data.augment import Augment
 from divfeat.data.batches import BatchStream
 from divfeat.errors import DataError, NonFiniteError
@@ -171,7 +171,7 @@ def train(
                 group["lr"] = learning_rate(
                     config, epoch * batches.steps_per_epoch + state.step, batches.steps_per_epoch
                 )
-            images = augment(batch.images, epoch, batch.index).contiguous(memory_format=memory_format)
+            images = augment(batch.images, epoch, batch.draw).contiguous(memory_format=memory_format)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 features, logits = runner(images)
             losses = objective(features, logits, batch.labels)
@@ -221,7 +221,7 @@ class _State:
         self, learner: Learner, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, data: str
     ) -> None:
         self.learner, self.optimizer = learner, optimizer
-        self.guard = {"train": config.model_dump(mode="json"), "steps_per_epoch": steps, "data": data}
+        self.guard = {**deciding({"train": config.to_dict()}), "steps_per_epoch": steps, "data": data}
         self.epoch = 0
         self.step = 0
         self.history: list[dict[str, float]] = []

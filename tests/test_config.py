@@ -396,6 +396,7 @@ OTHER: dict[str, Any] = {
     "train.schedule": "step",
     "train.milestones": [0.3, 0.6],
     "train.clip_norm": 1.0,
+    "train.sampling": "balanced",
     "train.augment": "flip",
     "train.precision": "bfloat16",
     "probe.search": "grid",

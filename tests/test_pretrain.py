@@ -477,6 +477,26 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
         fresh(settings(), checkpoint=path, data="those")
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_taken_up(tmp_path: Path) -> None:
+    """What a new setting is at its default is what the older version did."""
+    path = tmp_path / "c.pt"
+    interrupted(settings(), path, (1, 2))
+    old = {
+        "epochs",
+        "batch_size",
+        "lr",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "schedule",
+        "milestones",
+        "step_factor",
+    }
+    old |= {"warmup_epochs", "clip_norm", "augment", "precision", "channels_last", "compile"}
+    assert torch.load(path, weights_only=True)["guard"]["train"].keys() == old
+    assert same(fresh(settings())[0].state_dict(), fresh(settings(), checkpoint=path)[0].state_dict())
+
+
 @pytest.mark.parametrize("change", [{"lr": 0.06}, {"epochs": 4}, {"augment": "none"}, {"precision": "bfloat16"}])
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "c.pt"

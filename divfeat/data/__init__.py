@@ -3,6 +3,7 @@
 from divfeat.data.augment import Augment, Policy
 from divfeat.data.batches import Batch, Batches, BatchStream
 from divfeat.data.images import ImageSet, Level
+from divfeat.data.sampling import class_shares, draws
 from divfeat.data.sources import load_source
 from divfeat.data.splits import (
     LongTailSplit,
@@ -25,6 +26,8 @@ __all__ = [
     "LongTailSplit",
     "Policy",
     "Split",
+    "class_shares",
+    "draws",
     "holdout",
     "index_hash",
     "load_source",
