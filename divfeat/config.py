@@ -20,6 +20,7 @@ Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
 Tail = Literal["exponential", "step"]
 Sampling = Literal["natural", "balanced", "square_root"]
+Policy = Literal["none", "flip", "crop_flip", "autoaugment", "randaugment"]
 
 #: name -> (metric on validation, metric on test, what it is). All are better when higher.
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
@@ -169,7 +170,12 @@ class TrainConfig(_Frozen):
     warmup_epochs: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0)
     sampling: Sampling = Field("natural", description="shares of the classes in an epoch; copies of an image count")
-    augment: Literal["none", "flip", "crop_flip"] = "none"
+    augment: Policy = Field("none", description="autoaugment and randaugment crop and flip first")
+    cutout: int = Field(0, ge=0, multiple_of=2, description="pixels; side of a black square on each image, 0 for none")
+    mixup: float = Field(
+        0.0, ge=0, description="alpha of Beta(alpha, alpha), the weights of mixed images; 0 mixes none"
+    )
+    cutmix: float = Field(0.0, ge=0, description="the same for CutMix; with both each image draws one of the two")
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     compile: bool = False
@@ -183,6 +189,11 @@ class TrainConfig(_Frozen):
         if any(not 0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones={list(self.milestones)} must be increasing shares of the epochs in (0, 1)")
         return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class ProbeConfig(_Frozen):
@@ -344,7 +355,7 @@ _NEVER = ("download", "expected_split")
 #: finished work stay what they are.
 _LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
-    "train": (TrainConfig, ("sampling",)),
+    "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
 }
 
 

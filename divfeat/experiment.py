@@ -79,8 +79,11 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     """Network and method, initialised from streams of `config.seed` that do not depend on each other.
 
     Raises:
-        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit.
+        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, or a cutout above the images' size.
     """
+    height, width = data.train.image_shape[1:]
+    if config.train.cutout > min(height, width):
+        raise ConfigError(f"train.cutout={config.train.cutout} is more than the images' {height} x {width} pixels")
     mean, std = data.train.channel_stats()
     extractor = build_extractor(
         config.model.backbone,
@@ -142,6 +145,7 @@ def run(
         batch_size=config.train.batch_size,
         seed=stream_seed(config.seed, "order"),
         sampling=config.train.sampling,
+        paired=config.train.mixes,
         rank=rank,
         world=world,
         device=device,
