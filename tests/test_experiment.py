@@ -133,6 +133,30 @@ def test_without_a_projector_both_taps_are_one() -> None:
     assert both.before is not both.after
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"sampling": "balanced", "augment": "autoaugment", "cutout": 4},
+        {"sampling": "square_root", "augment": "randaugment", "mixup": 0.2, "cutmix": 1.0},
+    ],
+)
+def test_every_recipe_trains_on_a_tail(recipe: dict[str, Any]) -> None:
+    tail = {
+        "train_size": None,
+        "imbalance": 20,
+        "n_max": 60,
+        "boundary": 30,
+        "val_per_class": 10,
+        "train_level": "fine",
+    }
+    made = config(train=recipe, data=tail, method={"name": "ce"})
+    result = run(made)
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert result.metrics.keys() >= {f"val/accuracy_{name}" for name in ("major", "minor", "medium", "few")}
+    assert "val/accuracy_many" not in result.metrics  # no class has above 100 images
+    assert result.provenance["published_hash"] == prepare(made.data, "confirm").published_hash
+
+
 # --- what the numbers are -------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +349,7 @@ def test_data_of_another_role_or_configuration_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"train": {"cutout": 10}}, ConfigError, "train.cutout=10 is more than the images' 8 x 8 pixels"),
         ({"model": {"backbone": "digits_cn"}}, ConfigError, "Did you mean 'digits_cnn'"),
         ({"model": {"options": {"width": 2}}}, ConfigError, "digits_cnn.*takes no options"),
         ({"model": {"projector_dim": 3}}, ConfigError, "dim=3"),
