@@ -243,6 +243,21 @@ def test_the_network_of_every_preset_can_be_built(name: str) -> None:
     assert set(made.model.options) <= set(entry_named(made.model.backbone).options())
 
 
+@pytest.mark.parametrize("name", ["cifar10-lt", "cifar100-lt", "tin100-lt"])
+def test_long_tail_presets_hold_the_published_recipe(name: str) -> None:
+    """Cao et al. 2019: 200 epochs of 128, plain momentum, weight decay 2e-4, 0.1 / 100 at 160 and / 100 again at 180."""
+    from divfeat.pretrain import learning_rate
+
+    made = make_configs(name)[0]
+    train = made.train
+    assert (train.epochs, train.batch_size, train.weight_decay, train.nesterov) == (200, 128, 2e-4, False)
+    rates = [learning_rate(train, epoch * 85, 85) for epoch in (4, 5, 159, 160, 179, 180, 199)]
+    assert rates == pytest.approx([0.1 * (4 * 85 + 1) / 425, 0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
+    assert (made.model.backbone, made.data.imbalance, made.data.tail) == ("resnet32", 100, "exponential")
+    assert made.data.val_per_class == (250 if name == "cifar10-lt" else 20)
+    assert not made.protocol.learning_rates and not made.protocol.weight_decays  # the recipe is not searched
+
+
 def test_unknown_presets_name_the_closest() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'digit'. Did you mean 'digits'\? Known: "):
         load_preset("digit")

@@ -14,6 +14,7 @@ from divfeat.data import prepare as module
 from divfeat.data.images import ImageSet
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, DataError
+from divfeat.settings import make_configs
 
 FINE, COARSE = 6, 3
 
@@ -389,21 +390,23 @@ def test_the_digits_of_the_default_preset() -> None:
     assert search.class_names == ("0-1", "2-3", "4-5", "6-7", "8-9")
 
 
+STEP = {"imbalance": 10, "tail": "step", "boundary": 60, "expected_split": "5758df812513d874"}
+
+
 @pytest.mark.parametrize(
-    ("settings", "total", "digest"),
+    ("preset", "changes", "total"),
     [
-        ({"source": "parquet:cifar10", "imbalance": 100, "val_per_class": 250}, 12_406, "c92ead125191a345"),
-        ({"source": "parquet:tin100", "imbalance": 100, "val_per_class": 20}, 10_847, "0f2b9c46cf42d95e"),
-        (
-            {"source": "parquet:tin100", "imbalance": 10, "tail": "step", "val_per_class": 20, "boundary": 60},
-            27_500,
-            "5758df812513d874",
-        ),
+        ("cifar10-lt", {"source": "parquet:cifar10", "expected_split": "c92ead125191a345"}, 12_406),
+        ("tin100-lt", {}, 10_847),  # its hash is in the preset
+        ("tin100-lt", STEP, 27_500),
     ],
 )
-def test_long_tails_of_real_images(real_data: Path, settings: dict[str, Any], total: int, digest: str) -> None:
-    search = prepare(build(DataConfig, settings), "search", root=real_data)
+def test_long_tails_of_real_images(real_data: Path, preset: str, changes: dict[str, Any], total: int) -> None:
+    settings = make_configs(preset, overrides={"data": changes})[0].data
+    search = prepare(settings, "search", root=real_data)
+    assert search.published_hash == settings.expected_split
     assert search.class_counts.sum() == total
     classes = len(search.class_counts)
-    assert np.bincount(search.evaluation.fine).tolist() == [settings["val_per_class"]] * classes
-    assert search.published_hash == digest
+    assert np.bincount(search.evaluation.fine).tolist() == [settings.val_per_class] * classes
+    head = search.class_counts.max()
+    assert np.bincount(search.train.fine)[0] == head - settings.val_per_class  # type: ignore[operator]
