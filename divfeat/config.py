@@ -19,6 +19,9 @@ from divfeat.errors import ConfigError, unknown
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
 Loss = Literal["cross_entropy", "dot_regression"]
+Tail = Literal["exponential", "step"]
+Sampling = Literal["natural", "balanced", "square_root"]
+Policy = Literal["none", "flip", "crop_flip", "autoaugment", "randaugment"]
 
 #: name -> (metric on validation, metric on test, what it is). All are better when higher.
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
@@ -51,21 +54,26 @@ class _Frozen(BaseModel):
 
 
 _COLUMNS = ("image_column", "fine_column", "coarse_column")
+_LISTS = ("train_list", "val_list", "test_list")
 
 
 class DataConfig(_Frozen):
     """Which images, which labels, which split (design: validation never comes from the test set)."""
 
-    source: str = Field(description="digits, torchvision:NAME, parquet:PATH or folder:PATH")
+    source: str = Field(description="digits, torchvision:NAME, parquet:PATH, folder:PATH or lists:PATH")
     train_level: Level = Field("fine", description="labels the network is trained on")
     probe_level: Level = Field("fine", description="labels the linear probe predicts")
     image_size: int | None = Field(None, ge=8, description="pixels; needed where images differ in size")
     image_column: str | None = Field(None, description="Parquet column of the images; default img or image")
     fine_column: str | None = Field(None, description="of the fine labels; default fine_label or label")
     coarse_column: str | None = Field(None, description="of the coarse labels; default coarse_label, if there is one")
+    train_list: str | None = Field(None, description="file of 'path label' lines, for the source lists:PATH")
+    val_list: str | None = Field(None, description="the same; validation is these images, and nothing is held out")
+    test_list: str | None = Field(None, description="the same")
     download: bool = Field(False, description="let torchvision download the set")
     train_size: int | None = Field(None, ge=1, description="train on a stratified subset of this many images")
     imbalance: float | None = Field(None, ge=1, description="long tail: largest over smallest class count")
+    tail: Tail = Field("exponential", description="long tail: counts that fall from class to class, or in one step")
     n_max: int | None = Field(None, ge=1, description="long tail: images of the largest class; default all")
     boundary: int = Field(50, ge=0, description="a class with at most this many training images is minor")
     val_per_class: int | None = Field(
@@ -73,21 +81,35 @@ class DataConfig(_Frozen):
     )
     val_fraction: float | None = Field(None, gt=0, lt=1, description="or this share of the training images")
     seed: int = Field(0, ge=0, description="of subset, tail and split")
+    expected_split: str | None = Field(
+        None, pattern="^[0-9a-f]{16}$", description="refuse a published training set with another hash than this"
+    )
 
     @model_validator(mode="after")
     def _one_validation_rule(self) -> DataConfig:
-        if (self.val_per_class is None) == (self.val_fraction is None):
-            raise ValueError("give exactly one of val_per_class and val_fraction")
+        if [self.val_per_class, self.val_fraction, self.val_list].count(None) != 2:
+            raise ValueError("give exactly one of val_per_class and val_fraction (or val_list, with the source lists)")
+        if self.imbalance is not None and self.val_list is not None:
+            raise ValueError(
+                "imbalance takes validation from what the tail leaves out: give val_per_class, not val_list"
+            )
         if self.imbalance is not None and self.train_size is not None:
             raise ValueError("imbalance and train_size exclude each other; use n_max to make a long tail smaller")
         if self.imbalance is None and self.n_max is not None:
             raise ValueError("n_max belongs to a long tail; set imbalance too, or use train_size")
+        if self.imbalance is None and self.tail != "exponential":
+            raise ValueError(f"tail={self.tail!r} belongs to a long tail; set imbalance too")
         return self
 
     @property
     def columns(self) -> dict[str, str | None]:
         """The Parquet columns, as `load_source` and `find_source` take them."""
         return {name: getattr(self, name) for name in _COLUMNS}
+
+    @property
+    def lists(self) -> dict[str, str | None]:
+        """The list files, as `load_source` and `find_source` take them."""
+        return {name: getattr(self, name) for name in _LISTS}
 
 
 class ModelConfig(_Frozen):
@@ -170,7 +192,13 @@ class TrainConfig(_Frozen):
     step_factor: float = Field(0.1, gt=0, le=1)
     warmup_epochs: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0)
-    augment: Literal["none", "flip", "crop_flip"] = "none"
+    sampling: Sampling = Field("natural", description="shares of the classes in an epoch; copies of an image count")
+    augment: Policy = Field("none", description="autoaugment and randaugment crop and flip first")
+    cutout: int = Field(0, ge=0, multiple_of=2, description="pixels; side of a black square on each image, 0 for none")
+    mixup: float = Field(
+        0.0, ge=0, description="alpha of Beta(alpha, alpha), the weights of mixed images; 0 mixes none"
+    )
+    cutmix: float = Field(0.0, ge=0, description="the same for CutMix; with both each image draws one of the two")
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     compile: bool = False
@@ -184,6 +212,11 @@ class TrainConfig(_Frozen):
         if any(not 0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones={list(self.milestones)} must be increasing shares of the epochs in (0, 1)")
         return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class ProbeConfig(_Frozen):
@@ -339,11 +372,28 @@ class ExecutionConfig(_Frozen):
 # --- hashing ----------------------------------------------------------------------------------------------------------
 
 
+#: Settings that only let a set be fetched, or refuse one: they decide no result.
+_NEVER = ("download", "expected_split")
+#: Settings that came after the first studies, by section: at their default they are no part of a key, so that the keys of
+#: finished work stay what they are.
+_LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
+    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
+    "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
+}
+
+
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` without what decides no result: whether a missing data set may be downloaded, columns left to default."""
-    data = settings["data"].items()
-    kept = {name: value for name, value in data if name != "download" and (value is not None or name not in _COLUMNS)}
-    return {**settings, "data": kept}
+    """`settings` (JSON types, sections as mappings) without what decides no result: see `_NEVER` and `_LATER`."""
+    kept = dict(settings)
+    for section, (model, names) in _LATER.items():
+        if section in settings:
+            defaults = {name: model.model_fields[name].default for name in names}
+            kept[section] = {
+                name: value
+                for name, value in settings[section].items()
+                if name not in _NEVER and not (name in defaults and value == defaults[name])
+            }
+    return kept
 
 
 def digest(value: Any) -> str:

@@ -26,6 +26,7 @@ from divfeat.methods import BuiltMethod, build_method, method_named, parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.calibration import expected_calibration_error
 from divfeat.metrics.cones import axis_cosines
+from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.summary import collapse_summary
 from divfeat.models import FeatureExtractor, build_extractor
 from divfeat.pretrain import Learner, train
@@ -78,10 +79,13 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     """Network and method, initialised from streams of `config.seed` that do not depend on each other.
 
     Raises:
-        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit.
+        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, or a cutout above the images' size.
     """
     projector = method_named(config.method.name).projector
     feature_norm = parts_of(config.method).feature_norm
+    height, width = data.train.image_shape[1:]
+    if config.train.cutout > min(height, width):
+        raise ConfigError(f"train.cutout={config.train.cutout} is more than the images' {height} x {width} pixels")
     mean, std = data.train.channel_stats()
     extractor = build_extractor(
         config.model.backbone,
@@ -143,6 +147,8 @@ def run(
         data.train_labels,
         batch_size=config.train.batch_size,
         seed=stream_seed(config.seed, "order"),
+        sampling=config.train.sampling,
+        paired=config.train.mixes,
         rank=rank,
         world=world,
         device=device,
@@ -169,6 +175,7 @@ def run(
     provenance = {
         "key": config.key,
         "split_hash": data.split_hash,
+        "published_hash": data.published_hash,
         "train_hash": data.train.content_hash,
         "evaluation_hash": data.evaluation.content_hash,
         "train_images": len(data.train),
@@ -340,7 +347,9 @@ def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: Expe
 
 
 def classifier_scores(predictions: Tensor, labels: Tensor, data: PreparedData, boundary: int) -> dict[str, float]:
-    """Accuracy, balanced accuracy, and the mean accuracy of major and minor classes where both exist, as shares in [0, 1].
+    """Accuracy, balanced accuracy, and the mean accuracy of the classes of a group, as shares in [0, 1].
+
+    Groups are major and minor, and many, medium and few; a group without classes, or one that holds all, is left out.
 
     Args:
         predictions: int64 [N].
@@ -355,10 +364,9 @@ def classifier_scores(predictions: Tensor, labels: Tensor, data: PreparedData, b
         "accuracy": float((predictions == labels).double().mean()),
         "accuracy_balanced": float(by_class[present].mean()),
     }
-    minor = counts <= boundary
-    if 0 < int(minor.sum()) < len(counts):
-        scores["accuracy_minor"] = float(by_class[minor & present].mean())
-        scores["accuracy_major"] = float(by_class[~minor & present].mean())
+    for name, mask in (by_boundary(counts, boundary) | by_shots(counts)).items():
+        if 0 < int(mask.sum()) < len(counts):
+            scores[f"accuracy_{name}"] = float(by_class[mask & present].mean())
     return scores
 
 

@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from divfeat.config import TrainConfig
+from divfeat.config import TrainConfig, deciding
 from divfeat.data.augment import Augment
 from divfeat.data.batches import BatchStream
+from divfeat.data.mix import Mix, Targets
 from divfeat.errors import DataError, NonFiniteError
 from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
@@ -109,9 +110,9 @@ def train(
     Args:
         learner: On its device, in float32.
         objective: On the same device.
-        batches: This rank's share of every global batch.
+        batches: This rank's share of every global batch; paired where `config` mixes images.
         config: Optimizer, schedule, precision.
-        seed: Of the augmentation.
+        seed: Of the augmentation and of the mixing.
         tau_plus: [K] radians, for the share of samples inside their cone.
         data: Hash of the training images; a checkpoint of others is refused.
         checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
@@ -125,6 +126,7 @@ def train(
     Raises:
         NonFiniteError: the loss became NaN or infinite.
         DataError: the checkpoint belongs to another configuration, or to other images.
+        ConfigError: images are to be mixed that `batches` does not pair.
     """
     device = next(learner.parameters()).device
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -154,7 +156,8 @@ def train(
         runner = nn.parallel.DistributedDataParallel(learner, device_ids=ids, **_NO_BUFFERS)
     if config.compile:
         runner = torch.compile(runner)  # type: ignore[assignment]
-    augment = Augment(config.augment, seed=seed)
+    augment = Augment(config.augment, cutout=config.cutout, seed=seed)
+    mix = Mix(config.mixup, config.cutmix, seed=seed, device=device)
     objective.to(device)
     tau_plus = tau_plus.to(device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -171,12 +174,12 @@ def train(
                 group["lr"] = learning_rate(
                     config, epoch * batches.steps_per_epoch + state.step, batches.steps_per_epoch
                 )
-            images = augment(batch.images, epoch, batch.index).contiguous(memory_format=memory_format)
+            images, targets = mix(augment(batch.images, epoch, batch.draw), batch, epoch)
+            images = images.contiguous(memory_format=memory_format)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 features, logits = runner(images)
-            losses = objective(features, logits, batch.labels)
+            losses, weights = _losses(objective, features, logits, targets, epoch / config.epochs)
             # DDP averages gradients over ranks; the loss is the (weighted) mean over the global batch.
-            weights = objective.weights(batch.labels, epoch / config.epochs)
             if weights is None:
                 loss = losses.sum() * (world / batch.global_size)
             else:
@@ -187,7 +190,7 @@ def train(
                 nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
             optimizer.step()
             with torch.no_grad():
-                sums = _accumulate(sums, losses, features, logits, batch.labels, learner.head.axes, tau_plus)
+                sums = _accumulate(sums, losses, features, logits, targets.main, learner.head.axes, tau_plus)
             state.step += 1
             state.images += batch.global_size
             if _looked_at(state.step, batches.steps_per_epoch, device):
@@ -211,6 +214,26 @@ def train(
     return result
 
 
+def _losses(
+    objective: Objective, features: Tensor, logits: Tensor, targets: Targets, progress: float
+) -> tuple[Tensor, Tensor | None]:
+    """Loss of each sample [B], and what it weighs in the mean, [B] or None where all weigh alike.
+
+    A mixed sample's loss is the mean of its two labels' losses by their shares, each with its label's weight; the
+    weights' share-weighted mean is the sample's.
+    """
+    losses, weights = objective(features, logits, targets.labels), objective.weights(targets.labels, progress)
+    if targets.others is None or targets.share is None:
+        return losses, weights
+    others, other_weights = objective(features, logits, targets.others), objective.weights(targets.others, progress)
+    own, other = targets.share, 1 - targets.share
+    if weights is None or other_weights is None:
+        return own * losses + other * others, None
+    own, other = own * weights, other * other_weights
+    total = own + other
+    return (own * losses + other * others) / total, total
+
+
 # --- state ------------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +244,7 @@ class _State:
         self, learner: Learner, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, data: str
     ) -> None:
         self.learner, self.optimizer = learner, optimizer
-        self.guard = {"train": config.model_dump(mode="json"), "steps_per_epoch": steps, "data": data}
+        self.guard = {**deciding({"train": config.to_dict()}), "steps_per_epoch": steps, "data": data}
         self.epoch = 0
         self.step = 0
         self.history: list[dict[str, float]] = []
@@ -290,7 +313,7 @@ def _accumulate(
     axes: Tensor,
     tau_plus: Tensor,
 ) -> dict[str, Tensor]:
-    """Add this batch's sums, on the device: no value is read back before the epoch ends."""
+    """Add this batch's sums, on the device: no value is read back before the epoch ends. Mixed images go by one label."""
     features = features.detach().float()
     # Not metrics.axis_cosines, whose checks and float64 belong to a measurement, not to a step.
     axes = torch.nn.functional.normalize(axes.detach().float(), dim=0)

@@ -84,6 +84,7 @@ def test_unknown_keys_name_the_closest(assignment: str, message: str) -> None:
         ("train.nesterov=perhaps", ["train.nesterov='perhaps'", "boolean"]),
         ("train.schedule=cosin", ["train.schedule='cosin'", "'cosine', 'step' or 'constant'"]),
         ("data.source=3", ["data.source=3", "string"]),
+        ("data.tail=linear", ["data.tail='linear'", "'exponential' or 'step'"]),
         ("train=3", ["train=3", "TrainConfig"]),
         ("search.releases=[gate, papre]", ["search.releases.1='papre'", "'paper', 'theorem' or 'gate'"]),
         ("execution.trials=all", ["execution.trials='all'", "integer"]),
@@ -103,7 +104,14 @@ def test_wrong_types_name_key_value_and_what_is_expected(assignment: str, parts:
         ("train.momentum=1", ["train.momentum=1", "less than 1"]),
         ("train.weight_decay=-1", ["train.weight_decay=-1"]),
         ("train.clip_norm=0", ["train.clip_norm=0"]),
+        ("train.mixup=-0.1", ["train.mixup=-0.1"]),
+        ("train.cutmix=-1", ["train.cutmix=-1"]),
+        ("train.cutout=7", ["train.cutout=7", "multiple of 2"]),
+        ("train.augment=cutout", ["train.augment='cutout'", "'autoaugment' or 'randaugment'"]),
+        ("train.sampling=random", ["train.sampling='random'", "'natural', 'balanced' or 'square_root'"]),
         ("data.image_size=4", ["data.image_size=4"]),
+        ("data.imbalance=0.5", ["data.imbalance=0.5", "greater than or equal to 1"]),
+        ("data.expected_split=abc", ["data.expected_split='abc'", "should match pattern"]),
         ("seed=-1", ["seed=-1"]),
         ("protocol.confirm_seeds=1", ["protocol.confirm_seeds=1"]),
         ("protocol.alpha=1", ["protocol.alpha=1"]),
@@ -124,6 +132,9 @@ def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> Non
         (["data.val_per_class=null"], "exactly one of val_per_class and val_fraction"),
         (["data.imbalance=10", "data.train_size=100"], "imbalance and train_size exclude each other"),
         (["data.n_max=100"], "n_max belongs to a long tail"),
+        (["data.tail=step"], "tail='step' belongs to a long tail; set imbalance too"),
+        (["data.val_list=val.txt"], "exactly one of val_per_class and val_fraction (or val_list"),
+        (["data.val_per_class=null", "data.val_list=v", "data.imbalance=9"], "give val_per_class, not val_list"),
         (["train.momentum=0"], "nesterov needs momentum > 0"),
         (["train.epochs=5", "train.warmup_epochs=5"], "warmup_epochs=5.0 must be shorter than epochs=5"),
         (["train.milestones=[0.7, 0.5]"], "milestones=[0.7, 0.5] must be increasing"),
@@ -231,6 +242,21 @@ def test_the_network_of_every_preset_can_be_built(name: str) -> None:
 
     made, _, _ = make_configs(name)
     assert set(made.model.options) <= set(entry_named(made.model.backbone).options())
+
+
+@pytest.mark.parametrize("name", ["cifar10-lt", "cifar100-lt", "tin100-lt"])
+def test_long_tail_presets_hold_the_published_recipe(name: str) -> None:
+    """Cao et al. 2019: 200 epochs of 128, plain momentum, weight decay 2e-4, 0.1 / 100 at 160 and / 100 again at 180."""
+    from divfeat.pretrain import learning_rate
+
+    made = make_configs(name)[0]
+    train = made.train
+    assert (train.epochs, train.batch_size, train.weight_decay, train.nesterov) == (200, 128, 2e-4, False)
+    rates = [learning_rate(train, epoch * 85, 85) for epoch in (4, 5, 159, 160, 179, 180, 199)]
+    assert rates == pytest.approx([0.1 * (4 * 85 + 1) / 425, 0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
+    assert (made.model.backbone, made.data.imbalance, made.data.tail) == ("resnet32", 100, "exponential")
+    assert made.data.val_per_class == (250 if name == "cifar10-lt" else 20)
+    assert not made.protocol.learning_rates and not made.protocol.weight_decays  # the recipe is not searched
 
 
 def test_unknown_presets_name_the_closest() -> None:
@@ -379,7 +405,11 @@ OTHER: dict[str, Any] = {
     "data.fine_column": "species",
     "data.coarse_column": "kind",
     "data.train_size": 100,
+    "data.train_list": "train.txt",
+    "data.val_list": "val.txt",
+    "data.test_list": "test.txt",
     "data.imbalance": 10.0,
+    "data.tail": "step",
     "data.val_fraction": 0.2,
     "model.backbone": "resnet8",
     "model.projector_dim": 32,
@@ -387,7 +417,9 @@ OTHER: dict[str, Any] = {
     "train.schedule": "step",
     "train.milestones": [0.3, 0.6],
     "train.clip_norm": 1.0,
+    "train.sampling": "balanced",
     "train.augment": "flip",
+    "train.cutout": 4,
     "train.precision": "bfloat16",
     "probe.search": "grid",
     "probe.strengths": [0.1],
@@ -418,7 +450,9 @@ OTHER: dict[str, Any] = {
 #: Fields that only go together with another change.
 ALONG: dict[str, dict[str, Any]] = {
     "data.val_fraction": {"data": {"val_per_class": None}},
+    "data.val_list": {"data": {"val_per_class": None}},
     "data.n_max": {"data": {"imbalance": 10.0}},
+    "data.tail": {"data": {"imbalance": 10.0}},
     "method.thresholds.family": {"method": {"thresholds": {"angles": {"tau": 0.3}}}},
     "method.thresholds.angles": {"method": {"thresholds": {"family": "global"}}},
 }
@@ -456,10 +490,10 @@ def read(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-#: Decides no result: the images' content hash does.
-DOWNLOAD = ("data", "download")
-STUDY_FIELDS = [path for path in leaves(study()) if path not in (("preset",), DOWNLOAD)]
-EXPERIMENT_FIELDS = [path for path in leaves(experiment()) if path != DOWNLOAD]
+#: Decide no result: the images' content hash does.
+NO_RESULT = {("data", "download"): True, ("data", "expected_split"): "0123456789abcdef"}
+STUDY_FIELDS = [path for path in leaves(study()) if path not in (("preset",), *NO_RESULT)]
+EXPERIMENT_FIELDS = [path for path in leaves(experiment()) if path not in NO_RESULT]
 
 
 def hashes_of_a_change(made: Any, path: tuple[str, ...]) -> tuple[Any, Any]:
@@ -514,11 +548,33 @@ def test_parts_out_of_range(part: str, value: Any, message: str) -> None:
         experiment(method={part: value})
 
 
-def test_leave_to_download_is_no_part_of_either() -> None:
-    before, after = hashes_of_a_change(study(), DOWNLOAD)
-    assert before.identity == after.identity
-    before, after = hashes_of_a_change(experiment(), DOWNLOAD)
-    assert before.key == after.key
+@pytest.mark.parametrize("path", NO_RESULT, ids=".".join)
+def test_what_decides_no_result_is_no_part_of_either(path: tuple[str, ...]) -> None:
+    value = NO_RESULT[path]
+    assert build(StudyConfig, changed(study().to_dict(), path, value)).identity == study().identity
+    assert build(ExperimentConfig, changed(experiment().to_dict(), path, value)).key == experiment().key
+
+
+#: Identity, and the keys of CE's search and of the fixed cones' first confirmation, as they were before long tails had more
+#: than one shape and training more than one order. They name folders of finished work.
+FIRST_KEYS = {
+    "cifar10": ("87986af826d32122", "072ec400e6f9c171", "3f43e795956bed52"),
+    "cifar20-100": ("1dd407daf0dc21c5", "12db2c53fbd5a284", "2b491cc83bc5a2f6"),
+    "digits": ("2f93fd079ddae694", "275b314e828652af", "6df5c88a146616b6"),
+    "digits-lt": ("5a6915c1a0f94c25", "9ddcd5aa9451e01a", "236892ba51f28ed8"),
+    "tin20-100": ("d3e1a3c558815a59", "1171c8a130cc033a", "c35c1e1c95bd1249"),
+    "tin20-100-small": ("12fcc4da1b4aefd5", "7cd6602bd9fed94a", "1e3957133b926e96"),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_KEYS)
+def test_new_settings_at_their_defaults_leave_old_keys_alone(name: str) -> None:
+    from divfeat.search.jobs import baseline
+    from divfeat.search.jobs import experiment as job
+
+    made = make_configs(name)[0]
+    ce, fixed = job(made, baseline("ce", made), 0), job(made, baseline("hinge_fixed", made), 2000, "confirm")
+    assert (made.identity, ce.key, fixed.key) == FIRST_KEYS[name]
 
 
 def test_all_sections_are_covered_by_the_fields_above() -> None:

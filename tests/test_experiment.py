@@ -158,6 +158,30 @@ def test_without_a_projector_both_taps_are_one() -> None:
     assert both.before is not both.after
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"sampling": "balanced", "augment": "autoaugment", "cutout": 4},
+        {"sampling": "square_root", "augment": "randaugment", "mixup": 0.2, "cutmix": 1.0},
+    ],
+)
+def test_every_recipe_trains_on_a_tail(recipe: dict[str, Any]) -> None:
+    tail = {
+        "train_size": None,
+        "imbalance": 20,
+        "n_max": 60,
+        "boundary": 30,
+        "val_per_class": 10,
+        "train_level": "fine",
+    }
+    made = config(train=recipe, data=tail, method={"name": "ce"})
+    result = run(made)
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert result.metrics.keys() >= {f"val/accuracy_{name}" for name in ("major", "minor", "medium", "few")}
+    assert "val/accuracy_many" not in result.metrics  # no class has above 100 images
+    assert result.provenance["published_hash"] == prepare(made.data, "confirm").published_hash
+
+
 # --- what the numbers are -------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +374,7 @@ def test_data_of_another_role_or_configuration_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"train": {"cutout": 10}}, ConfigError, "train.cutout=10 is more than the images' 8 x 8 pixels"),
         ({"model": {"backbone": "digits_cn"}}, ConfigError, "Did you mean 'digits_cnn'"),
         ({"model": {"options": {"width": 2}}}, ConfigError, "digits_cnn.*takes no options"),
         ({"model": {"projector_dim": 3}}, ConfigError, "dim=3"),
@@ -507,7 +532,7 @@ def test_unseen_probe_survives_a_class_of_one() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    counts=st.lists(st.integers(1, 100), min_size=2, max_size=6),
+    counts=st.lists(st.one_of(st.integers(1, 200), st.sampled_from([19, 20, 100, 101])), min_size=2, max_size=6),
     boundary=st.integers(0, 100),
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30),
 )
@@ -523,9 +548,12 @@ def test_classifier_scores_against_a_loop(counts: list[int], boundary: int, pair
         by_class[k] = sum(p == k for p in mine) / len(mine)
     hits = [p == y for p, y in zip(predictions.tolist(), labels.tolist(), strict=True)]
     expected = {"accuracy": np.mean(hits), "accuracy_balanced": np.mean(list(by_class.values()))}
-    minor = [k for k in range(classes) if counts[k] <= boundary]
-    if 0 < len(minor) < classes:
-        for name, group in (("minor", minor), ("major", [k for k in range(classes) if k not in minor])):
+    groups: dict[str, list[int]] = {}
+    for k, count in enumerate(counts):
+        groups.setdefault("minor" if count <= boundary else "major", []).append(k)
+        groups.setdefault("many" if count > 100 else "few" if count < 20 else "medium", []).append(k)
+    for name, group in groups.items():
+        if len(group) < classes:
             scores = [by_class[k] for k in group if k in by_class]
             expected[f"accuracy_{name}"] = np.mean(scores) if scores else math.nan
     assert found == pytest.approx(expected, nan_ok=True)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from divfeat import pretrain
 from divfeat.config import MethodConfig, ThresholdSpec, TrainConfig
 from divfeat.data.augment import Augment
-from divfeat.data.batches import Batches
-from divfeat.errors import DataError, NonFiniteError
+from divfeat.data.batches import Batch, Batches
+from divfeat.data.mix import Mix
+from divfeat.errors import ConfigError, DataError, NonFiniteError
 from divfeat.losses import Objective
 from divfeat.methods import BuiltMethod, build_method, parts_of
 from divfeat.models import build_extractor
@@ -296,6 +297,77 @@ def test_every_part_learns_in_both_precisions(name: str, precision: str) -> None
         torch.testing.assert_close(features.norm(dim=1), torch.full((N,), learner.head.length))
 
 
+@pytest.mark.parametrize("alphas", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.2, 1.0, 3.0, 5.0])])
+def test_mixed_images_have_the_mean_of_two_losses(alphas: dict[str, float], weights: Tensor | None) -> None:
+    """One step of one batch against cross-entropy with the mixed labels as probabilities."""
+    plain = {"epochs": 1, "momentum": 0, "nesterov": False, "weight_decay": 0, "warmup_epochs": 0, "augment": "none"}
+    learner, built = build(method("ce"))
+    reference, _ = build(method("ce"))
+    whole = Batches(*pictures(), batch_size=N, seed=3, paired=True)
+    config = settings(**plain, **alphas, batch_size=N, schedule="constant", channels_last=False)
+    train(learner, Objective(class_weights=weights), whole, config, seed=7, tau_plus=built.tau_plus)
+    batch = next(whole.epoch(0))
+    images, targets = Mix(config.mixup, config.cutmix, seed=7)(batch.images, batch, 0)
+    assert targets.others is not None and targets.share is not None
+    _, logits = reference.train()(images)
+    soft = nn.functional.one_hot(targets.labels, CLASSES) * targets.share[:, None]
+    soft = soft + nn.functional.one_hot(targets.others, CLASSES) * (1 - targets.share)[:, None]
+    soft = soft if weights is None else soft * weights
+    (-(soft * logits.log_softmax(1)).sum() / soft.sum()).backward()
+    for (name, ours), theirs in zip(learner.named_parameters(), reference.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours, theirs - config.lr * theirs.grad, rtol=0, atol=2e-6, msg=name)
+
+
+def test_statistics_of_mixed_images_go_by_the_heavier_label() -> None:
+    learner, built = build(method("ce"))
+    whole = Batches(*pictures(), batch_size=N, seed=3, paired=True)
+    config = settings(epochs=1, batch_size=N, augment="none", warmup_epochs=0, mixup=1.0)
+    _, logits = build(method("ce"))[0].train()(Mix(1.0, 0.0, seed=7)(*_first(whole))[0])
+    targets = Mix(1.0, 0.0, seed=7)(*_first(whole))[1]
+    result = train(learner, built.objective, whole, config, seed=7, tau_plus=built.tau_plus)
+    assert result.history[0]["train/accuracy"] == pytest.approx(
+        float((logits.argmax(1) == targets.main).double().mean())
+    )
+
+
+def _first(batches: Batches) -> tuple[Tensor, Batch, int]:
+    batch = next(batches.epoch(0))
+    return batch.images, batch, 0
+
+
+def test_mixing_needs_pairs() -> None:
+    with pytest.raises(ConfigError, match="need a stream that pairs images"):
+        fresh(settings(mixup=1.0))
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "balanced": {"sampling": "balanced"},
+    "autoaugment, cutout": {"augment": "autoaugment", "cutout": 4},
+    "randaugment, square root": {"augment": "randaugment", "sampling": "square_root"},
+    "mixup and cutmix, balanced": {"mixup": 0.5, "cutmix": 1.0, "sampling": "balanced"},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_resumes_bit_for_bit(tmp_path: Path, recipe: str) -> None:
+    config = settings(**RECIPES[recipe])
+    whole, part, again = (
+        batches(sampling=config.sampling, paired=config.mixes),
+        batches(sampling=config.sampling, paired=config.mixes),
+        batches(sampling=config.sampling, paired=config.mixes),
+    )
+    expected, result = fresh(config, batches=whole)
+    with pytest.raises(Killed):
+        fresh(config, batches=Cut(part, (1, 2)), checkpoint=tmp_path / "c.pt", checkpoint_seconds=0)
+    learner, resumed = fresh(config, batches=again, checkpoint=tmp_path / "c.pt")
+    assert resumed.resumed_at == (1, 2)
+    assert same(expected.state_dict(), learner.state_dict())
+    assert resumed.history == result.history
+    assert not same(expected.state_dict(), fresh(settings())[0].state_dict())  # the recipe does something
+
+
 def test_clipping_bounds_the_step() -> None:
     """Without momentum and decay one step moves the parameters by lr times the clipped norm."""
     plain = {
@@ -524,6 +596,26 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
     interrupted(settings(), path, (1, 2), data="these")
     with pytest.raises(DataError, match=r"c.pt was written by another training configuration or on other images"):
         fresh(settings(), checkpoint=path, data="those")
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_taken_up(tmp_path: Path) -> None:
+    """What a new setting is at its default is what the older version did."""
+    path = tmp_path / "c.pt"
+    interrupted(settings(), path, (1, 2))
+    old = {
+        "epochs",
+        "batch_size",
+        "lr",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "schedule",
+        "milestones",
+        "step_factor",
+    }
+    old |= {"warmup_epochs", "clip_norm", "augment", "precision", "channels_last", "compile"}
+    assert torch.load(path, weights_only=True)["guard"]["train"].keys() == old
+    assert same(fresh(settings())[0].state_dict(), fresh(settings(), checkpoint=path)[0].state_dict())
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.06}, {"epochs": 4}, {"augment": "none"}, {"precision": "bfloat16"}])

@@ -38,6 +38,11 @@ CASES = {
     "cosines, margins, late weights": (MethodConfig(name="ldam_drw", scale=4, class_balanced=0.9, deferred=0.4), {}),
     "batch norm of features, dot regression": (MethodConfig(name="etf_dr"), {}),
     "weighted": (MethodConfig(name="ce"), {"class_weights": torch.linspace(0.1, 4, 10, dtype=torch.float64)}),
+    "sampled, augmented": (MethodConfig(name="ce"), {"sampling": "balanced", "augment": "randaugment", "cutout": 2}),
+    "mixed": (
+        MethodConfig(release="gate", thresholds=ThresholdSpec(family="global", angles={"tau": 0.9})),
+        {"mixup": 0.5, "cutmix": 1.0, "class_weights": torch.linspace(0.1, 4, 10, dtype=torch.float64)},
+    ),
 }
 
 
@@ -70,14 +75,24 @@ def fit(
     context = ThresholdContext(torch.as_tensor(np.bincount(images.fine)))
     built = build_method(method, 16, context, seed=1)
     learner = Learner(extractor, built.head).to(dtype)
-    batches: Any = Batches(images.images, images.fine, batch_size=41, seed=2, rank=rank, world=world)
+    train_config = settings(**changes)
+    batches: Any = Batches(
+        images.images,
+        images.fine,
+        batch_size=41,
+        seed=2,
+        sampling=train_config.sampling,
+        paired=train_config.mixes,
+        rank=rank,
+        world=world,
+    )
     if cut is not None:
         batches = Cut(batches, cut)
     result = train(
         learner,
         built.objective if weights is None else Objective(class_weights=weights.to(dtype)),
         batches,
-        settings(**changes),
+        train_config,
         seed=3,
         tau_plus=built.tau_plus,
         **options,

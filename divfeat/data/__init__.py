@@ -1,8 +1,11 @@
 """Data: image sources, splits and long tails, batches, augmentation."""
 
-from divfeat.data.augment import Augment, Policy
+from divfeat.config import Policy
+from divfeat.data.augment import Augment
 from divfeat.data.batches import Batch, Batches, BatchStream
 from divfeat.data.images import ImageSet, Level
+from divfeat.data.mix import Mix, Targets
+from divfeat.data.sampling import class_shares, draws
 from divfeat.data.sources import load_source
 from divfeat.data.splits import (
     LongTailSplit,
@@ -23,8 +26,12 @@ __all__ = [
     "ImageSet",
     "Level",
     "LongTailSplit",
+    "Mix",
     "Policy",
     "Split",
+    "Targets",
+    "class_shares",
+    "draws",
     "holdout",
     "index_hash",
     "load_source",

@@ -38,6 +38,8 @@ class PreparedData:
             it in both roles.
         split_hash: Over the content of both files and the indices taken from them.
         note: What a reader of the results must know about the split, or "".
+        published_hash: 16 hexadecimal digits over the rows of the published training set and their trained labels, the
+            same in both roles and whatever the validation rule; `DataConfig.expected_split` is compared with it.
     """
 
     config: DataConfig
@@ -47,6 +49,7 @@ class PreparedData:
     class_counts: np.ndarray
     split_hash: str
     note: str = ""
+    published_hash: str = ""
 
     @property
     def evaluation_name(self) -> str:
@@ -66,9 +69,11 @@ class PreparedData:
 
 @dataclass(frozen=True)
 class _Parts:
+    """Rows of the training file; `val` is None where validation is a file of its own."""
+
     published: np.ndarray
     train: np.ndarray
-    val: np.ndarray
+    val: np.ndarray | None
     note: str
 
 
@@ -81,9 +86,9 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         root: Folder of local data sets; default the environment variable DIVFEAT_DATA.
 
     Raises:
-        ConfigError: a validation rule, subset or tail out of range.
+        ConfigError: a validation rule, subset or tail out of range, or a boundary on one side of all classes of a tail.
         DataError: missing or unreadable data, labels that do not exist, a class without a sample in a part, a test set
-            of other classes or another image shape than the training set.
+            of other classes or another image shape than the training set, or another training set than expected.
     """
     full = _load(config, "train", root)
     for name, level in (("train_level", config.train_level), ("probe_level", config.probe_level)):
@@ -92,19 +97,33 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
     with _naming(f"data.source={config.source}, split by {_split_settings(config)}"):
         parts = _parts(full, config)
     published = full.labels(config.train_level)[parts.published]
+    published_hash = index_hash(parts.published, published)[:16]
+    if config.expected_split not in (None, published_hash):
+        raise DataError(
+            f"data.source={config.source}, split by {_split_settings(config)}: the training set has the hash "
+            f"{published_hash} (its rows and labels), but data.expected_split={config.expected_split}: other images, or the "
+            "same in another order; use the data it was written for, or set data.expected_split to null to go on"
+        )
     counts = np.bincount(published, minlength=full.num_classes(config.train_level))
     train = full.subset(parts.train if role == "search" else parts.published)
     _check_classes(config, "training", train)
-    if role == "search":
+    if config.imbalance is not None:
+        _check_boundary(config, counts)
+    if role == "search" and parts.val is not None:
         evaluation = full.subset(parts.val)
         _check_classes(config, "validation", evaluation)
         content = [full.content_hash, index_hash(parts.train), index_hash(parts.val)]
+    elif role == "search":
+        evaluation = _load(config, "val", root)
+        _check_alike(config, "val", full, evaluation)
+        _check_classes(config, "validation", evaluation)
+        content = [full.content_hash, index_hash(parts.train), evaluation.content_hash]
     else:
         evaluation = _load(config, "test", root)
-        _check_alike(config, full, evaluation)
+        _check_alike(config, "test", full, evaluation)
         _check_classes(config, "test", evaluation)
         content = [full.content_hash, index_hash(parts.published), evaluation.content_hash]
-    return PreparedData(config, role, train, evaluation, counts, digest(content), parts.note)
+    return PreparedData(config, role, train, evaluation, counts, digest(content), parts.note, published_hash)
 
 
 def _load(config: DataConfig, split: SplitName, root: Path | None) -> ImageSet:
@@ -115,6 +134,7 @@ def _load(config: DataConfig, split: SplitName, root: Path | None) -> ImageSet:
         download=config.download,
         image_size=config.image_size,
         **config.columns,
+        **config.lists,
     )
 
 
@@ -123,20 +143,31 @@ def _levels(config: DataConfig) -> tuple[Level, ...]:
     return tuple(dict.fromkeys((config.train_level, config.probe_level)))
 
 
-def _check_alike(config: DataConfig, train: ImageSet, test: ImageSet) -> None:
-    """Refuse a test set whose label numbers mean something else, or whose images have another shape."""
+def _check_boundary(config: DataConfig, counts: np.ndarray) -> None:
+    """Refuse a boundary that has no class of a tail on one of its sides: nothing could be said of minor classes."""
+    low, high = int(counts.min()), int(counts.max())
+    if low < high and not low <= config.boundary < high:
+        which = "every class" if config.boundary >= high else "no class"
+        raise ConfigError(
+            f"data.boundary={config.boundary} makes {which} of this long tail minor (classes have {low} to {high} training "
+            f"images): set data.boundary from {low} to {high - 1}"
+        )
+
+
+def _check_alike(config: DataConfig, split: SplitName, train: ImageSet, test: ImageSet) -> None:
+    """Refuse a test (or validation) file whose label numbers mean something else, or whose images have another shape."""
     if test.image_shape != train.image_shape:
         raise DataError(
-            f"{config.source}: images [C, H, W] are {list(test.image_shape)} in test but {list(train.image_shape)} in "
-            "train; set data.image_size, or rebuild the data set with one kind of image"
+            f"{config.source}: images [C, H, W] are {list(test.image_shape)} in {split} but "
+            f"{list(train.image_shape)} in train; set data.image_size, or rebuild the data set with one kind of image"
         )
     levels = _levels(config)
     for level in levels:
-        with _naming(f"the test split of {config.source}"):
+        with _naming(f"the {split} split of {config.source}"):
             names = test.class_names(level)
         if names != train.class_names(level):
             raise DataError(
-                f"{config.source}: train and test name their {level} classes differently or in another order; rebuild "
+                f"{config.source}: train and {split} name their {level} classes differently or in another order; rebuild "
                 "the data set"
             )
     if "coarse" in levels and test.fine_names == train.fine_names:
@@ -146,7 +177,7 @@ def _check_alike(config: DataConfig, train: ImageSet, test: ImageSet) -> None:
             k, names = moved[0], train.class_names("coarse")
             raise DataError(
                 f"{config.source}: fine class {train.fine_names[k]!r} lies under {names[here[k]]!r} in train but under "
-                f"{names[there[k]]!r} in test; mend the coarse labels"
+                f"{names[there[k]]!r} in {split}; mend the coarse labels"
             )
 
 
@@ -173,8 +204,13 @@ def _naming(place: str) -> Iterator[None]:
 
 
 def _split_settings(config: DataConfig) -> str:
-    names = ("train_size", "imbalance", "n_max", "val_per_class", "val_fraction")
-    return ", ".join(f"data.{name}={value:g}" for name in names if (value := getattr(config, name)) is not None)
+    names = ("train_size", "imbalance", "tail", "n_max", "val_per_class", "val_fraction", "val_list")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if config.imbalance is None:
+        del given["tail"]
+    return ", ".join(
+        f"data.{name}={value}" if isinstance(value, str) else f"data.{name}={value:g}" for name, value in given.items()
+    )
 
 
 def _parts(full: ImageSet, config: DataConfig) -> _Parts:
@@ -191,10 +227,16 @@ def _parts(full: ImageSet, config: DataConfig) -> _Parts:
             seed=config.seed,
             val_seed=stream_seed(config.seed, "validation"),
             n_max=config.n_max,
+            tail=config.tail,
         )
         borrowed = int(split.borrowed.sum())
         note = f"{_FEWER} ({borrowed} of {len(split.published)})" if borrowed else _OUTSIDE
         return _Parts(split.published, split.train, split.val, note)
+    if config.val_list is not None:
+        published = everything
+        if config.train_size is not None:
+            published = stratified_subset(fine, config.train_size, seed=config.seed)
+        return _Parts(published, published, None, "")
     if config.train_size is not None:
         published = stratified_subset(fine, config.train_size, seed=config.seed)
         left = np.setdiff1d(everything, published)

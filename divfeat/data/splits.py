@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from divfeat.errors import ConfigError, DataError
+from divfeat.config import Tail
+from divfeat.errors import ConfigError, DataError, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +77,11 @@ def holdout(labels: np.ndarray, *, per_class: int | None = None, fraction: float
     return Split(np.setdiff1d(np.arange(len(labels)), held), held)
 
 
-def long_tail_counts(num_classes: int, imbalance: float, n_max: float) -> np.ndarray:
-    """Images a class, int64 [K], of the published CIFAR-LT rule: int(n_max * (1/imbalance)^(k / (K-1))).
+def long_tail_counts(num_classes: int, imbalance: float, n_max: float, tail: Tail = "exponential") -> np.ndarray:
+    """Images a class, int64 [K], of the published CIFAR-LT rules.
+
+    ``exponential``: int(n_max * (1/imbalance)^(k / (K-1))). ``step``: int(n_max) for the first K // 2 classes, then
+    int(n_max / imbalance); where K is odd the middle class is a small one (the published code drops a class there).
 
     Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss" (2019) and its code.
 
@@ -84,20 +89,32 @@ def long_tail_counts(num_classes: int, imbalance: float, n_max: float) -> np.nda
         num_classes: K, at least 2.
         imbalance: largest class over smallest, at least 1.
         n_max: images of class 0, the largest.
+        tail: ``exponential`` or ``step``.
 
     Raises:
-        ConfigError: fewer than 2 classes, or an imbalance below 1.
+        ConfigError: fewer than 2 classes, an imbalance below 1, or an unknown tail.
     """
+    if tail not in _SHARES:
+        raise ConfigError(unknown("tail", tail, _SHARES))
     if num_classes < 2:
         raise ConfigError(f"a long tail needs at least 2 classes, got {num_classes}")
     if not imbalance >= 1:
         raise ConfigError(f"imbalance={imbalance} must be at least 1: it is the largest class over the smallest")
-    ratio = 1.0 / imbalance
-    return np.array([int(n_max * ratio ** (k / (num_classes - 1.0))) for k in range(num_classes)], dtype=np.int64)
+    share = _SHARES[tail]
+    return np.array([int(n_max * share(1.0 / imbalance, k, num_classes)) for k in range(num_classes)], dtype=np.int64)
 
 
-def long_tail_indices(labels: np.ndarray, imbalance: float, seed: int = 0, n_max: float | None = None) -> np.ndarray:
-    """Rows of a long-tailed set by the published CIFAR-LT rule; class 0 is the head.
+#: (smallest over largest class, k, K) -> class k's share of the largest class.
+_SHARES: dict[str, Callable[[float, int, int], float]] = {
+    "exponential": lambda ratio, k, classes: ratio ** (k / (classes - 1.0)),
+    "step": lambda ratio, k, classes: 1.0 if k < classes // 2 else ratio,
+}
+
+
+def long_tail_indices(
+    labels: np.ndarray, imbalance: float, seed: int = 0, n_max: float | None = None, tail: Tail = "exponential"
+) -> np.ndarray:
+    """Rows of a long-tailed set by a published CIFAR-LT rule; class 0 is the head.
 
     One legacy generator, seeded once, shuffles the rows of each class in class order, and the first n_k are taken: with
     seed 0 and rows in the original file order these are the published images.
@@ -107,16 +124,18 @@ def long_tail_indices(labels: np.ndarray, imbalance: float, seed: int = 0, n_max
         imbalance: largest class over smallest, at least 1.
         seed: of the shuffle; the published sets use 0.
         n_max: images of class 0; None takes N / K, as published.
+        tail: as in :func:`long_tail_counts`.
 
     Returns:
         int64, class after class in drawn order.
 
     Raises:
-        ConfigError: an imbalance below 1, or fewer than 2 classes.
+        ConfigError: an imbalance below 1, fewer than 2 classes, or an unknown tail.
         DataError: the first class that has fewer images than the rule asks for, or would get none.
     """
     by_class = _rows_by_class(labels)
-    wanted = long_tail_counts(len(by_class), imbalance, len(labels) / len(by_class) if n_max is None else n_max)
+    largest = len(labels) / len(by_class) if n_max is None else n_max
+    wanted = long_tail_counts(len(by_class), imbalance, largest, tail)
     rng = np.random.RandomState(seed)  # the published sets are defined by the legacy generator
     taken = []
     for k, (rows, count) in enumerate(zip(by_class, wanted, strict=True)):
@@ -140,6 +159,7 @@ def long_tail_split(
     seed: int = 0,
     val_seed: int = 0,
     n_max: float | None = None,
+    tail: Tail = "exponential",
 ) -> LongTailSplit:
     """A long-tailed training set and a balanced validation set that is not the test set.
 
@@ -153,6 +173,7 @@ def long_tail_split(
         seed: of the published draw.
         val_seed: of the validation draw.
         n_max: as in :func:`long_tail_indices`.
+        tail: as in :func:`long_tail_counts`.
 
     Raises:
         ConfigError: a value out of range.
@@ -160,7 +181,7 @@ def long_tail_split(
     """
     if val_per_class < 1:
         raise ConfigError(f"val_per_class={val_per_class} must be at least 1 image")
-    published = np.sort(long_tail_indices(labels, imbalance, seed, n_max))
+    published = np.sort(long_tail_indices(labels, imbalance, seed, n_max, tail))
     chosen = np.zeros(len(labels), dtype=bool)
     chosen[published] = True
     by_class = _rows_by_class(labels)

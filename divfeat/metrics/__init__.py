@@ -26,6 +26,7 @@ from divfeat.metrics.cones import (
     cone_occupancy_at,
     feature_norms,
 )
+from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.rank import NumericalRankAccumulator, NumericalRankResult, numerical_rank
 from divfeat.metrics.statistics import ClassStatistics, ClassStatisticsAccumulator, class_statistics
 from divfeat.metrics.summary import collapse_summary
@@ -52,6 +53,8 @@ __all__ = [
     "accuracy_by_group",
     "axis_cosines",
     "balanced_accuracy",
+    "by_boundary",
+    "by_shots",
     "cdnv",
     "clamped_share",
     "class_statistics",

@@ -92,7 +92,7 @@ class Study:
         source = self.config.data
         data = prepare(source, "search", root=self.root)
         find_source(  # told now, not after the search
-            source.source, split="test", root=self.root, download=source.download, **source.columns
+            source.source, split="test", root=self.root, download=source.download, **source.columns, **source.lists
         )
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:

@@ -57,9 +57,11 @@ def test_resume_continues_the_same_epoch(count: int, size: int, epoch: int, data
         assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
-def test_images_labels_and_index_belong_together() -> None:
+@pytest.mark.parametrize("sampling", ["natural", "balanced", "square_root"])
+def test_images_labels_and_index_belong_together(sampling: str) -> None:
     images, labels = arrays(1000)
-    for batch in stream(1000, batch_size=64).epoch(3):
+    for batch in stream(1000, batch_size=64, sampling=sampling).epoch(3):
+        assert torch.equal(batch.index, batch.draw % 1000)
         assert torch.equal(batch.images, torch.from_numpy(images)[batch.index])
         assert torch.equal(batch.labels, torch.from_numpy(labels)[batch.index])
         assert (batch.images.dtype, batch.labels.dtype, batch.index.dtype) == (torch.uint8, torch.int64, torch.int64)
@@ -72,6 +74,38 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
     assert len(orders) == 16
     first = np.array([int(stream(20, seed=s).order(0)[0]) for s in range(2000)])
     assert 60 < np.bincount(first, minlength=20).min() <= np.bincount(first, minlength=20).max() < 150  # 100, sd 10
+
+
+def test_a_natural_draw_is_its_row() -> None:
+    assert all(torch.equal(batch.draw, batch.index) for batch in stream(100).epoch(2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(8, 200), st.integers(4, 40), st.integers(1, 4), st.integers(0, 50), st.data())
+def test_sampled_batches_do_not_depend_on_the_world_or_a_resume(
+    count: int, size: int, world: int, epoch: int, data: st.DataObject
+) -> None:
+    assume(count // -(-count // size) >= world)
+    how: dict[str, Any] = {"batch_size": size, "sampling": data.draw(st.sampled_from(["balanced", "square_root"]))}
+    alone = list(stream(count, **how).epoch(epoch))
+    ranks = [list(stream(count, **how, rank=rank, world=world).epoch(epoch)) for rank in range(world)]
+    for step, whole in enumerate(alone):
+        for a, b in zip(whole[:3], zip(*(rank[step][:3] for rank in ranks), strict=True), strict=True):
+            assert torch.equal(a, torch.cat(b))
+        assert torch.equal(whole.draw, torch.cat([rank[step].draw for rank in ranks]))
+    drawn = torch.cat([batch.draw for batch in alone])
+    assert len(drawn) == len(set(drawn.tolist())) == count
+    step = data.draw(st.integers(0, len(alone)))
+    rest = torch.cat([*(batch.draw for batch in stream(count, **how).epoch(epoch, step)), drawn[:0]])
+    assert torch.equal(rest, drawn[count - len(rest) :])
+
+
+def test_balanced_batches_mix_the_classes() -> None:
+    """The order is shuffled over the whole epoch, not class after class."""
+    labels = np.repeat(np.arange(4), [700, 200, 70, 30])
+    batches = Batches(np.zeros((1000, 1, 1, 1), dtype=np.uint8), labels, batch_size=100, seed=0, sampling="balanced")
+    for batch in batches.epoch(0):
+        assert (torch.bincount(batch.labels, minlength=4) > 10).all()  # 25 each, sd 4
 
 
 def test_batches_are_of_one_size() -> None:
@@ -124,6 +158,7 @@ def test_is_a_batch_stream() -> None:
         ({"batch_size": 0}, ConfigError, "batch_size=0"),
         ({"rank": 2, "world": 2}, ConfigError, "rank=2"),
         ({"world": 0}, ConfigError, "world=0"),
+        ({"sampling": "uniform"}, ConfigError, "unknown sampling 'uniform'. Known: natural, square_root, balanced"),
         ({"batch_size": 3, "world": 4}, ConfigError, "too few for 4 workers"),
     ],
 )

@@ -13,7 +13,8 @@ from divfeat.config import DataConfig, build, deciding
 from divfeat.data import prepare as module
 from divfeat.data.images import ImageSet
 from divfeat.data.prepare import PreparedData, prepare
-from divfeat.errors import DataError
+from divfeat.errors import ConfigError, DataError
+from divfeat.settings import make_configs
 
 FINE, COARSE = 6, 3
 
@@ -78,7 +79,8 @@ RULES = {
     "per class": {"val_per_class": 5},
     "fraction": {"val_fraction": 0.2},
     "subset": {"val_per_class": 5, "train_size": 60},
-    "tail": {"val_per_class": 5, "imbalance": 4, "n_max": 20},
+    "tail": {"val_per_class": 5, "imbalance": 4, "n_max": 20, "boundary": 10},
+    "step": {"val_per_class": 5, "imbalance": 4, "n_max": 20, "boundary": 10, "tail": "step"},
 }
 
 
@@ -101,7 +103,8 @@ def test_settings_reach_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(module, "load_source", load)
     columns = {"image_column": "photo", "fine_column": "species", "coarse_column": None}
     prepare(config(val_per_class=2, download=True, image_size=16, **columns), "confirm", root=tmp_path)
-    common = {"spec": "made", "root": tmp_path, "download": True, "image_size": 16, **columns}
+    lists = dict.fromkeys(("train_list", "val_list", "test_list"))
+    common = {"spec": "made", "root": tmp_path, "download": True, "image_size": 16, **columns, **lists}
     assert seen == [{**common, "split": "train"}, {**common, "split": "test"}]
 
 
@@ -165,6 +168,14 @@ def test_a_long_tail_follows_the_published_rule(monkeypatch: pytest.MonkeyPatch)
     assert "left out" in search.note
 
 
+def test_a_step_halves_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(monkeypatch, [60] * FINE)
+    search, confirm = both(config(imbalance=10, tail="step", val_per_class=10, n_max=40, boundary=10))
+    check_search(source, search, confirm)
+    assert confirm.class_counts.tolist() == [40] * 3 + [4] * 3
+    assert np.bincount(search.evaluation.fine).tolist() == [10] * FINE
+
+
 def test_a_tail_that_leaves_too_few_borrows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(monkeypatch, [60] * FINE)
     search, confirm = both(config(imbalance=10, val_per_class=10))
@@ -185,7 +196,7 @@ def test_a_tail_that_leaves_too_few_borrows_and_says_so(monkeypatch: pytest.Monk
 def test_parts_are_disjoint_whatever_the_counts(counts: list[int], per_class: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         source = Source(monkeypatch, counts)
-        for rule in ({}, {"train_size": sum(counts) // 2}, {"imbalance": 3, "n_max": 12}):
+        for rule in ({}, {"train_size": sum(counts) // 2}, {"imbalance": 3, "n_max": 12, "boundary": 5}):
             search, confirm = both(config(val_per_class=per_class, seed=seed, **rule))
             check_search(source, search, confirm)
             assert np.bincount(search.evaluation.fine, minlength=FINE).tolist() == [per_class] * FINE
@@ -233,6 +244,26 @@ def test_a_confirmation_does_not_depend_on_the_validation_rule(monkeypatch: pyte
     assert len(hashes) == 1
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_training_set_other_than_expected_is_refused(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """The hash is of rows and labels: one number for both roles, and for any way to validate."""
+    source = Source(monkeypatch, [40] * FINE)
+    search, confirm = both(config(**RULES[rule]))
+    found = search.published_hash
+    assert found == confirm.published_hash and len(found) == 16
+    expected = {**RULES[rule], "expected_split": found}
+    for role in ("search", "confirm"):
+        assert prepare(config(**expected), role).split_hash == {"search": search, "confirm": confirm}[role].split_hash
+    whole = source.sets["train"]
+    moved = np.random.default_rng(0).permutation(len(whole))
+    source.sets["train"] = dataclasses.replace(whole, fine=whole.fine[moved], coarse=whole.fine[moved] // 2)
+    other = prepare(config(**RULES[rule]), "search").published_hash
+    assert other != found
+    for role in ("search", "confirm"):
+        with pytest.raises(DataError, match=f"the hash {other} .* but data.expected_split={found}: other images, or"):
+            prepare(config(**expected), role)
+
+
 def test_columns_count_only_where_they_are_named() -> None:
     """Keys of studies from before there were such settings stay what they are."""
     plain = config(val_per_class=5)
@@ -266,7 +297,7 @@ def test_a_class_without_any_image_is_refused(
 def test_a_tail_of_coarse_classes_may_not_lose_a_fine_one(monkeypatch: pytest.MonkeyPatch, role: Any) -> None:
     """The probe needs every fine class; the tail is drawn by the trained, coarse labels."""
     Source(monkeypatch, [40, 40, 40, 40, 70, 2])
-    settings = {"train_level": "coarse", "imbalance": 10, "n_max": 30, "val_per_class": 3}
+    settings = {"train_level": "coarse", "imbalance": 10, "n_max": 30, "val_per_class": 3, "boundary": 5}
     with pytest.raises(DataError, match=r"fine class '[a-f]' of made has no (training|validation) image; raise"):
         prepare(config(**settings), role)
     found = prepare(config(**settings, probe_level="coarse"), role)  # without fine labels there is nothing to lose
@@ -279,6 +310,27 @@ def test_a_tail_that_asks_for_more_than_there_is(monkeypatch: pytest.MonkeyPatch
         prepare(config(imbalance=4, n_max=50, val_per_class=3), "search")
     with pytest.raises(DataError, match=r"val_per_class .*not data.val_fraction"):
         prepare(config(imbalance=4, val_fraction=0.2), "search")
+
+
+@pytest.mark.parametrize(("boundary", "which"), [(39, None), (40, "every class"), (10, None), (9, "no class")])
+@pytest.mark.parametrize("tail", ["exponential", "step"])
+def test_a_boundary_beside_all_classes_of_a_tail(
+    monkeypatch: pytest.MonkeyPatch, boundary: int, which: str | None, tail: str
+) -> None:
+    Source(monkeypatch, [60] * FINE)
+    settings = config(imbalance=4, n_max=40, val_per_class=3, boundary=boundary, tail=tail)
+    if which is None:
+        assert prepare(settings, "search").class_counts.tolist()[-1] == 10
+        return
+    message = f"data.boundary={boundary} makes {which} of this long tail minor .classes have 10 to 40 .* from 10 to 39"
+    with pytest.raises(ConfigError, match=message):
+        prepare(settings, "search")
+
+
+def test_without_a_tail_there_is_no_boundary_to_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    Source(monkeypatch, [40] * FINE)
+    prepare(config(val_per_class=3, boundary=50), "search")
+    prepare(config(val_per_class=3, boundary=50, imbalance=1), "search")  # no class is larger than another
 
 
 def test_coarse_labels_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,3 +388,25 @@ def test_the_digits_of_the_default_preset() -> None:
     assert len(search.train) + len(search.evaluation) == len(confirm.train) == 1438
     assert len(confirm.evaluation) == 359
     assert search.class_names == ("0-1", "2-3", "4-5", "6-7", "8-9")
+
+
+STEP = {"imbalance": 10, "tail": "step", "boundary": 60, "expected_split": "5758df812513d874"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "total"),
+    [
+        ("cifar10-lt", {"source": "parquet:cifar10", "expected_split": "c92ead125191a345"}, 12_406),
+        ("tin100-lt", {}, 10_847),  # its hash is in the preset
+        ("tin100-lt", STEP, 27_500),
+    ],
+)
+def test_long_tails_of_real_images(real_data: Path, preset: str, changes: dict[str, Any], total: int) -> None:
+    settings = make_configs(preset, overrides={"data": changes})[0].data
+    search = prepare(settings, "search", root=real_data)
+    assert search.published_hash == settings.expected_split
+    assert search.class_counts.sum() == total
+    classes = len(search.class_counts)
+    assert np.bincount(search.evaluation.fine).tolist() == [settings.val_per_class] * classes
+    head = search.class_counts.max()
+    assert np.bincount(search.train.fine)[0] == head - settings.val_per_class  # type: ignore[operator]

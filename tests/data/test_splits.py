@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,15 +27,21 @@ def balanced(classes: int, each: int) -> np.ndarray:
     return labels_of([each] * classes)
 
 
-def naive_long_tail(labels: np.ndarray, imbalance: float, seed: int = 0) -> list[int]:
+def naive_long_tail(labels: np.ndarray, imbalance: float, seed: int = 0, tail: str = "exponential") -> list[int]:
     """The published procedure, image by image; a RandomState draws what numpy.random.seed and shuffle would."""
     classes = sorted(set(labels.tolist()))
+    largest, factor = len(labels) / len(classes), 1 / imbalance
+    if tail == "exponential":
+        wanted = [int(largest * factor ** (k / (len(classes) - 1.0))) for k in classes]
+    else:
+        half = len(classes) // 2
+        wanted = [int(largest)] * half + [int(largest * factor)] * (len(classes) - half)
     legacy = np.random.RandomState(seed)
     chosen: list[int] = []
-    for k in classes:
+    for k, count in zip(classes, wanted, strict=True):
         rows = [i for i, label in enumerate(labels.tolist()) if label == k]
         legacy.shuffle(rows)
-        chosen += rows[: int(len(labels) / len(classes) * (1 / imbalance) ** (k / (len(classes) - 1.0)))]
+        chosen += rows[:count]
     return chosen
 
 
@@ -105,20 +112,46 @@ def test_long_tail_has_the_published_size(classes: int, each: int, imbalance: fl
 
 def test_cifar10_lt_counts() -> None:
     assert long_tail_counts(10, 100, 5000).tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert long_tail_counts(10, 100, 5000, "step").tolist() == [5000] * 5 + [50] * 5
+    assert long_tail_counts(5, 3, 100, "step").tolist() == [100, 100, 33, 33, 33]
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(2, 8), st.integers(5, 40), st.floats(1, 5), st.integers(0, 50))
-def test_long_tail_follows_the_published_procedure(classes: int, each: int, imbalance: float, seed: int) -> None:
+@given(
+    st.integers(2, 8),
+    st.integers(5, 40),
+    st.floats(1, 5),
+    st.integers(0, 50),
+    st.sampled_from(["exponential", "step"]),
+)
+def test_long_tail_follows_the_published_procedure(
+    classes: int, each: int, imbalance: float, seed: int, tail: Any
+) -> None:
     labels = balanced(classes, each)
-    assert long_tail_indices(labels, imbalance, seed).tolist() == naive_long_tail(labels, imbalance, seed)
+    found = long_tail_indices(labels, imbalance, seed, tail=tail).tolist()
+    assert found == naive_long_tail(labels, imbalance, seed, tail)
 
 
-def test_long_tail_digest() -> None:
-    """CIFAR10-like labels in blocks: the very rows must never change."""
-    rows = long_tail_indices(np.repeat(np.arange(10), 5000), 100)
-    assert index_hash(rows) == "6f9aeb03150e21fe8640a727c32b42181d650b42e1aedf3d99562613eaa93045"
-    assert np.array_equal(rows, naive_long_tail(np.repeat(np.arange(10), 5000), 100))
+@pytest.mark.parametrize(
+    ("classes", "imbalance", "tail", "digest"),
+    [
+        (10, 100, "exponential", "6f9aeb03150e21fe8640a727c32b42181d650b42e1aedf3d99562613eaa93045"),
+        (100, 100, "exponential", "2491bad3245c15d027b15294c32e86ca603766e13337a3cb67e1abfb39187317"),
+        (100, 50, "exponential", "9938b1f3a67679e393c3535c23be0eaa8b5a73d0f09ce5418e3370f1cda869eb"),
+        (100, 10, "exponential", "f4716ff15d44ad2a6ca1730d608e85a1f412ce2401e818d699f3e4008815d4d1"),
+        (10, 100, "step", "88a7a4ec4bed74113816d82454612251d9a1b82b7fa447104c4addee46bd2984"),
+        (100, 100, "step", "11b763728b89bbeae21cde27f5fd6071b9808adb195cd7683abef79ad9b0992a"),
+    ],
+)
+def test_long_tail_digests(classes: int, imbalance: float, tail: Any, digest: str) -> None:
+    """Labels of CIFAR's size in blocks: the very rows must never change."""
+    labels = np.repeat(np.arange(classes), 50_000 // classes)
+    assert index_hash(long_tail_indices(labels, imbalance, tail=tail)) == digest
+
+
+def test_the_rows_of_cifar10_size_are_those_of_the_published_procedure() -> None:
+    labels = np.repeat(np.arange(10), 5000)
+    assert np.array_equal(long_tail_indices(labels, 100), naive_long_tail(labels, 100))
 
 
 def test_long_tail_leaves_the_global_generator_alone() -> None:
@@ -139,6 +172,10 @@ def test_long_tail_refuses() -> None:
         long_tail_indices(balanced(3, 10), float("nan"))
     with pytest.raises(ConfigError, match="at least 2 classes"):
         long_tail_indices(balanced(1, 10), 2)
+    with pytest.raises(DataError, match=r"class 1 has 10 images where imbalance 11 asks for 0: lower the imbalance"):
+        long_tail_indices(balanced(3, 10), 11, tail="step")
+    with pytest.raises(ConfigError, match=r"unknown tail 'steps'\. Did you mean 'step'"):
+        long_tail_indices(balanced(3, 10), 2, tail="steps")  # type: ignore[arg-type]
 
 
 def test_long_tail_split_takes_validation_from_what_is_left() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from divfeat.errors import DataError
 
-SplitName = Literal["train", "test"]
+SplitName = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,16 @@ class Request:
     Attributes:
         spec: as given, for messages.
         argument: what follows the colon: a name or a path.
-        split: ``train`` or ``test``.
+        split: ``train`` or ``test``; ``val`` where the source has one.
         root: folder of local data sets, if one is known.
         download: whether missing data may be fetched.
         image_size: side in pixels, or None.
         image_column: Parquet column of the images, or None for the usual names.
         fine_column: Parquet column of the fine labels, likewise.
         coarse_column: Parquet column of the coarse labels, likewise.
+        train_list: file that lists the training images and their labels.
+        val_list: the same for validation, or None.
+        test_list: the same for the test set.
     """
 
     spec: str
@@ -36,6 +39,9 @@ class Request:
     image_column: str | None = None
     fine_column: str | None = None
     coarse_column: str | None = None
+    train_list: str | None = None
+    val_list: str | None = None
+    test_list: str | None = None
 
     def candidates(self) -> list[Path]:
         """Places where the path of the spec may lie: as it is (from the working directory), then under the root.
