@@ -521,6 +521,36 @@ def test_the_digest_is_pinned() -> None:
         digest(math.nan)
 
 
+#: preset -> identity of the study, as published: whoever changes one orphans the folders of finished studies.
+IDENTITIES = {
+    "cifar10": "87986af826d32122",
+    "cifar20-100": "1dd407daf0dc21c5",
+    "digits": "2f93fd079ddae694",
+    "digits-lt": "5a6915c1a0f94c25",
+    "tin20-100": "d3e1a3c558815a59",
+    "tin20-100-small": "12fcc4da1b4aefd5",
+}
+#: preset -> key of the training with tau+ = 0.5 and the gate, seed 3.
+KEYS = {
+    "cifar10": "04e90564fc0d56ff",
+    "cifar20-100": "211cb724def531ae",
+    "digits": "bc31baffc5ac2602",
+    "digits-lt": "0fa516a72031c3ee",
+    "tin20-100": "1a7655fd3ccd12d6",
+    "tin20-100-small": "98ca00976136884f",
+}
+
+
+@pytest.mark.parametrize("preset", IDENTITIES)
+def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
+    """A new setting that is off leaves them as they are: `deciding` drops it."""
+    made = make_configs(preset)[0]
+    assert made.identity == IDENTITIES[preset]
+    method = {"name": "hinge_ce", "thresholds": {"family": "global", "angles": {"tau": 0.5}}, "release": "gate"}
+    fields = {name: getattr(made, name) for name in ("data", "model", "train", "probe")}
+    assert build(ExperimentConfig, {**fields, "method": method, "seed": 3}).key == KEYS[preset]
+
+
 def test_releases_and_objectives_agree_with_the_rest() -> None:
     from divfeat.losses import RELEASES
 
