@@ -9,13 +9,15 @@ from typing import Any
 from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError, unknown
 from divfeat.methods import METHODS, method_named
-from divfeat.thresholds import PAPER_ANGLE
+from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
 
 #: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
 SEARCH_SEED, SELECT_SEED, CONFIRM_SEED = 0, 1_000, 2_000
 _SEEDS_PER_STUDY = 10_000
 #: Between the paper's two ranges for minor classes, 7/36..1/4 pi (section 5) and 1/6..5/18 pi (figure 5).
 PAPER_MINOR = 2 / 9 * math.pi
+#: Angles that a name tells one by one.
+_MOST_ANGLES = 6
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def canonical(method: MethodConfig) -> MethodConfig:
     """`method` by its plainest name: a hinge without cones clamps nothing and is CE+ETF, bit for bit."""
     if not method_named(method.name).hinge:
         return method.model_copy(update={"thresholds": ThresholdSpec(), "release": "paper"})
-    no_cone = all(angle == 0 for angle in method.thresholds.angles.values())
-    if no_cone and method.label_smoothing is None:
+    thresholds = method.thresholds
+    if family_named(thresholds.family).coneless(thresholds.angles) and method.label_smoothing is None:
         return MethodConfig(name="ce_etf")
     return method
 
@@ -85,13 +87,14 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     """A baseline by name: a method without thresholds, or `hinge_fixed`, the paper's fixed thresholds as printed.
 
     `hinge_fixed` is tau+ = 13/36 pi for every class (tables 1 and 3); on a long tail, the best threshold of figure 5 (2/9
-    pi, between both ranges the paper gives) on minor classes and none on major ones (section 4.2).
+    pi, between both ranges the paper gives) on minor classes and none on major ones (section 4.2), wherever the search too
+    gives classes different angles.
 
     Raises:
         ConfigError: unknown name.
     """
     if name == "hinge_fixed":
-        if study.data.imbalance is not None and study.search.family == "major_minor":
+        if study.data.imbalance is not None and family_named(study.search.family).varies:
             thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
         else:
             thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
@@ -107,5 +110,22 @@ def name_of(method: MethodConfig) -> str:
     method = canonical(method)
     if not method_named(method.name).hinge:
         return method.name
-    angles = "/".join(f"{math.degrees(angle):.1f}" for angle in method.thresholds.angles.values())
-    return f"{method.release} {angles} deg".replace("  ", " ")
+    return f"{method.release} {angles_in_short(method.thresholds)}".strip()
+
+
+def angles_in_short(thresholds: ThresholdSpec) -> str:
+    """`0.0/40.0 deg`, offsets with their sign, what is no angle by its name: `0.0/40.0 deg, bend 1.00`."""
+    family = family_named(thresholds.family)
+    degrees, others = [], []
+    for name, value in thresholds.angles.items():
+        match family.other(name):
+            case None:
+                degrees.append(f"{math.degrees(value):.1f}")
+            case Offset():
+                degrees.append(f"{math.degrees(value):+.1f}")
+            case Number():
+                others.append(f"{name} {value:.2f}")
+    if len(degrees) > _MOST_ANGLES:
+        low, high = min(thresholds.angles.values()), max(thresholds.angles.values())
+        return f"{family.name} {math.degrees(low):.1f} to {math.degrees(high):.1f} deg"
+    return ", ".join([*([f"{'/'.join(degrees)} deg"] if degrees else []), *others])

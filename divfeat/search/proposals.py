@@ -59,7 +59,7 @@ def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseS
 
 
 def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
-    """Angles in radians, and the way of letting go where more than one is searched.
+    """The family's numbers, angles in radians, and the way of letting go where more than one is searched.
 
     Raises:
         ConfigError: the sampler cannot search this space.
@@ -71,7 +71,7 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
     }
     if study.search.sampler == "cmaes" and len(space) < 2:
         raise ConfigError(
-            f"sampler 'cmaes' needs two angles or more, the family {family.name!r} has {len(space)}; "
+            f"sampler 'cmaes' needs two numbers or more, the family {family.name!r} has {len(space)}; "
             "use search.sampler=tpe (or gp, qmc, random)"
         )
     if len(study.search.releases) > 1 and space:
@@ -80,21 +80,25 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
 
 
 def tried_first(study: StudyConfig) -> list[dict[str, Any]]:
-    """The paper's settings inside the searched box: the first one under every way of letting go, the others under one.
+    """The family's settings inside the searched box: the first one under every way of letting go, the others under one.
 
     Under `theorem` an angle is at most 45 degrees: beyond half the angle between axes the loss cannot fall below log K
     (`divfeat.losses.theorem_tau_minus`), and that half is above 45 degrees for any number of classes.
     """
     family = family_named(study.search.family)
+    box = {side.name: side for side in family.space(study.search.low, study.search.high)}
     releases = study.search.releases
     rows: list[dict[str, Any]] = []
     for index, setting in enumerate(family.tried_first):
-        if any(not study.search.low <= angle <= study.search.high for angle in setting.values()):
+        if any(not box[name].low <= value <= box[name].high for name, value in setting.items()):
             continue
         for release in releases if index == 0 else releases[:1]:
             widest = math.pi / 4 if release == "theorem" else math.pi
-            angles = {name: max(study.search.low, min(angle, widest)) for name, angle in setting.items()}
-            rows.append(angles | ({"release": release} if len(releases) > 1 and setting else {}))
+            values = {
+                name: value if family.other(name) else max(box[name].low, min(value, widest))
+                for name, value in setting.items()
+            }
+            rows.append(values | ({"release": release} if len(releases) > 1 and setting else {}))
     return rows
 
 

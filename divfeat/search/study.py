@@ -96,9 +96,10 @@ class Study:
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:
             build(experiment(self.config, baseline(name, self.config), seed), data)
+        family = family_named(self.config.search.family)
         for release in self.config.search.releases:
-            for angle in (self.config.search.low, self.config.search.high):
-                spec = {"family": self.config.search.family, "angles": self._corner(angle)}
+            for corner in family.corners(self.config.search.low, self.config.search.high):
+                spec = {"family": family.name, "angles": corner}
                 method = MethodConfig.model_validate({"name": "hinge_ce", "thresholds": spec, "release": release})
                 build(experiment(self.config, method, seed), data)
         for metric in protocol.objective_metrics(self.config):
@@ -121,9 +122,6 @@ class Study:
             raise ConfigError(f"protocol.learning_rates={list(settings.learning_rates)} must be positive")
         if any(decay < 0 for decay in settings.weight_decays):
             raise ConfigError(f"protocol.weight_decays={list(settings.weight_decays)} must not be negative")
-
-    def _corner(self, angle: float) -> dict[str, float]:
-        return dict.fromkeys(family_named(self.config.search.family).parameters, angle)
 
     @property
     def finished(self) -> bool:

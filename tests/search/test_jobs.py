@@ -32,6 +32,8 @@ def test_a_hinge_that_clamps_nothing_is_ce_etf(release):
     both = {"family": "major_minor", "angles": {"tau_major": 0.0, "tau_minor": 0.0}}
     assert canonical(MethodConfig.model_validate({"thresholds": both, "release": release})) == ETF
     assert canonical(MethodConfig(thresholds=ThresholdSpec(), release=release)) == ETF
+    bent = {"family": "bent_curve", "angles": {"tau_head": 0.0, "tau_tail": 0.0, "bend": 1.0}}
+    assert canonical(MethodConfig.model_validate({"thresholds": bent, "release": release})) == ETF
 
 
 def test_what_is_not_the_same_training_keeps_its_name():
@@ -82,8 +84,8 @@ def test_baselines_by_name():
     assert fixed.thresholds == ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
     tail = baseline("hinge_fixed", make_study("digits-lt")).thresholds
     assert tail == ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
-    on_tail = make_study("digits-lt", search={"family": "global"})
-    assert baseline("hinge_fixed", on_tail) == fixed
+    for family, expected in (("global", fixed.thresholds), ("count_curve", tail), ("each_10", tail)):
+        assert baseline("hinge_fixed", make_study("digits-lt", search={"family": family})).thresholds == expected
 
 
 @pytest.mark.parametrize("name", ["hinge_ce", "ce_etff", ""])
@@ -98,6 +100,23 @@ def test_names_people_read():
     two = {"family": "major_minor", "angles": {"tau_major": 0.0, "tau_minor": PAPER_MINOR}}
     assert name_of(MethodConfig.model_validate({"thresholds": two})) == "paper 0.0/40.0 deg"
     assert name_of(MethodConfig(name="ce")) == "ce"
+
+
+@pytest.mark.parametrize(
+    ("family", "angles", "name"),
+    [
+        ("bent_curve", {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "bend": -0.5}, "paper 0.0/40.0 deg, bend -0.50"),
+        (
+            "per_class",
+            {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "step": -PAPER_MINOR, "wave_2": 0.0, "wave_3": math.pi / 36},
+            "paper 0.0/40.0/-40.0/+0.0/+5.0 deg",
+        ),
+        ("each_3", {"tau_0": 0.0, "tau_1": PAPER_MINOR, "tau_2": 0.1}, "paper 0.0/40.0/5.7 deg"),
+        ("each_9", {f"tau_{k}": math.pi / 36 * k for k in range(9)}, "paper each_9 0.0 to 40.0 deg"),
+    ],
+)
+def test_names_of_what_is_no_angle_and_of_many(family, angles, name):
+    assert name_of(MethodConfig(thresholds=ThresholdSpec(family=family, angles=angles))) == name
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20))

@@ -1,0 +1,125 @@
+"""An angle for each class against plain loops: directions, ties, bounds, and what is refused."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divfeat.data.splits import long_tail_counts
+from divfeat.errors import ConfigError
+from divfeat.thresholds import DEFAULT_HIGH, MOST_FREE, ThresholdContext, family_named, lift, resolve
+
+#: Busy cores make timings unreliable.
+QUICK = settings(max_examples=40, deadline=None)
+angles = st.floats(0, math.pi)
+offsets = st.floats(-1.5, 1.5)
+tails = st.lists(st.integers(1, 500), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1)
+
+
+def context(values: Any, boundary: int = 50) -> ThresholdContext:
+    return ThresholdContext(torch.as_tensor(np.asarray(values)), boundary=boundary)
+
+
+def naive(
+    values: list[int], boundary: int, head: float, tail: float, step: float, waves: dict[int, float]
+) -> list[float]:
+    largest, smallest = math.log(max(values)), math.log(min(values))
+    falling = sorted(values, reverse=True)
+    found = []
+    for count in values:
+        places = [place for place, other in enumerate(falling) if other == count]
+        rank = sum(places) / len(places) / (len(values) - 1)
+        angle = head + (largest - math.log(count)) / (largest - smallest) * (tail - head)
+        angle += step if count <= boundary else 0.0
+        angle += sum(size * math.cos(math.pi * order * rank) for order, size in waves.items())
+        found.append(min(max(angle, 0.0), max(DEFAULT_HIGH, head, tail)))
+    return found
+
+
+@QUICK
+@given(values=tails, pick=st.data(), head=angles, tail=angles, step=offsets, second=offsets, third=offsets)
+def test_directions_against_a_loop(
+    values: list[int], pick: st.DataObject, head: float, tail: float, step: float, second: float, third: float
+) -> None:
+    boundary = pick.draw(st.integers(min(values), max(values) - 1))
+    spec = {"tau_head": head, "tau_tail": tail, "step": step, "wave_2": second, "wave_3": third}
+    found = resolve({"family": "per_class", **spec}, context(values, boundary))
+    assert found.dtype == torch.float64
+    assert found.min() >= 0 and found.max() <= math.pi
+    assert found.tolist() == pytest.approx(naive(values, boundary, head, tail, step, {2: second, 3: third}), abs=1e-9)
+
+
+def test_classes_of_one_count_share_their_angle_and_a_hundred_have_a_hundred() -> None:
+    spec = {"family": "per_class", "tau_head": 0.2, "tau_tail": 0.9, "step": 0.1, "wave_2": 0.05, "wave_3": -0.04}
+    tied = resolve(spec, context([90, 40, 40, 5]))
+    assert tied[1] == tied[2]
+    counts = np.arange(1000, 0, -10)
+    assert len(set(resolve(spec, context(counts, boundary=500)).tolist())) == 100
+
+
+def test_the_order_of_the_classes_does_not_matter() -> None:
+    counts = torch.as_tensor(long_tail_counts(100, 100, 500))
+    spec = {"family": "per_class", "tau_head": 0.2, "tau_tail": 0.9, "step": 0.1, "wave_2": 0.3, "wave_3": -0.2}
+    shuffled = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(resolve(spec, context(counts[shuffled])), resolve(spec, context(counts))[shuffled])
+
+
+def test_waves_are_shrunk_towards_the_curve() -> None:
+    box = {side.name: side for side in family_named("per_class").space(0.0, 1.2)}
+    assert tuple(box) == ("tau_head", "tau_tail", "step", "wave_2", "wave_3")
+    assert (box["step"].low, box["step"].high) == (-1.2, 1.2)
+    assert box["wave_2"].high == pytest.approx(1.2 / 4) == -box["wave_2"].low
+    assert box["wave_3"].high == pytest.approx(1.2 / 6) == -box["wave_3"].low
+
+
+def test_no_wider_than_the_release_theorem_can_take() -> None:
+    with pytest.raises(ConfigError, match=r"search.high=2.*'per_class' adds offsets.*85 degrees.*lower search.high"):
+        family_named("per_class").space(0.0, 2.0)
+    with pytest.raises(ConfigError, match=r"'per_class' keeps angles within 1.48.*tau_minor=2"):
+        lift({"tau_major": 0.0, "tau_minor": 2.0}, "major_minor", "per_class", context([90, 5]))
+
+
+@pytest.mark.parametrize(
+    ("boundary", "message"),
+    [(4, "no class is minor at data.boundary=4"), (90, "every class is minor at data.boundary=90")],
+)
+def test_a_step_needs_both_groups(boundary: int, message: str) -> None:
+    spec = {"family": "per_class", "tau_head": 0.2, "tau_tail": 0.9, "step": 0.1, "wave_2": 0.0, "wave_3": 0.0}
+    with pytest.raises(ConfigError, match=f"'per_class': {message}"):
+        resolve(spec, context([90, 40, 5], boundary))
+
+
+def test_an_offset_that_is_none() -> None:
+    spec = {"family": "per_class", "tau_head": 0.2, "tau_tail": 0.9, "step": 40, "wave_2": 0.0, "wave_3": 0.0}
+    with pytest.raises(ConfigError, match=r"per_class.step=40 is not an offset of at most pi radians"):
+        resolve(spec, context([90, 5]))
+
+
+# --- one free angle each ------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(values=st.lists(angles, min_size=2, max_size=30))
+def test_each_class_has_the_angle_of_its_label(values: list[float]) -> None:
+    spec = {f"tau_{k}": value for k, value in enumerate(values)}
+    found = resolve({"family": f"each_{len(values)}", **spec}, context([7] * len(values)))
+    assert found.tolist() == values
+
+
+def test_the_wrong_number_of_classes_is_told() -> None:
+    spec = {"family": "each_3", "tau_0": 0.1, "tau_1": 0.2, "tau_2": 0.3}
+    with pytest.raises(ConfigError, match=r"'each_3': it has 3 angles, but 5 classes are trained; use 'each_5'"):
+        resolve(spec, context([9] * 5))
+    with pytest.raises(ConfigError, match=r"'each_3' lacks tau_2"):
+        resolve({"family": "each_3", "tau_0": 0.1, "tau_1": 0.2}, context([9] * 3))
+
+
+def test_free_angles_are_searched_for_few_classes_only() -> None:
+    assert len(family_named(f"each_{MOST_FREE}").space()) == MOST_FREE == 12
+    with pytest.raises(ConfigError, match=r"'each_100' cannot be searched: 100 free angles.*at most 12.*'per_class'"):
+        family_named("each_100").space()
+    assert resolve({"family": "each_100"} | {f"tau_{k}": 0.01 * k for k in range(100)}, context([5] * 100))[99] == 0.99
