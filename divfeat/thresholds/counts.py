@@ -12,6 +12,8 @@ from divfeat.thresholds.family import Family, Number, Parameters, ThresholdConte
 #: A class of more than 100 training images is one of the many, one of fewer than 20 one of the few (Kang et al. 2020,
 #: `classifier-balancing`); the others are medium.
 MANY, FEW = 100, 20
+#: Largest class over smallest from which on a set has a tail: a split of a balanced set lies below.
+LEAST_IMBALANCE = 1.5
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -36,9 +38,9 @@ def needs_a_tail(context: ThresholdContext) -> str | None:
     if smallest < 1:
         empty = int((counts < 1).nonzero()[0])
         return f"class {empty} has no training image, so its count has no logarithm; leave the class out"
-    if smallest == largest:
+    if largest < LEAST_IMBALANCE * smallest:
         return (
-            f"every class has {largest} training images, so there are no class counts for an angle to follow; use the "
+            f"classes have {smallest} to {largest} training images, too much alike for an angle to follow the count; use the "
             "family 'global', or make a long tail (data.imbalance)"
         )
     return None
@@ -115,7 +117,7 @@ def _needs_every_group(context: ThresholdContext) -> str | None:
     return (
         f"no class is {' or '.join(empty)}: {sizes['many']} classes have more than {MANY} training images, "
         f"{sizes['medium']} have {FEW} to {MANY}, {sizes['few']} have fewer than {FEW} (classes have {int(counts.min())} to "
-        f"{int(counts.max())}); use the family 'count_curve' or 'major_minor'"
+        f"{int(counts.max())}); use the family 'count_curve', 'major_minor' or 'global'"
     )
 
 
