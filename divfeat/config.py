@@ -19,6 +19,9 @@ from divfeat.errors import ConfigError, unknown
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
 
+#: Samplers that keep no state besides the trials, so that they can take over those of a plainer family.
+REFINING = ("tpe", "gp", "random")
+
 #: name -> (metric on validation, metric on test, what it is). All are better when higher.
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "fine_probe": ("probe/fine_top1", "test/fine_top1", "linear probe on fine labels, after the projector"),
@@ -217,6 +220,9 @@ class SearchConfig(_Frozen):
     """What is searched, and how."""
 
     family: str = "global"
+    refine: tuple[str, ...] = Field(
+        (), description="plainer families searched first, in this order (divfeat.search.refine)"
+    )
     releases: tuple[Release, ...] = ("gate", "paper", "theorem")
     objectives: tuple[str, ...] = ("fine_probe",)
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = "tpe"
@@ -236,6 +242,7 @@ class SearchConfig(_Frozen):
         from divfeat.thresholds import family_named
 
         family_named(self.family).space(self.low, self.high)
+        self._check_stages()
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ConfigError(unknown("objective", name, OBJECTIVES))
@@ -248,6 +255,23 @@ class SearchConfig(_Frozen):
         if self.sampler == "cmaes" and len(self.objectives) > 1:
             raise ValueError("sampler 'cmaes' handles one objective; use nsga2, tpe, gp, qmc or random for two")
         return self
+
+    def _check_stages(self) -> None:
+        from divfeat.thresholds import family_named
+
+        stages = [family_named(name) for name in (*self.refine, self.family)]
+        for index, plain in enumerate(stages[:-1]):
+            for rich in stages[index + 1 :]:
+                if plain.name not in rich.lifts:
+                    known = ", ".join(rich.lifts) or "no other"
+                    raise ValueError(
+                        f"refine={list(self.refine)}: each family must be contained in those after it, but {rich.name!r} does "
+                        f"not contain {plain.name!r}; it contains {known}"
+                    )
+        if self.refine and self.sampler not in REFINING:
+            raise ValueError(
+                f"refine needs a sampler that starts from any trials: {', '.join(REFINING)}, not {self.sampler!r}"
+            )
 
 
 class ProtocolConfig(_Frozen):
@@ -317,10 +341,16 @@ class ExecutionConfig(_Frozen):
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` without what decides no result: whether a missing data set may be downloaded, columns left to default."""
+    """`settings` without what decides no result: whether a missing data set may be downloaded, columns left to default.
+
+    Nor what is off and was not there when the first keys were made: a refinement that is none.
+    """
     data = settings["data"].items()
     kept = {name: value for name, value in data if name != "download" and (value is not None or name not in _COLUMNS)}
-    return {**settings, "data": kept}
+    found = {**settings, "data": kept}
+    if "search" in settings:
+        found["search"] = {name: value for name, value in settings["search"].items() if name != "refine" or value}
+    return found
 
 
 def digest(value: Any) -> str:

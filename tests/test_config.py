@@ -393,6 +393,7 @@ OTHER: dict[str, Any] = {
     "probe.strengths_before": [0.1],
     "probe.solver": "sgd",
     "search.family": "major_minor",
+    "search.refine": ["global"],
     "search.releases": ["gate"],
     "search.objectives": ["accuracy"],
     "search.sampler": "random",
@@ -410,6 +411,7 @@ OTHER: dict[str, Any] = {
 ALONG: dict[str, dict[str, Any]] = {
     "data.val_fraction": {"data": {"val_per_class": None}},
     "data.n_max": {"data": {"imbalance": 10.0}},
+    "search.refine": {"search": {"family": "major_minor"}},
     "method.thresholds.family": {"method": {"thresholds": {"angles": {"tau": 0.3}}}},
     "method.thresholds.angles": {"method": {"thresholds": {"family": "global"}}},
 }

@@ -116,7 +116,7 @@ def lift(parameters: Mapping[str, float], source: str, target: str, context: Thr
         context: Class counts and the like.
 
     Raises:
-        ConfigError: unknown family, or a target that does not contain the source, or not with angles this wide.
+        ConfigError: unknown family, or a target that does not contain the source.
     """
     if source == target:
         return dict(parameters)

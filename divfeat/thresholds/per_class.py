@@ -1,10 +1,13 @@
 """Families that give every class its own angle: in few directions for many classes, freely for few classes.
 
-A hundred free angles cannot be searched in the tens of trials that a study has. `per_class` searches five numbers: a
-`count_curve`, a step at the boundary between major and minor classes, and two cosine waves over the rank of the class
-count. So it contains `global`, `count_curve` and `major_minor` exactly. Waves are shrunk towards the curve: the higher
-their order, the narrower their range (1/4, then 1/6 of the box), as a prior that neighbours in count need like angles.
-Wave 1 is left out, since the curve's slope nearly is it. What it cannot say: that two classes of the same count differ.
+A hundred free angles cannot be searched in the tens of trials that a study has. `per_class` searches five numbers: the
+angles of the largest and the smallest class; how much of the way between them is a jump at the boundary between major and
+minor classes, the rest being linear in log class count; and two sine waves over the rank of the class count, which leave
+both ends where they are. So it contains `global`, `count_curve` and `major_minor` exactly. Waves are shrunk towards the
+curve: the higher their order, the narrower their range (1/4, then 1/8 of the box), as a prior that neighbours in count need
+like angles. In trials of shapes planted in 100 classes these numbers served TPE better than offsets that overlap (a curve,
+a free step, cosines): 60 trials came within 3 degrees (root mean square) on average where those came within 6. What it
+cannot say: that two classes of the same count differ.
 
 `each_K` (`each_10` for ten classes) says just that, one free angle a class in the order of the labels. It is searched up to
 12 classes, and may be set for any number.
@@ -19,11 +22,20 @@ from torch import Tensor
 
 from divfeat.errors import ConfigError
 from divfeat.thresholds.counts import COUNT_CURVE, curve, needs_a_tail, tail_share
-from divfeat.thresholds.family import DEFAULT_HIGH, PAPER_ANGLE, Family, Lift, Offset, Parameters, ThresholdContext
+from divfeat.thresholds.family import (
+    DEFAULT_HIGH,
+    PAPER_ANGLE,
+    Family,
+    Lift,
+    Number,
+    Offset,
+    Parameters,
+    ThresholdContext,
+)
 from divfeat.thresholds.plain import MAJOR_MINOR, needs_both_groups
 
-#: Orders of the cosine waves of `per_class`.
-WAVES = (2, 3)
+#: Orders of the sine waves of `per_class`.
+WAVES = (1, 2)
 #: Classes up to which one free angle each is searched.
 MOST_FREE = 12
 
@@ -41,11 +53,11 @@ def count_rank(counts: Tensor) -> Tensor:
 
 def _per_class(parameters: Parameters, context: ThresholdContext) -> Tensor:
     head, tail = parameters["tau_head"], parameters["tau_tail"]
-    angles = curve(head, tail, tail_share(context.class_counts))
-    angles = angles + parameters["step"] * context.minor.cpu().double()
+    share = torch.lerp(tail_share(context.class_counts), context.minor.cpu().double(), parameters["jump"])
+    angles = curve(head, tail, share)
     rank = count_rank(context.class_counts)
     for order in WAVES:
-        angles = angles + parameters[f"wave_{order}"] * torch.cos(math.pi * order * rank)
+        angles = angles + parameters[f"wave_{order}"] * torch.sin(math.pi * order * rank)
     return angles.clamp(0.0, max(DEFAULT_HIGH, head, tail))
 
 
@@ -53,35 +65,32 @@ def _needs_tail_and_groups(context: ThresholdContext) -> str | None:
     return needs_a_tail(context) or needs_both_groups(context)
 
 
-_FLAT = {"step": 0.0} | {f"wave_{order}": 0.0 for order in WAVES}
+_WAVES = tuple(f"wave_{order}" for order in WAVES)
+_CALM = dict.fromkeys(_WAVES, 0.0)
 
 
-def _from_groups(parameters: Parameters, context: ThresholdContext) -> dict[str, float]:
-    major, minor = parameters["tau_major"], parameters["tau_minor"]
-    if minor > max(DEFAULT_HIGH, major):
-        raise ConfigError(
-            f"'per_class' keeps angles within {DEFAULT_HIGH:.4f} radians, or the curve's own: tau_minor={minor:g}"
-        )
-    return {"tau_head": major, "tau_tail": major} | _FLAT | {"step": minor - major}
+def _calm(head: float, tail: float, jump: float) -> dict[str, float]:
+    return {"tau_head": head, "tau_tail": tail, "jump": jump} | _CALM
 
 
 PER_CLASS = Family(
     "per_class",
-    ("tau_head", "tau_tail", *_FLAT),
+    ("tau_head", "tau_tail", "jump", *_WAVES),
     _per_class,
-    # The paper's own setting of section 4.2, then curves in both directions.
+    # The paper's own setting of section 4.2, then curves in both directions, last no cone at all.
     (
-        _from_groups(MAJOR_MINOR.tried_first[0], ThresholdContext(torch.tensor([1]))),
-        *({**ends, **_FLAT} for ends in COUNT_CURVE.tried_first[1:]),
+        _calm(MAJOR_MINOR.tried_first[0]["tau_major"], MAJOR_MINOR.tried_first[0]["tau_minor"], 1.0),
+        *(_calm(ends["tau_head"], ends["tau_tail"], 0.0) for ends in COUNT_CURVE.tried_first[1:]),
     ),
-    "every class its own: a count_curve, a step for minor classes, and two waves over the rank of the class count",
+    "every class its own: from head to tail by a curve or a jump at the boundary, with two waves over the rank of the count",
     _needs_tail_and_groups,
-    others=(Offset("step", 1.0), *(Offset(f"wave_{order}", 1 / (2 * order)) for order in WAVES)),
+    others=(Number("jump", 0.0, 1.0), *(Offset(f"wave_{order}", 1 / (4 * order)) for order in WAVES)),
     lifts={
-        "global": lambda p, context: {"tau_head": p["tau"], "tau_tail": p["tau"]} | _FLAT,
-        "count_curve": lambda p, context: {**p, **_FLAT},
-        "major_minor": _from_groups,
+        "global": lambda p, context: _calm(p["tau"], p["tau"], 0.0),
+        "count_curve": lambda p, context: _calm(p["tau_head"], p["tau_tail"], 0.0),
+        "major_minor": lambda p, context: _calm(p["tau_major"], p["tau_minor"], 1.0),
     },
+    coneless=lambda p: all(value == 0 for name, value in p.items() if name != "jump"),
     widest=DEFAULT_HIGH,
 )
 

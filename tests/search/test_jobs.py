@@ -108,8 +108,8 @@ def test_names_people_read():
         ("bent_curve", {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "bend": -0.5}, "paper 0.0/40.0 deg, bend -0.50"),
         (
             "per_class",
-            {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "step": -PAPER_MINOR, "wave_2": 0.0, "wave_3": math.pi / 36},
-            "paper 0.0/40.0/-40.0/+0.0/+5.0 deg",
+            {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "jump": 0.25, "wave_1": 0.0, "wave_2": -math.pi / 36},
+            "paper 0.0/40.0/+0.0/-5.0 deg, jump 0.25",
         ),
         ("each_3", {"tau_0": 0.0, "tau_1": PAPER_MINOR, "tau_2": 0.1}, "paper 0.0/40.0/5.7 deg"),
         ("each_9", {f"tau_{k}": math.pi / 36 * k for k in range(9)}, "paper each_9 0.0 to 40.0 deg"),

@@ -203,12 +203,12 @@ def test_settings_of_numbers_that_are_no_angles(make):
     study = make_study("digits-lt", search={"family": "per_class", "releases": ["theorem", "gate"], "high": 1.0})
     space = search_space(study)
     assert {name: (side.low, side.high) for name, side in space.items() if name != "release"} == {
-        "tau_head": (0.0, 1.0), "tau_tail": (0.0, 1.0), "step": (-1.0, 1.0), "wave_2": (-0.25, 0.25),
-        "wave_3": (-1 / 6, 1 / 6),
+        "tau_head": (0.0, 1.0), "tau_tail": (0.0, 1.0), "jump": (0.0, 1.0), "wave_1": (-0.25, 0.25),
+        "wave_2": (-0.125, 0.125),
     }  # fmt: skip
     rows = tried_first(study)
     assert [row["release"] for row in rows] == ["theorem", "gate", "theorem", "theorem"]
-    assert rows[0]["step"] == rows[1]["step"] == 2 / 9 * math.pi
+    assert rows[0]["jump"] == rows[1]["jump"] == 1
     assert rows[2]["tau_tail"] == math.pi / 4  # 50 degrees, wider than `theorem` can use
     assert rows[3]["tau_head"] == rows[3]["tau_tail"] == 0  # 60 degrees at the head lies outside this box
     driver = make("numbers", preset="digits-lt", family="bent_curve", releases=["gate"])

@@ -95,7 +95,7 @@ def test_the_published_groups_of_cifar100_lt() -> None:
 )
 def test_curves_need_counts_to_follow(family: str, values: list[int], message: str) -> None:
     parameters = {"tau_head": 0.1, "tau_tail": 0.2}
-    parameters |= {"bent_curve": {"bend": 0.0}, "per_class": {"step": 0.0, "wave_2": 0.0, "wave_3": 0.0}}.get(
+    parameters |= {"bent_curve": {"bend": 0.0}, "per_class": {"jump": 0.0, "wave_1": 0.0, "wave_2": 0.0}}.get(
         family, {}
     )
     with pytest.raises(ConfigError, match=f"'{family}': {message}"):
