@@ -23,6 +23,9 @@ Tail = Literal["exponential", "step"]
 Sampling = Literal["natural", "balanced", "square_root"]
 Policy = Literal["none", "flip", "crop_flip", "autoaugment", "randaugment"]
 
+#: Samplers that keep no state besides the trials, so that they can take over those of a plainer family.
+REFINING = ("tpe", "gp", "random")
+
 #: name -> (metric on validation, metric on test, what it is). All are better when higher.
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "fine_probe": ("probe/fine_top1", "test/fine_top1", "linear probe on fine labels, after the projector"),
@@ -273,6 +276,9 @@ class SearchConfig(_Frozen):
     """What is searched, and how."""
 
     family: str = "global"
+    refine: tuple[str, ...] = Field(
+        (), description="plainer families searched first, in this order (divfeat.search.refine)"
+    )
     releases: tuple[Release, ...] = ("gate", "paper", "theorem")
     objectives: tuple[str, ...] = ("fine_probe",)
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = "tpe"
@@ -292,6 +298,7 @@ class SearchConfig(_Frozen):
         from divfeat.thresholds import family_named
 
         family_named(self.family).space(self.low, self.high)
+        self._check_stages()
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ConfigError(unknown("objective", name, OBJECTIVES))
@@ -304,6 +311,23 @@ class SearchConfig(_Frozen):
         if self.sampler == "cmaes" and len(self.objectives) > 1:
             raise ValueError("sampler 'cmaes' handles one objective; use nsga2, tpe, gp, qmc or random for two")
         return self
+
+    def _check_stages(self) -> None:
+        from divfeat.thresholds import family_named
+
+        stages = [family_named(name) for name in (*self.refine, self.family)]
+        for index, plain in enumerate(stages[:-1]):
+            for rich in stages[index + 1 :]:
+                if plain.name not in rich.lifts:
+                    known = ", ".join(rich.lifts) or "no other"
+                    raise ValueError(
+                        f"refine={list(self.refine)}: each family must be contained in those after it, but {rich.name!r} does "
+                        f"not contain {plain.name!r}; it contains {known}"
+                    )
+        if self.refine and self.sampler not in REFINING:
+            raise ValueError(
+                f"refine needs a sampler that starts from any trials: {', '.join(REFINING)}, not {self.sampler!r}"
+            )
 
 
 class ProtocolConfig(_Frozen):
@@ -379,6 +403,7 @@ _NEVER = ("download", "expected_split")
 _LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
+    "search": (SearchConfig, ("refine",)),
 }
 
 
@@ -387,13 +412,18 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(settings)
     for section, (model, names) in _LATER.items():
         if section in settings:
-            defaults = {name: model.model_fields[name].default for name in names}
+            defaults = {name: _plain(model.model_fields[name].default) for name in names}
             kept[section] = {
                 name: value
                 for name, value in settings[section].items()
                 if name not in _NEVER and not (name in defaults and value == defaults[name])
             }
     return kept
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def digest(value: Any) -> str:

@@ -168,7 +168,7 @@ BAD = {
     "family": (["--set", "search.family=globe"], ["unknown threshold family 'globe'", "major_minor"]),
     "degrees": (["--set", "search.high=65"], ["search.high=65", "radians", "65 degrees would be 1.1345"]),
     "empty box": (["--set", "search.low=1", "--set", "search.high=0.5"], ["search.low=1", "search.high=0.5"]),
-    "sampler": (["--set", "search.sampler=cmaes"], ["'cmaes' needs two angles", "tpe"]),
+    "sampler": (["--set", "search.sampler=cmaes"], ["'cmaes' needs two numbers", "tpe"]),
     "sampler name": (["--set", "search.sampler=tpee"], ["search.sampler='tpee'", "'tpe'"]),
     "asha with two": (
         ["--set", "search.asha={first_rung: 2}", "--set", "search.objectives=[fine_probe, accuracy]"],

@@ -426,6 +426,7 @@ OTHER: dict[str, Any] = {
     "probe.strengths_before": [0.1],
     "probe.solver": "sgd",
     "search.family": "major_minor",
+    "search.refine": ["global"],
     "search.releases": ["gate"],
     "search.objectives": ["accuracy"],
     "search.sampler": "random",
@@ -453,6 +454,7 @@ ALONG: dict[str, dict[str, Any]] = {
     "data.val_list": {"data": {"val_per_class": None}},
     "data.n_max": {"data": {"imbalance": 10.0}},
     "data.tail": {"data": {"imbalance": 10.0}},
+    "search.refine": {"search": {"family": "major_minor"}},
     "method.thresholds.family": {"method": {"thresholds": {"angles": {"tau": 0.3}}}},
     "method.thresholds.angles": {"method": {"thresholds": {"family": "global"}}},
 }
@@ -627,10 +629,25 @@ IDENTITIES = {
 }
 
 
-@pytest.mark.parametrize("name", IDENTITIES)
-def test_the_identities_of_the_first_presets_are_pinned(name: str) -> None:
-    """They name the folders of studies, which the same command line must find again."""
-    assert make_configs(name)[0].identity == IDENTITIES[name]
+#: preset -> key of the training with tau+ = 0.5 and the gate, seed 3.
+KEYS = {
+    "cifar10": "04e90564fc0d56ff",
+    "cifar20-100": "211cb724def531ae",
+    "digits": "bc31baffc5ac2602",
+    "digits-lt": "0fa516a72031c3ee",
+    "tin20-100": "1a7655fd3ccd12d6",
+    "tin20-100-small": "98ca00976136884f",
+}
+
+
+@pytest.mark.parametrize("preset", IDENTITIES)
+def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
+    """A new setting that is off leaves them as they are: `deciding` drops it."""
+    made = make_configs(preset)[0]
+    assert made.identity == IDENTITIES[preset]
+    method = {"name": "hinge_ce", "thresholds": {"family": "global", "angles": {"tau": 0.5}}, "release": "gate"}
+    fields = {name: getattr(made, name) for name in ("data", "model", "train", "probe")}
+    assert build(ExperimentConfig, {**fields, "method": method, "seed": 3}).key == KEYS[preset]
 
 
 def test_releases_and_objectives_agree_with_the_rest() -> None:

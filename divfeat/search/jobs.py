@@ -9,13 +9,15 @@ from typing import Any
 from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError, unknown
 from divfeat.methods import METHODS, OFF, method_named, parts_of
-from divfeat.thresholds import PAPER_ANGLE
+from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
 
 #: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
 SEARCH_SEED, SELECT_SEED, CONFIRM_SEED = 0, 1_000, 2_000
 _SEEDS_PER_STUDY = 10_000
 #: Between the paper's two ranges for minor classes, 7/36..1/4 pi (section 5) and 1/6..5/18 pi (figure 5).
 PAPER_MINOR = 2 / 9 * math.pi
+#: Angles that a name tells one by one.
+_MOST_ANGLES = 6
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def canonical(method: MethodConfig) -> MethodConfig:
         ConfigError: unknown name, or parts that mean nothing together.
     """
     projector, frame, hinge = method_named(method.name).structure
-    no_cone = all(angle == 0 for angle in method.thresholds.angles.values())
+    no_cone = family_named(method.thresholds.family).coneless(method.thresholds.angles)
     structure = (projector, frame, hinge and not no_cone)
     parts = parts_of(method)
     differing = {name: parts.other_than(known.parts) for name, known in METHODS.items() if known.structure == structure}
@@ -96,7 +98,7 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
 
     `hinge_fixed` is HingeCE, `hinge_la` HingeCE with logit adjustment, at tau+ = 13/36 pi for every class (tables 1 and 3); on a
     long tail, the best threshold of figure 5 (2/9 pi, between both ranges the paper gives) on minor classes and none on
-    major ones (section 4.2).
+    major ones (section 4.2), wherever the search too gives classes different angles.
 
     Raises:
         ConfigError: unknown name.
@@ -107,7 +109,7 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     method = "hinge_ce" if name == "hinge_fixed" else name
     if not method_named(method).hinge:
         return MethodConfig(name=method)
-    if study.data.imbalance is not None and study.search.family == "major_minor":
+    if study.data.imbalance is not None and family_named(study.search.family).varies:
         thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
     else:
         thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
@@ -120,11 +122,31 @@ def name_of(method: MethodConfig) -> str:
     named = method_named(method.name)
     words = [method.name]
     if named.hinge:
-        angles = "/".join(f"{math.degrees(angle):.1f}" for angle in method.thresholds.angles.values())
-        words = [*([] if method.name == "hinge_ce" else words), f"{method.release} {angles} deg"]
+        words = [
+            *([] if method.name == "hinge_ce" else words),
+            f"{method.release} {angles_in_short(method.thresholds)}".strip(),
+        ]
     changed = parts_of(method).other_than(named.parts)
     return " ".join([*words, *(f"{part}={_short(value)}" for part, value in changed.items())])
 
 
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def angles_in_short(thresholds: ThresholdSpec) -> str:
+    """`0.0/40.0 deg`, offsets with their sign, what is no angle by its name: `0.0/40.0 deg, bend 1.00`."""
+    family = family_named(thresholds.family)
+    degrees, others = [], []
+    for name, value in thresholds.angles.items():
+        match family.other(name):
+            case None:
+                degrees.append(f"{math.degrees(value):.1f}")
+            case Offset():
+                degrees.append(f"{math.degrees(value):+.1f}")
+            case Number():
+                others.append(f"{name} {value:.2f}")
+    if len(degrees) > _MOST_ANGLES:
+        low, high = min(thresholds.angles.values()), max(thresholds.angles.values())
+        return f"{family.name} {math.degrees(low):.1f} to {math.degrees(high):.1f} deg"
+    return ", ".join([*([f"{'/'.join(degrees)} deg"] if degrees else []), *others])

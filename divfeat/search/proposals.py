@@ -20,6 +20,7 @@ from divfeat.config import OBJECTIVES, MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import Ledger
+from divfeat.search.refine import Refinement
 from divfeat.seeding import stream_seed
 from divfeat.thresholds import family_named
 
@@ -58,20 +59,24 @@ def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseS
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
-    """Angles in radians, and the way of letting go where more than one is searched.
+def search_space(study: StudyConfig, name: str | None = None) -> dict[str, BaseDistribution]:
+    """The family's numbers, angles in radians, and the way of letting go where more than one is searched.
+
+    Args:
+        study: Family, box, ways of letting go.
+        name: Of another family than the study's.
 
     Raises:
         ConfigError: the sampler cannot search this space.
     """
-    family = family_named(study.search.family)
+    family = family_named(name or study.search.family)
     space: dict[str, BaseDistribution] = {
         dimension.name: FloatDistribution(dimension.low, dimension.high)
         for dimension in family.space(study.search.low, study.search.high)
     }
     if study.search.sampler == "cmaes" and len(space) < 2:
         raise ConfigError(
-            f"sampler 'cmaes' needs two angles or more, the family {family.name!r} has {len(space)}; "
+            f"sampler 'cmaes' needs two numbers or more, the family {family.name!r} has {len(space)}; "
             "use search.sampler=tpe (or gp, qmc, random)"
         )
     if len(study.search.releases) > 1 and space:
@@ -79,22 +84,31 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
     return space
 
 
-def tried_first(study: StudyConfig) -> list[dict[str, Any]]:
-    """The paper's settings inside the searched box: the first one under every way of letting go, the others under one.
+def tried_first(study: StudyConfig, name: str | None = None, release: str | None = None) -> list[dict[str, Any]]:
+    """The family's settings inside the searched box: the first one under every way of letting go, the others under one.
+
+    Args:
+        study: Family, box, ways of letting go.
+        name: Of another family than the study's.
+        release: The one way of letting go for all of them.
 
     Under `theorem` an angle is at most 45 degrees: beyond half the angle between axes the loss cannot fall below log K
     (`divfeat.losses.theorem_tau_minus`), and that half is above 45 degrees for any number of classes.
     """
-    family = family_named(study.search.family)
-    releases = study.search.releases
+    family = family_named(name or study.search.family)
+    box = {side.name: side for side in family.space(study.search.low, study.search.high)}
+    releases = (release,) if release else study.search.releases
     rows: list[dict[str, Any]] = []
     for index, setting in enumerate(family.tried_first):
-        if any(not study.search.low <= angle <= study.search.high for angle in setting.values()):
+        if any(not box[name].low <= value <= box[name].high for name, value in setting.items()):
             continue
-        for release in releases if index == 0 else releases[:1]:
-            widest = math.pi / 4 if release == "theorem" else math.pi
-            angles = {name: max(study.search.low, min(angle, widest)) for name, angle in setting.items()}
-            rows.append(angles | ({"release": release} if len(releases) > 1 and setting else {}))
+        for way in releases if index == 0 else releases[:1]:
+            widest = math.pi / 4 if way == "theorem" else math.pi
+            values = {
+                name: value if family.other(name) else max(box[name].low, min(value, widest))
+                for name, value in setting.items()
+            }
+            rows.append(values | ({"release": way} if len(study.search.releases) > 1 and setting else {}))
     return rows
 
 
@@ -106,16 +120,21 @@ class Proposals:
         ledger: Truth; proposals are noted there before they run.
         storage: Optuna storage URL; opens in optuna-dashboard.
         name: Of the Optuna study.
+        refinement: Stages of the search; needed where the study has `search.refine`.
 
     Raises:
         ConfigError: the sampler cannot search this space.
     """
 
-    def __init__(self, study: StudyConfig, ledger: Ledger, storage: str, name: str) -> None:
+    def __init__(
+        self, study: StudyConfig, ledger: Ledger, storage: str, name: str, refinement: Refinement | None = None
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # Multivariate TPE, GP and metric names are marked experimental in Optuna; the range in pyproject.toml is tested.
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.study, self.ledger = study, ledger
+        if study.search.refine and refinement is None:
+            raise ValueError(f"search.refine={list(study.search.refine)} needs its Refinement")
+        self.study, self.ledger, self.refinement = study, ledger, refinement
         self.space = search_space(study)
         self.metrics = [OBJECTIVES[objective][0] for objective in study.search.objectives]
         self.optuna = optuna.create_study(
@@ -131,15 +150,44 @@ class Proposals:
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""
         self._seed_sampler(len(self._trials()))
+        if self.refinement is not None and not any(trial.state == TrialState.WAITING for trial in self._trials()):
+            self._refine(self.refinement)
         return self._note(self.optuna.ask())
 
-    def job(self, number: int, params: Mapping[str, Any]) -> Job:
-        """The experiment that the parameters of trial `number` stand for."""
+    def _refine(self, refinement: Refinement) -> None:
+        """Enqueue what the present stage proposes; nothing where the last stage leaves it to the study's own sampler."""
+        rows = self.ledger.proposals(lost=True)
+        number = refinement.present(rows.values())
+        family, last = refinement.stages[number], number == len(refinement.stages) - 1
+        space = search_space(self.study, family)
+        for setting in tried_first(self.study, family, self._leading_release() if number else None):
+            stage = {"family": family, "params": setting}
+            lifted = refinement.lifted(setting, family, refinement.stages[-1], self.space)
+            key = self.job(len(self._trials()), lifted, stage).key
+            if not any(row["key"] == key or _same(row["params"], lifted, number == 0) for row in rows.values()):
+                break
+        else:
+            if last:
+                return
+            params = refinement.draw(number, rows, self._trials(), space, self.optuna.sampler, len(self.metrics))
+            stage = {"family": family, "params": params}
+            lifted = refinement.lifted(params, family, refinement.stages[-1], self.space)
+        self.optuna.enqueue_trial(lifted, user_attrs={"stage": stage})
+
+    def _leading_release(self) -> str:
+        """The way of letting go of the best trial so far, by the first objective."""
+        done = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
+        best = max(done, key=lambda trial: trial.values[0], default=None)
+        first = self.study.search.releases[0]
+        return first if best is None else str(best.params.get("release", first))
+
+    def job(self, number: int, params: Mapping[str, Any], stage: Mapping[str, Any] | None = None) -> Job:
+        """The experiment that the parameters of trial `number` stand for; of a refinement, as its stage drew it."""
+        family = stage["family"] if stage else self.study.search.family
+        params = stage["params"] if stage else params
         release = params.get("release", self.study.search.releases[0])
         angles = {name: value for name, value in params.items() if name != "release"}
-        method = MethodConfig(
-            name="hinge_ce", thresholds=ThresholdSpec(family=self.study.search.family, angles=angles), release=release
-        )
+        method = MethodConfig(name="hinge_ce", thresholds=ThresholdSpec(family=family, angles=angles), release=release)
         config = experiment(self.study, method, seed_of(self.study, SEARCH_SEED))
         return Job(config, "search", name_of(method), number, self.rungs)
 
@@ -157,7 +205,7 @@ class Proposals:
 
     def pending(self) -> list[Job]:
         """Proposals without a record, in order: what a resumed study runs first."""
-        jobs = [self.job(number, row["params"]) for number, row in self.ledger.proposals().items()]
+        jobs = [self.job(number, row["params"], row.get("stage")) for number, row in self.ledger.proposals().items()]
         return [job for job in jobs if self.ledger.record(job.key) is None]
 
     def values(self, record: Mapping[str, Any]) -> list[float] | None:
@@ -217,8 +265,10 @@ class Proposals:
                 trial.suggest_float(name, values.low, values.high)
             elif isinstance(values, CategoricalDistribution):
                 trial.suggest_categorical(name, values.choices)
-        job = self.job(trial.number, trial.params)
-        self.ledger.write_proposal(trial.number, {"params": trial.params, "key": job.key, "name": job.name})
+        stage = trial.user_attrs.get("stage")
+        job = self.job(trial.number, trial.params, stage)
+        row = {"params": trial.params, "key": job.key, "name": job.name} | ({"stage": stage} if stage else {})
+        self.ledger.write_proposal(trial.number, row)
         return job
 
     def _reconcile(self) -> None:
@@ -231,7 +281,7 @@ class Proposals:
                 if known
                 else create_trial(state=TrialState.FAIL)
             )
-        for setting in tried_first(self.study)[len(self._trials()) :]:
+        for setting in [] if self.refinement else tried_first(self.study)[len(self._trials()) :]:
             self.optuna.enqueue_trial(setting)
         while any(trial.state == TrialState.WAITING and trial.number in noted for trial in self._trials()):
             self.optuna.ask(self.space)  # an older copy: take up what was enqueued, in the same order
@@ -260,7 +310,14 @@ class Proposals:
                     again.remove(row["params"])
                     break
             else:
-                self.optuna.enqueue_trial(row["params"])
+                self.optuna.enqueue_trial(row["params"], {"stage": row["stage"]} if "stage" in row else None)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any], with_release: bool) -> bool:
+    """Whether two trials have the same numbers (a lift may round), and the same way of letting go where that counts."""
+    if with_release and one.get("release") != other.get("release"):
+        return False
+    return all(math.isclose(one[name], value, abs_tol=1e-9) for name, value in other.items() if name != "release")
 
 
 def storage_url(folder: Path) -> str:

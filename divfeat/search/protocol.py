@@ -187,7 +187,7 @@ def seed_values(
 def grid_angles(study: StudyConfig) -> list[float]:
     """The fixed grid over the searched range, in radians; empty where the family has other than one angle."""
     points = study.protocol.grid_points
-    if points == 0 or len(family_named(study.search.family).parameters) != 1:
+    if points == 0 or not family_named(study.search.family).one_angle:
         return []
     return [float(angle) for angle in np.linspace(study.search.low, study.search.high, points)]
 

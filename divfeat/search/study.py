@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +31,9 @@ from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
 from divfeat.search.proposals import Proposals, search_space, storage_url
 from divfeat.search.queue import JobQueue
+from divfeat.search.refine import Refinement, refinement
 from divfeat.statistics import noise_floor
-from divfeat.thresholds import family_named
+from divfeat.thresholds import ThresholdContext, family_named
 from divfeat.tracking import Tracker
 from divfeat.tracking.store import reachable
 
@@ -97,9 +99,11 @@ class Study:
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:
             build(experiment(self.config, baseline(name, self.config), seed), data)
-        for release in self.config.search.releases:
-            for angle in (self.config.search.low, self.config.search.high):
-                spec = {"family": self.config.search.family, "angles": self._corner(angle)}
+        search = self.config.search
+        families = [family_named(name) for name in (*search.refine, search.family)]
+        for family, release in itertools.product(families, search.releases):
+            for corner in family.corners(search.low, search.high):
+                spec = {"family": family.name, "angles": corner}
                 method = MethodConfig.model_validate({"name": "hinge_ce", "thresholds": spec, "release": release})
                 build(experiment(self.config, method, seed), data)
         for metric in protocol.objective_metrics(self.config):
@@ -122,9 +126,12 @@ class Study:
             raise ConfigError(f"protocol.learning_rates={list(settings.learning_rates)} must be positive")
         if any(decay < 0 for decay in settings.weight_decays):
             raise ConfigError(f"protocol.weight_decays={list(settings.weight_decays)} must not be negative")
-
-    def _corner(self, angle: float) -> dict[str, float]:
-        return dict.fromkeys(family_named(self.config.search.family).parameters, angle)
+        stages = (*self.config.search.refine, self.config.search.family)
+        if self.execution.trials < len(stages):
+            raise ConfigError(
+                f"--trials {self.execution.trials} leaves some of the {len(stages)} stages of search.refine "
+                f"({', '.join(stages)}) without a trial; give at least {len(stages)}"
+            )
 
     @property
     def finished(self) -> bool:
@@ -163,7 +170,7 @@ class Study:
             if data is not None:
                 ledger.same_data("search", data.split_hash)
             tracker = Tracker.open(self.folder.resolve(), self.name, self.execution.tracking_uri)
-            session = _Session(self, ledger, tracker, executor)
+            session = _Session(self, ledger, tracker, executor, data)
             if executor is not None and data is not None:
                 executor.share("search", data)
             return session.run(report)
@@ -176,7 +183,10 @@ class Study:
 class _Session:
     """One run of a study in one process."""
 
-    def __init__(self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor | None) -> None:
+    def __init__(
+        self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor | None, data: PreparedData | None
+    ) -> None:
+        self.data = data
         self.study, self.ledger, self.tracker, self.executor = study, ledger, tracker, executor
         frozen = ledger.phase("calibrate")
         # Replaced once learning rate and weight decay are frozen.
@@ -258,7 +268,9 @@ class _Session:
     def _phases(self) -> None:
         self._calibrate()
         self._noise()
-        proposals = Proposals(self.config, self.ledger, storage_url(self.study.folder), self.study.name)
+        proposals = Proposals(
+            self.config, self.ledger, storage_url(self.study.folder), self.study.name, self._refinement()
+        )
         self._search(proposals)
         winner = self._select(len(proposals))
         grid = protocol.grid_jobs(self.config, self._grid_release(winner))
@@ -267,6 +279,11 @@ class _Session:
             angles, seeds = protocol.grid_angles(self.config), protocol.select_seeds(self.config)
             self.ledger.write_phase("grid", {"release": self._grid_release(winner), "angles": angles, "seeds": seeds})
         self._confirm(winner)
+
+    def _refinement(self) -> Refinement | None:
+        assert self.data is not None
+        context = ThresholdContext(torch.as_tensor(self.data.class_counts), boundary=self.config.data.boundary)
+        return refinement(self.config.search, self.study.execution.trials, context)
 
     # --- phases ---------------------------------------------------------------------------------------------------------
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,8 @@ def test_a_hinge_that_clamps_nothing_is_ce_etf(release):
     both = {"family": "major_minor", "angles": {"tau_major": 0.0, "tau_minor": 0.0}}
     assert canonical(MethodConfig.model_validate({"thresholds": both, "release": release})) == ETF
     assert canonical(MethodConfig(thresholds=ThresholdSpec(), release=release)) == ETF
+    bent = {"family": "bent_curve", "angles": {"tau_head": 0.0, "tau_tail": 0.0, "bend": 1.0}}
+    assert canonical(MethodConfig.model_validate({"thresholds": bent, "release": release})) == ETF
 
 
 def test_what_is_not_the_same_training_keeps_its_name():
@@ -187,6 +191,9 @@ def test_baselines_by_name():
     assert baseline("hinge_la", study) == fixed.model_copy(update={"name": "hinge_la"})
     assert baseline("hinge_la", make_study("digits-lt")).thresholds == tail
 
+    for family, expected in (("global", fixed.thresholds), ("count_curve", tail), ("each_10", tail)):
+        assert baseline("hinge_fixed", make_study("digits-lt", search={"family": family})).thresholds == expected
+
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"hinge_ce"}))
 def test_every_method_is_a_baseline(name):
@@ -216,6 +223,23 @@ def test_names_people_read():
     assert name_of(MethodConfig(name="ce", scale=20, margin=0.5)) == "ldam scale=20"
     assert name_of(MethodConfig(name="ce_etf", feature_norm=True)) == "ce_etf feature_norm=True"
     assert name_of(MethodConfig(name="balanced_softmax")) == "logit_adjustment"
+
+
+@pytest.mark.parametrize(
+    ("family", "angles", "name"),
+    [
+        ("bent_curve", {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "bend": -0.5}, "paper 0.0/40.0 deg, bend -0.50"),
+        (
+            "per_class",
+            {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "jump": 0.25, "wave_1": 0.0, "wave_2": -math.pi / 36},
+            "paper 0.0/40.0/+0.0/-5.0 deg, jump 0.25",
+        ),
+        ("each_3", {"tau_0": 0.0, "tau_1": PAPER_MINOR, "tau_2": 0.1}, "paper 0.0/40.0/5.7 deg"),
+        ("each_9", {f"tau_{k}": math.pi / 36 * k for k in range(9)}, "paper each_9 0.0 to 40.0 deg"),
+    ],
+)
+def test_names_of_what_is_no_angle_and_of_many(family, angles, name):
+    assert name_of(MethodConfig(thresholds=ThresholdSpec(family=family, angles=angles))) == name
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20))

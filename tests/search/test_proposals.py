@@ -141,7 +141,7 @@ def test_every_sampler_searches_the_box_and_goes_on_as_if_uninterrupted(make, tm
 
 
 def test_cmaes_needs_two_angles_and_says_what_to_use():
-    with pytest.raises(ConfigError, match=r"'cmaes' needs two angles or more.*'global' has 1.*tpe"):
+    with pytest.raises(ConfigError, match=r"'cmaes' needs two numbers or more.*'global' has 1.*tpe"):
         search_space(make_study(search={"sampler": "cmaes"}))
     space = search_space(make_study("digits-lt", search={"sampler": "cmaes"}))
     assert set(space) == {"tau_major", "tau_minor", "release"}
@@ -196,6 +196,25 @@ def test_settings_outside_the_searched_box_are_left_out(make):
     assert tried_first(driver.study) == []
     driver.run(2)
     assert all(0.2 <= row["tau"] <= 0.3 for row in driver.params)
+
+
+def test_settings_of_numbers_that_are_no_angles(make):
+    """They keep their own ranges, whatever the box of angles, and stay as they are under `theorem`."""
+    study = make_study("digits-lt", search={"family": "per_class", "releases": ["theorem", "gate"], "high": 1.0})
+    space = search_space(study)
+    assert {name: (side.low, side.high) for name, side in space.items() if name != "release"} == {
+        "tau_head": (0.0, 1.0), "tau_tail": (0.0, 1.0), "jump": (0.0, 1.0), "wave_1": (-0.25, 0.25),
+        "wave_2": (-0.125, 0.125),
+    }  # fmt: skip
+    rows = tried_first(study)
+    assert [row["release"] for row in rows] == ["theorem", "gate", "theorem", "theorem"]
+    assert rows[0]["jump"] == rows[1]["jump"] == 1
+    assert rows[2]["tau_tail"] == math.pi / 4  # 50 degrees, wider than `theorem` can use
+    assert rows[3]["tau_head"] == rows[3]["tau_tail"] == 0  # 60 degrees at the head lies outside this box
+    driver = make("numbers", preset="digits-lt", family="bent_curve", releases=["gate"])
+    driver.run(6)
+    assert all(set(row) == {"tau_head", "tau_tail", "bend"} and -2 <= row["bend"] <= 2 for row in driver.params)
+    assert {row["bend"] for row in driver.params[:5]} == {0.0, 1.0}
 
 
 def test_a_kill_while_enqueuing_loses_none_and_doubles_none(make):

@@ -354,3 +354,71 @@ def test_the_protocol_is_written_before_the_search(world: World) -> None:
     assert found["noise"]["method"] == "ce_etf" and len(found["noise"]["scores"]) == 3
     began = [row["time"] for row in world.ledger.started().values() if row["phase"] == "search"]
     assert len(began) == 4 and found["written"] <= min(began)
+
+
+# --- refinement -------------------------------------------------------------------------------------------------------------
+
+
+def refined(monkeypatch: pytest.MonkeyPatch, folder: Path) -> World:
+    search = {
+        "family": "per_class",
+        "refine": ["global", "count_curve"],
+        "releases": ["gate"],
+        "objectives": ["accuracy"],
+    }
+    config = make_study("digits-lt", protocol=SMALL | {"select_top": 2}, search=search)
+    world = World(folder, config, monkeypatch)
+
+    def outcome(config: ExperimentConfig) -> Any:  # wide cones on the tail are best
+        found = config.method.thresholds.angles
+        head, tail = found.get("tau_head", found.get("tau", 0.0)), found.get("tau_tail", found.get("tau", 0.0))
+        value = 0.9 - (head - 0.2) ** 2 - (tail - 1.0) ** 2 - sum(abs(found.get(f"wave_{j}", 0.0)) for j in (1, 2))
+        return scored(config, value) | {"metrics": scored(config, value)["metrics"] | {"test/accuracy": value}}
+
+    world.outcome = outcome
+    return world
+
+
+def test_a_refined_study_over_three_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = refined(monkeypatch, tmp_path / "whole")
+    whole.session(12)
+    expected = list(whole.ledger.proposals().values())
+    families = [row.get("stage", {"family": "per_class"})["family"] for row in expected]
+    assert families == ["global"] * 2 + ["count_curve"] * 2 + ["per_class"] * 8
+
+    world = refined(monkeypatch, tmp_path / "a")
+    plain = world.outcome
+    for stop in (4, 2):  # after the noise floor in the first stage, then in the second
+        world.outcome = stop_in("search", stop, plain)
+        with pytest.raises(StoppedError):
+            world.session(12)
+    world.outcome = plain
+    world.session(12)
+    assert list(world.ledger.proposals().values()) == expected
+    assert world.winner == whole.winner
+    assert all(world.ledger.record(key) for key in world.ledger.started())
+    candidates = world.ledger.phase("winner")["candidates"]  # type: ignore[index]
+    assert all(row["name"] == world.ledger.proposals()[row["number"]]["name"] for row in candidates)
+    assert world.progress is not None and world.progress.done == world.progress.plan
+
+
+def test_a_loss_in_an_early_stage_is_mended_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = refined(monkeypatch, tmp_path / "a")
+    plain = world.outcome
+    world.outcome = stop_in("search", 5, lambda config: "lost" if is_paper(config) else plain(config))
+    with pytest.raises(StoppedError):
+        world.session(12)
+    world.outcome = plain
+    world.session(12)
+    live, every = world.ledger.proposals(), world.ledger.proposals(lost=True)
+    assert len(live) == 12 and len(every) == 13
+    again = [row for row in live.values() if row["name"] == "gate 65.0 deg"]
+    assert len(again) == 1 and again[0]["stage"]["family"] == "global" and again[0]["number"] > 1
+    assert all(world.ledger.record(row["key"])["status"] == "completed" for row in live.values())  # type: ignore[index]
+
+
+def test_fewer_trials_than_stages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = refined(monkeypatch, tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"--trials 2 leaves some of the 3 stages.*global, count_curve, per_class"):
+        world.session(2)
+    assert not world.folder.exists()

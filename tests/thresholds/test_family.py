@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divfeat.errors import ConfigError
@@ -16,8 +16,15 @@ from divfeat.thresholds import (
     ThresholdContext,
     check_angle,
     family_named,
+    lift,
     resolve,
 )
+
+#: Busy cores make timings unreliable.
+QUICK = settings(max_examples=40, deadline=None)
+#: Every family, made for the four classes of TAIL where it is made for a number of classes.
+EVERY = [*FAMILIES, "each_4"]
+TAIL = [1000, 100, 40, 10]
 
 angles = st.floats(0, math.pi)
 counts = st.lists(st.integers(1, 500), min_size=2, max_size=12)
@@ -41,9 +48,11 @@ def naive(spec: dict[str, Any], values: list[int], boundary: int) -> list[float]
 
 
 def test_every_family_is_covered_here() -> None:
-    assert set(FAMILIES) == {"none", "global", "major_minor"}
+    """The last four have files of their own beside this one."""
+    assert set(FAMILIES) == {"none", "global", "major_minor", "count_curve", "bent_curve", "groups", "per_class"}
 
 
+@QUICK
 @given(values=counts, tau=angles)
 def test_none_and_global_against_a_loop(values: list[int], tau: float) -> None:
     for spec in ({"family": "none"}, {"family": "global", "tau": tau}):
@@ -52,6 +61,7 @@ def test_none_and_global_against_a_loop(values: list[int], tau: float) -> None:
         assert found.tolist() == naive(spec, values, 50)
 
 
+@QUICK
 @given(values=counts, pick=st.data(), major=angles, minor=angles)
 def test_major_minor_against_a_loop(values: list[int], pick: st.DataObject, major: float, minor: float) -> None:
     values = [*values, max(values) + 1]
@@ -62,6 +72,7 @@ def test_major_minor_against_a_loop(values: list[int], pick: st.DataObject, majo
     assert found.tolist() == naive(spec, values, boundary)
 
 
+@QUICK
 @given(values=counts, tau=angles)
 def test_major_minor_with_equal_angles_is_global(values: list[int], tau: float) -> None:
     values = [*values, max(values) + 1]
@@ -94,17 +105,20 @@ def test_major_minor_without_two_groups_is_refused(values: list[int], boundary: 
         resolve(spec, context(values, boundary))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_settings_tried_first_lie_in_the_default_box(name: str) -> None:
     family = family_named(name)
     box = {dimension.name: dimension for dimension in family.space()}
     assert tuple(box) == family.parameters
-    assert all((side.low, side.high) == (0.0, DEFAULT_HIGH) for side in box.values())
+    for side in box.values():
+        assert family.other(side.name) or (side.low, side.high) == (0.0, DEFAULT_HIGH)
     assert family.tried_first
     for setting in family.tried_first:
         assert set(setting) == set(family.parameters)
         assert all(box[key].low <= value <= box[key].high for key, value in setting.items())
-        resolve({"family": name, **setting}, context([10, 100]))
+        found = resolve({"family": name, **setting}, context(TAIL))
+        assert not found.any() or not family.coneless(setting)
+    assert any(family.coneless(setting) for setting in family.tried_first)
     assert len({tuple(sorted(setting.items())) for setting in family.tried_first}) == len(family.tried_first)
 
 
@@ -121,6 +135,61 @@ def test_a_box_of_ones_own() -> None:
     (side,) = family_named("global").space(0.2, 0.9)
     assert (side.name, side.low, side.high) == ("tau", 0.2, 0.9)
     assert family_named("none").space() == ()
+    sides = {side.name: (side.low, side.high) for side in family_named("bent_curve").space(0.2, 0.9)}
+    assert sides == {"tau_head": (0.2, 0.9), "tau_tail": (0.2, 0.9), "bend": (-2.0, 2.0)}
+
+
+@st.composite
+def inside_box(draw: st.DrawFn, name: str, low: float = 0.0, high: float = DEFAULT_HIGH) -> dict[str, float]:
+    """Parameters of a family somewhere in its box."""
+    return {side.name: draw(st.floats(side.low, side.high)) for side in family_named(name).space(low, high)}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@QUICK
+@given(pick=st.data())
+def test_everywhere_in_the_box_there_are_angles(name: str, pick: st.DataObject) -> None:
+    """Whatever is proposed can be trained, under the release 'theorem' too: no cone is wider than the box allows."""
+    parameters = pick.draw(inside_box(name))
+    found = resolve({"family": name, **parameters}, context(TAIL))
+    assert found.shape == (4,) and found.dtype == torch.float64
+    assert found.min() >= 0 and found.max() <= DEFAULT_HIGH
+    assert not found.any() or not family_named(name).coneless(parameters)
+    assert family_named(name).varies or len(set(found.tolist())) == 1
+
+
+@pytest.mark.parametrize(("source", "target"), [(a, b) for b in EVERY for a in family_named(b).lifts])
+@QUICK
+@given(pick=st.data())
+def test_a_family_contains_the_simpler_ones(source: str, target: str, pick: st.DataObject) -> None:
+    """By its lifts, inside its own box, to the last bit."""
+    parameters = pick.draw(inside_box(source))
+    lifted = lift(parameters, source, target, context(TAIL))
+    before, after = (resolve({"family": f, **p}, context(TAIL)) for f, p in ((source, parameters), (target, lifted)))
+    assert torch.equal(after, before)
+    for side in family_named(target).space():
+        assert side.low <= lifted[side.name] <= side.high
+
+
+def test_what_contains_what() -> None:
+    assert set(family_named("each_4").lifts) == set(FAMILIES) - {"none"}
+    assert set(FAMILIES["per_class"].lifts) == {"global", "count_curve", "major_minor"}
+    assert all("global" in family.lifts for family in FAMILIES.values() if family.varies)
+    assert lift({"tau": 0.3}, "global", "global", context(TAIL)) == {"tau": 0.3}
+    with pytest.raises(ConfigError, match=r"'count_curve' does not contain 'major_minor'; it contains global"):
+        lift({"tau_major": 0.1, "tau_minor": 0.2}, "major_minor", "count_curve", context(TAIL))
+    with pytest.raises(ConfigError, match=r"'global' does not contain 'count_curve'; it contains no other"):
+        lift({"tau_head": 0.1, "tau_tail": 0.2}, "count_curve", "global", context(TAIL))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_corners_of_the_box(name: str) -> None:
+    family = family_named(name)
+    low, high = family.corners(0.1, 0.9)
+    assert set(low) == set(high) == set(family.parameters)
+    assert all(low[key] < high[key] for key in low)
+    for corner in (low, high):
+        resolve({"family": name, **corner}, context(TAIL))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +211,10 @@ def test_boxes_that_are_none(low: float, high: float, message: str) -> None:
     ("spec", "message"),
     [
         ({"family": "gloabl", "tau": 0.1}, r"unknown threshold family 'gloabl'; known: none, global, major_minor"),
-        ({}, "unknown threshold family ''"),
+        ({}, "unknown threshold family ''; known: none, .*each_K"),
+        ({"family": "each_ten"}, "unknown threshold family 'each_ten'"),
+        ({"family": "each_007"}, "unknown threshold family 'each_007'"),
+        ({"family": "each_1", "tau_0": 0.1}, "'each_1': there are at least two classes"),
         ({"family": "global"}, r"lacks tau; it takes tau"),
         ({"family": "major_minor", "tau_major": 0.1}, r"lacks tau_minor; it takes tau_major, tau_minor"),
         ({"family": "global", "tau": 0.1, "tua": 0.2}, r"does not know tua"),
