@@ -43,6 +43,11 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             f"{listed(search.releases)}"
         )
     text += f"; sampler {search.sampler}"
+    if search.refine:
+        stages = [
+            f"{sum(t.family == name for t in summary.trials)} in '{name}'" for name in (*search.refine, search.family)
+        ]
+        text += f"; refined from plain to rich families, {listed(stages)}, each knowing what those before it measured"
     yield Paragraph(text + ("; trials that lag behind are pruned." if search.asha else "."))
     yield from figures_of(plots, "search")
     if by_status["failed"]:
@@ -63,13 +68,16 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         caption += f" The {len(shown)} best of {len(summary.trials)}; the others are in the folder proposals/."
     yield Table(
         ["trial", "method", "status", *(f"{name} (%)" for name in search.objectives)],
-        [[trial.number, _proposed(trial), trial.status, *trial.values] for trial in shown],
+        [[trial.number, _proposed(summary, trial), trial.status, *trial.values] for trial in shown],
         caption,
     )
 
 
-def _proposed(trial: Trial) -> str:
+def _proposed(summary: StudySummary, trial: Trial) -> str:
     if not trial.angles:
+        return trial.name
+    family = family_named(summary.config.search.family)
+    if family.others or summary.config.search.refine:
         return trial.name
     angles = " / ".join(f"{math.degrees(value):.1f}°" for value in trial.angles.values())
     return f"{trial.release} {angles}" + (" (= CE+ETF)" if trial.name == "ce_etf" else "")

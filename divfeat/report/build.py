@@ -25,12 +25,12 @@ from divfeat.report import account, findings
 from divfeat.report.commands import mlflow_command, mlflow_server, optuna_command
 from divfeat.report.document import Document, write
 from divfeat.report.findings import Plots
-from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles
+from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles, winner_family
 from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
 from divfeat.report.summary import SCORE_NAMES, Objective, StudySummary
-from divfeat.report.words import angle_text, interval, signed
+from divfeat.report.words import interval, parameter_text, signed
 from divfeat.statistics import Verdict, listed
 from divfeat.thresholds import family_named
 
@@ -157,17 +157,19 @@ def _threshold_lines(summary: StudySummary) -> list[str]:
     lines = []
     method = summary.winner_method
     same = f" The same configuration as {listed(summary.equals)}." if summary.equals else ""
-    if not family_named(summary.config.search.family).parameters:
+    searched = family_named(summary.config.search.family)
+    if not searched.parameters:
         return [f"Winner: {summary.winner['winner']['name']}.{same}"] if summary.winner else []
     if method is not None:
         way = f", letting go the way '{method.release}'" if method_named(method.name).hinge else ""
-        angles = "; ".join(f"{name} = {angle_text(value)}" for name, value in winner_angles(summary).items())
+        family = winner_family(summary)
+        angles = "; ".join(parameter_text(family, name, value) for name, value in winner_angles(summary).items())
         lines.append(f"Winner: {angles}{way}.{same}")
     best = summary.best_of_release()
     for release in summary.config.search.releases:
         if release in best:
             trial = best[release]
-            angles = "; ".join(f"{name} = {angle_text(value)}" for name, value in trial.angles.items())
+            angles = "; ".join(parameter_text(searched, name, value) for name, value in trial.angles.items())
             found = f"{angles} ({trial.values[0]:.2f} % on validation, one seed)"
         else:
             found = "no trial finished"

@@ -10,11 +10,12 @@ import numpy as np
 from divfeat.methods import method_named
 from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
-from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles
+from divfeat.report.outcomes import as_good_text, class_angles, terminal_text, winner_angles, winner_family
 from divfeat.report.plots import Plot
 from divfeat.report.summary import Objective, Runs, StudySummary
-from divfeat.report.words import angle_cells, interval, signed
+from divfeat.report.words import angle_cells, interval, parameter_cells, signed
 from divfeat.statistics import MIN_SEEDS, listed
+from divfeat.thresholds import family_named
 
 Plots = Mapping[str, Plot]
 
@@ -30,6 +31,8 @@ _HEADERS = {
     "test/accuracy_minor": "minor",
 }
 _PROBES = ("test/fine_top1", "test/fine_top1_before", "test/unseen_top1", "test/unseen_top1_before")
+#: Classes up to which a table has a row for each.
+_MOST_CLASSES = 30
 _GROUPS = ("test/accuracy", "test/accuracy_balanced", "test/accuracy_major", "test/accuracy_minor")
 
 
@@ -114,17 +117,21 @@ def thresholds(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     if method is not None and summary.winner is not None:
         release = str(method.release) if method_named(method.name).hinge else "any"
         score = summary.winner["winner"]["mean"]
+        family = winner_family(summary)
         for name, value in winner_angles(summary).items():
-            rows.append(["winner", release, name, *angle_cells(value), 100 * score[0] if score else None])
+            rows.append(
+                ["winner", release, name, *parameter_cells(family, name, value), 100 * score[0] if score else None]
+            )
     best = summary.best_of_release()
+    searched = family_named(summary.config.search.family)
     for way, trial in best.items():
         for name, value in trial.angles.items():
-            rows.append([f"trial {trial.number}", way, name, *angle_cells(value), trial.values[0]])
+            rows.append([f"trial {trial.number}", way, name, *parameter_cells(searched, name, value), trial.values[0]])
     if not rows:
         return
     yield Heading("Best thresholds")
     yield Table(
-        ["found by", "letting go", "angle", "radians", "degrees", "fraction of π", "score (%)"],
+        ["found by", "letting go", "parameter", "radians", "degrees", "fraction of π", "score (%)"],
         rows,
         f"Validation {summary.score_name}: of the winner the mean over the selection seeds; of the best trial of each way of "
         "letting go its one search seed, which flatters it.",
@@ -132,7 +139,22 @@ def thresholds(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     if summary.equals:
         yield Paragraph(f"The winner's configuration is that of {listed(summary.equals)}: it adds nothing to it.")
     yield Paragraph(as_good_text(summary))
-    yield from figures_of(plots, "accuracy_by_threshold", "two_thresholds")
+    yield from figures_of(plots, "accuracy_by_threshold", "two_thresholds", "angles_by_count", "groups_by_threshold")
+    yield from _of_each_class(summary)
+
+
+def _of_each_class(summary: StudySummary) -> Iterator[Block]:
+    """The winner's angle of each class, by falling count; of many classes only where the numbers are."""
+    classes = sorted(class_angles(summary), key=lambda row: -row["train_images"])
+    if not classes:
+        return
+    if len(classes) > _MOST_CLASSES:
+        yield Paragraph(f"The angles of all {len(classes)} classes are in verdict.json, under winner.per_class.")
+        return
+    rows: list[list[Cell]] = [[row["name"], row["train_images"], *angle_cells(row["tau_plus"])] for row in classes]
+    yield Table(
+        ["class", "training images", "radians", "degrees", "fraction of π"], rows, "The winner's angle of each class."
+    )
 
 
 # --- confirmation --------------------------------------------------------------------------------------------------------

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from divfeat.methods import method_named
-from divfeat.report.summary import Grid, StudySummary
+from divfeat.report.summary import WINNER, Grid, Runs, StudySummary
 from divfeat.report.words import angle_cells
 from divfeat.statistics import listed
-from divfeat.thresholds import family_named
+from divfeat.thresholds import Family, family_named
+
+
+def winner_family(summary: StudySummary) -> Family:
+    """The family of the winner's thresholds: an earlier one than the study's last, where a refinement stage found it."""
+    method = summary.winner_method
+    name = method.thresholds.family if method is not None and method.thresholds.angles else summary.config.search.family
+    return family_named(name)
 
 
 def winner_angles(summary: StudySummary) -> dict[str, float]:
-    """Angles of the winner by name; 0 for a winner without a cone, none where the family has none."""
+    """Parameters of the winner by name; 0 for a winner without a cone, none where the family has none."""
     method = summary.winner_method
     if method is None:
         return {}
-    return dict(method.thresholds.angles) or dict.fromkeys(family_named(summary.config.search.family).parameters, 0.0)
+    return dict(method.thresholds.angles) or dict.fromkeys(winner_family(summary).parameters, 0.0)
+
+
+def class_angles(summary: StudySummary) -> Sequence[Mapping[str, Any]]:
+    """One row a trained class with the winner's `tau_plus` (radians); none where the family gives all classes the same."""
+    if not family_named(summary.config.search.family).varies or summary.winner is None:
+        return []
+    count = len(summary.winner["candidates"])
+    own = [runs for runs in summary.selected[:count] if runs.method == summary.winner_method]
+    found = [runs for runs in (summary.confirmed_as(WINNER), *own) if runs is not None]
+    return class_rows(found)
+
+
+def class_rows(some: Sequence[Runs]) -> Sequence[Mapping[str, Any]]:
+    """One row a trained class, of the first run that finished."""
+    return next((record["per_class"] for runs in some for record in runs.completed), [])
 
 
 def as_good_text(summary: StudySummary) -> str:

@@ -14,6 +14,8 @@ from divfeat.methods import method_named
 from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.answers import read_answers
+from divfeat.report.class_plots import class_plots
+from divfeat.report.outcomes import class_rows
 from divfeat.report.summary import SCORE_NAMES, WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
 from divfeat.thresholds import family_named
@@ -48,7 +50,7 @@ def draw(summary: StudySummary, folder: Path) -> dict[str, Plot]:
 
 
 def _applicable(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
-    for part in (_confirmation, _thresholds, _training, _features, _gains, _search):
+    for part in (_confirmation, _thresholds, class_plots, _training, _features, _gains, _search):
         yield from part(summary)
 
 
@@ -68,10 +70,10 @@ def _confirmation(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
 
 
 def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
-    parameters = family_named(summary.config.search.family).parameters
-    if len(parameters) == 2:
-        yield from _plane(summary, *parameters)
-    if len(parameters) != 1 or summary.grid is None:
+    family = family_named(summary.config.search.family)
+    if len(family.parameters) == 2 and not family.others:
+        yield from _plane(summary, *family.parameters)
+    if not family.one_angle or summary.grid is None:
         return
     grid, metric = summary.grid, f"validation {summary.score_name}"
     baselines = {runs.name: runs.points(summary.metric) for runs in summary.baselines_on_validation}
@@ -122,11 +124,17 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
             [trial.angles[second] for trial in trials],
             values,
             path,
-            names=tuple(f"τ⁺ of {name.removeprefix('tau_')} classes" for name in (first, second)),  # type: ignore[arg-type]
+            names=(_threshold_name(first), _threshold_name(second)),
             metric=f"validation {summary.score_name}",
         )
 
     yield "two_thresholds", f"The search over both thresholds, letting go the way '{release}'", write
+
+
+def _threshold_name(parameter: str) -> str:
+    group = parameter.removeprefix("tau_")
+    ends = {"head": "the largest class", "tail": "the smallest class"}
+    return f"τ⁺ of {ends.get(group, f'class {group}' if group.isdigit() else f'{group} classes')}"
 
 
 # --- training and features --------------------------------------------------------------------------------------------------
@@ -167,7 +175,7 @@ def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
             break
     else:
         return
-    names = {row["class"]: row["name"] for row in _class_rows(panels)}
+    names = {row["class"]: row["name"] for row in class_rows(panels)}
     fine_names = dict(enumerate(_fine_names(panels)))
     for part, what in (("train", "training"), ("test", "test")):
 
@@ -207,7 +215,7 @@ def _gains(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     if not np.isfinite(first - second).any():
         return
     trained = objective != "fine_probe" or summary.config.data.train_level == "fine"
-    rows = _class_rows((winner, against)) if trained else []
+    rows = class_rows((winner, against)) if trained else []
     found = [row["name"] for row in rows] or _fine_names((winner, against))
     labels = [found[k] if k < len(found) else f"class {k}" for k in range(len(first))]
     counts = np.array([row["train_images"] for row in rows])
@@ -227,11 +235,6 @@ def _gains(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         )
 
     yield "gain_by_class", f"Gain of each class over {against.name} on test (paper, figure 5)", write
-
-
-def _class_rows(some: Sequence[Runs]) -> Sequence[Mapping[str, Any]]:
-    """One row a trained class, of the first run that finished."""
-    return next((record["per_class"] for runs in some for record in runs.completed), [])
 
 
 def _fine_names(some: Sequence[Runs]) -> Sequence[str]:

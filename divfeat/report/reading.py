@@ -195,13 +195,18 @@ class _Reader:
             found = [measure(record, metric) for metric in metrics]
             values = tuple(math.nan if value is None else 100 * value for value in found)
             error = cause_of(record) if record is not None and status != "completed" else ""
-            yield Trial(number, row["name"], row["key"], release, angles, status, values, error)
+            stage = row["stage"]["family"] if "stage" in row else self.config.search.family
+            yield Trial(number, row["name"], row["key"], release, angles, status, values, error, stage)
 
     def _grid(self) -> tuple[Grid | None, str]:
         family, rules = family_named(self.config.search.family), self.config.protocol
         phase = self.ledger.phase("grid")
-        if (angles := len(family.parameters)) != 1:
-            return None, f"the family {family.name!r} has {angles} angles, and the rule holds for families of one"
+        if not family.one_angle:
+            what = "numbers" if family.others else "angles"
+            return (
+                None,
+                f"the family {family.name!r} has {len(family.parameters)} {what}, and the rule holds for one angle",
+            )
         if rules.grid_points == 0:
             return None, "the study measures no grid (protocol.grid_points = 0)"
         if phase is None:

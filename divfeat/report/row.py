@@ -9,7 +9,9 @@ from typing import Any
 from divfeat.files import finite as json_numbers
 from divfeat.report.arrays import finite
 from divfeat.report.commands import study_command
+from divfeat.report.outcomes import class_angles
 from divfeat.report.summary import Grid, Objective, Runs, StudySummary
+from divfeat.thresholds import Number, family_named
 
 
 def results_row(summary: StudySummary) -> dict[str, Any]:
@@ -55,12 +57,25 @@ def _winner(summary: StudySummary) -> dict[str, Any] | None:
     if summary.winner is None or summary.winner_method is None:
         return None
     method, row = summary.winner_method, summary.winner["winner"]
+    family = family_named(method.thresholds.family)
     return {
         "name": row["name"],
         "method": method.name,
         "release": method.release,
         "family": method.thresholds.family,
-        "angles": {name: angle(value) for name, value in method.thresholds.angles.items()},
+        "angles": {
+            name: {"number": value} if isinstance(family.other(name), Number) else angle(value)
+            for name, value in method.thresholds.angles.items()
+        },
+        "per_class": [
+            {
+                "class": one["class"],
+                "name": one["name"],
+                "train_images": one["train_images"],
+                "tau_plus": angle(one["tau_plus"]),
+            }
+            for one in class_angles(summary)
+        ],
         "trial": row["number"],
         "equals": list(summary.equals),
     }

@@ -107,10 +107,11 @@ class Trial:
         name: What people call the method.
         key: Of its experiment.
         release: Its way of letting go; "" in a family without angles, where there is nothing to let go of.
-        angles: Radians by name.
+        angles: The family's parameters by name, radians; of a refinement those of its last family, with the same angles.
         status: `completed`, `pruned`, `failed` or `not finished`.
         values: Points by objective, for a pruned trial the last that were measured; NaN where there is none.
         error: Cause of a failure or a pruning, else "".
+        family: In which it was drawn: of a refinement, that of its stage.
     """
 
     number: int
@@ -121,6 +122,7 @@ class Trial:
     status: str
     values: tuple[float, ...]
     error: str
+    family: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from divfeat.thresholds import Family, Number
+
 
 def signed(value: float, digits: int = 2) -> str:
     """A difference in points with its sign, none for 0; a dash where there is none."""
@@ -37,6 +39,18 @@ def angle_cells(radians: float) -> list[str]:
         f"{math.degrees(radians):.1f}°",
         f"{radians / math.pi:.3f}π" if "." in fraction else fraction,
     ]
+
+
+def parameter_cells(family: Family, name: str, value: float) -> list[str]:
+    """A parameter of a threshold family: as an angle, or, without a unit, the bare number and two empty cells."""
+    return [f"{value:.4f}", "", ""] if isinstance(family.other(name), Number) else angle_cells(value)
+
+
+def parameter_text(family: Family, name: str, value: float) -> str:
+    """'tau = 1.1345 rad = 65.0° = 13π/36', 'bend = 0.5000'."""
+    if isinstance(family.other(name), Number):
+        return f"{name} = {value:.4f}"
+    return f"{name} = {angle_text(value)}"
 
 
 def angle_text(radians: float) -> str:

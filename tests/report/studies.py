@@ -14,7 +14,7 @@ from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, canonical, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.settings import make_configs
-from divfeat.thresholds import family_named
+from divfeat.thresholds import ThresholdContext, family_named, resolve
 
 #: Test (or validation) images of the six fine classes; a coarse class is two of them.
 FINE = np.repeat(np.arange(6), [250, 210, 180, 150, 120, 90])
@@ -54,16 +54,27 @@ def correct(config, what):
     return np.argsort(np.argsort(-ease)) < round((share(config) - lost) * IMAGES)
 
 
+def counts(config):
+    """Training images of each trained class."""
+    return [40] * (labels(config).max() + 1) if config.data.imbalance is None else TAIL
+
+
+def tau_plus(config):
+    """Angles of the trained classes, radians."""
+    context = ThresholdContext(torch.tensor(counts(config)), boundary=config.data.boundary)
+    return resolve(config.method.thresholds.spec(), context).tolist()
+
+
 def per_class(config):
     """Rows of the trained classes; the classifier's accuracy."""
-    right, owner = correct(config, "accuracy"), labels(config)
+    right, owner, images, angles = correct(config, "accuracy"), labels(config), counts(config), tau_plus(config)
     return [
         {
             "class": k,
             "name": f"class {k}",
-            "train_images": 40 if config.data.imbalance is None else TAIL[k],
+            "train_images": images[k],
             "accuracy": float(right[owner == k].mean()),
-            "tau_plus": 0.0,
+            "tau_plus": angles[k],
         }
         for k in range(owner.max() + 1)
     ]
@@ -202,9 +213,10 @@ class Studied:
         """One trial an angle (all angles of the family alike), ways of letting go in turn."""
         search = self.trained.search
         for number, angle in enumerate(degrees):
-            angles = dict.fromkeys(family_named(search.family).parameters, math.radians(angle))
-            if len(angles) == 2:
-                angles["tau_major"] *= 0.5 + 0.1 * (number % 3)
+            family = family_named(search.family)
+            angles = {name: 0.0 if family.other(name) else math.radians(angle) for name in family.parameters}
+            if len(angles) > 1:  # so that what families of several angles search is spread
+                angles[family.parameters[0]] *= 0.5 + 0.1 * (number % 3)
             release = search.releases[number % len(search.releases)]
             spec = ThresholdSpec(family=search.family, angles=angles)
             method = MethodConfig(name="hinge_ce", thresholds=spec, release=release)

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from divfeat import record as records
 from divfeat.cli import configure, parser
+from divfeat.config import MethodConfig
 from divfeat.data.prepare import prepare
 from divfeat.experiment import run
 from divfeat.files import read_json, write_json
@@ -20,7 +22,8 @@ from divfeat.report.outcomes import as_good_text
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
 from divfeat.report.words import angle_text, fraction_of_pi, interval, signed
-from tests.report.studies import Studied, completed, ended
+from divfeat.thresholds import ThresholdContext, resolve
+from tests.report.studies import TAIL, Studied, completed, ended
 
 #: A study whose report draws little.
 NO_FIGURES = {"data": {"train_level": "fine"}, "protocol": {"grid_points": 0}}
@@ -197,13 +200,49 @@ def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_pa
     study = Studied(tmp_path / "s", preset="digits-lt").all()
     report = build_report(tmp_path / "s")
     figures = {name.removeprefix("figures/") for name in report.files if name.startswith("figures/")}
-    assert figures == {"confirmation.png", "two_thresholds.png", "cosines.png", "gain_by_class.png", "search.png"}
+    assert figures == {
+        "confirmation.png", "two_thresholds.png", "angles_by_count.png", "groups_by_threshold.png", "cosines.png",
+        "gain_by_class.png", "search.png",
+    }  # fmt: skip
     text = text_of(report)
     assert "| balanced | sd |" in text and "minor" in text
     assert "undetermined, since the family 'major_minor' has 2 angles" in text
     angles = study.winner["winner"]["method"]["thresholds"]["angles"]
     for name, value in angles.items():
         assert f"{name} = {angle_text(value)}" in printed(report)
+
+
+def test_an_angle_for_each_class_is_told_class_by_class(tmp_path):
+    """In the table by falling count and in verdict.json; what is no angle is told without a unit."""
+    study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}, search={"family": "per_class"}).all()
+    report = build_report(tmp_path / "s")
+    text, row = text_of(report), results_row(report.summary)
+    method = MethodConfig.model_validate(study.winner["winner"]["method"])
+    expected = resolve(method.thresholds.spec(), ThresholdContext(torch.tensor(TAIL), boundary=25)).tolist()
+    assert len(set(expected)) == len(TAIL)
+    lines = [
+        f"| class {k} | {images} | {angle:.4f} | {math.degrees(angle):.1f}° |"
+        for k, (images, angle) in enumerate(zip(TAIL, expected, strict=True))
+    ]
+    places = [text.index(line) for line in lines]
+    assert places == sorted(places)  # TAIL falls
+    assert [one["tau_plus"]["radians"] for one in row["winner"]["per_class"]] == expected
+    assert row["winner"]["angles"]["jump"] == {"number": 0.0} and "degrees" in row["winner"]["angles"]["wave_1"]
+    assert "jump = 0.0000" in printed(report) and "| jump | 0.0000 |" in text
+    assert "the family 'per_class' has 5 numbers, and the rule holds for one angle" in text
+
+
+def test_a_refinement_tells_its_stages(tmp_path):
+    search = {"family": "major_minor", "refine": ["global"]}
+    study = Studied(tmp_path / "s", preset="digits-lt", search=search, **NO_FIGURES).all()
+    plain = {"family": "global", "params": {"tau": 0.5, "release": "gate"}}
+    row = study.ledger.proposals()[0]
+    study.ledger.write_proposal(0, row | {"stage": plain, "name": "gate 28.6 deg"})
+    report = build_report(tmp_path / "s")
+    assert [trial.family for trial in report.summary.trials] == ["global"] + ["major_minor"] * 6
+    text = text_of(report)
+    assert "refined from plain to rich families, 1 in 'global' and 6 in 'major_minor'" in text
+    assert "| 0 | gate 28.6 deg | completed |" in text
 
 
 def as_good(study, degrees, release, good):

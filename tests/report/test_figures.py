@@ -284,6 +284,44 @@ def test_two_thresholds(tmp_path, drawn):
     assert_png(tmp_path / "h.png")
 
 
+def test_angles_by_count(tmp_path, drawn):
+    counts = np.array([10, 500, 50, 120])
+    angles, other = np.radians([60, 5, 40, 10]), np.radians([40, 0, 40, 0])
+    caption = figures.angles_by_count(counts, angles, tmp_path / "i.png", others={HOSTILE: other}, boundary=50)
+    ax = drawn[0].axes[0]
+    line = line_named(ax, "winner")
+    assert line.get_xdata().tolist() == [500, 120, 50, 10]  # by falling count
+    np.testing.assert_allclose(line.get_ydata(), [5, 10, 40, 60])
+    np.testing.assert_allclose(line_named(ax, "major: 2 classes").get_ydata(), [5, 10])
+    np.testing.assert_allclose(line_named(ax, "minor: 2 classes").get_ydata(), [40, 60])
+    np.testing.assert_allclose(ax.get_lines()[3].get_ydata(), [0, 0, 40, 40])
+    assert ax.get_xscale() == "log" and ax.get_xlim()[0] > 500 > 10 > ax.get_xlim()[1]
+    ticks = [text.get_text() for text in ax.get_xticklabels()]
+    assert ticks[0] == "10" and ticks[-1] == "500" and "100" in ticks
+    assert "the 1 candidate it was chosen over" in caption and "at most 50 training images" in caption
+    assert_png(tmp_path / "i.png")
+    figures.angles_by_count(counts, angles, tmp_path / "i.png")
+    assert legend_of(drawn[1].axes[0]) == ["winner", "one class"]
+    with pytest.raises(ValueError, match="3 angles for 4 classes"):
+        figures.angles_by_count(counts, [0.1, 0.2, 0.3], tmp_path / "i.png")
+
+
+def test_group_accuracy_by_threshold(tmp_path, drawn):
+    tau = {"major": [0.0, 0.2, 0.4], "minor": [0.6, 0.5, 0.1]}
+    accuracy = {"major": [80, NAN, 70], "minor": [30, 35, 40]}
+    lines = {"major": {"ce": [78, 79]}, "minor": {"ce": [20, 22]}}
+    caption = figures.group_accuracy_by_threshold(tau, accuracy, tmp_path / "j.png", baseline_accuracy=lines)
+    first, second = drawn[0].axes
+    points = line_named(first, "one trial")
+    np.testing.assert_allclose(points.get_xdata(), np.degrees([0, 0.4]))
+    assert points.get_ydata().tolist() == [80, 70]
+    assert line_named(second, "one trial").get_ydata().tolist() == [30, 35, 40]
+    assert line_named(first, "ce").get_ydata()[0] == 78.5 and line_named(second, "ce").get_ydata()[0] == 21
+    assert first.get_xlabel() == "τ⁺ of major classes (degrees)" and legend_of(second) == ["one trial", "ce"]
+    assert caption.startswith("3 finished trials, one seed each")
+    assert_png(tmp_path / "j.png")
+
+
 DEGENERATE = {
     "one threshold": lambda p: figures.accuracy_by_threshold([1.0], [70.0], p, as_good=(1.0, 1.0)),
     "no threshold": lambda p: figures.accuracy_by_threshold([], np.zeros((0, 3)), p),
@@ -325,6 +363,11 @@ DEGENERATE = {
         p,
         margin=0,
     ),
+    "no angle": lambda p: figures.angles_by_count([], [], p),
+    "one angle": lambda p: figures.angles_by_count([5], [0.1], p, boundary=9, name=HOSTILE, others={HOSTILE: [NAN]}),
+    "a class without images": lambda p: figures.angles_by_count([5, 0], [0.1, 0.2], p, others={}),
+    "no group": lambda p: figures.group_accuracy_by_threshold({}, {}, p),
+    "one group": lambda p: figures.group_accuracy_by_threshold({HOSTILE: [NAN, 0.1]}, {HOSTILE: [1, NAN]}, p),
     "no pair": lambda p: figures.two_thresholds([], [], [], p),
     "one pair": lambda p: figures.two_thresholds([0.5], [0.5], [60], p, names=(HOSTILE, "b")),
     "a line": lambda p: figures.two_thresholds(GRID.repeat(2), GRID.repeat(2), GRID.repeat(2), p),

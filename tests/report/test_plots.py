@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from divfeat.config import MethodConfig
 from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.search import protocol
 from divfeat.search.jobs import baseline, experiment
+from divfeat.thresholds import ThresholdContext, resolve
 from tests.report.studies import FINE, FINE_NAMES, TAIL, Studied, completed, ended
 
 BASELINES = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
@@ -191,6 +194,53 @@ def test_gain_of_each_class_under_a_tail(tmp_path, drawn):
     values = [study.ledger.record(row["key"])["metrics"]["val/accuracy_balanced"] for row in rows]
     np.testing.assert_allclose(given["objective"], 100 * np.array(values))
     assert given["names"] == ("τ⁺ of major classes", "τ⁺ of minor classes")
+
+
+def test_the_angles_that_won_against_class_count(tmp_path, drawn):
+    study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}, search={"family": "per_class"}).all()
+    name, given = drawn(read_summary(tmp_path / "s"))["angles_by_count"]
+    assert name == "angles_by_count"
+    context = ThresholdContext(torch.tensor(TAIL), boundary=25)
+
+    def angles(row):
+        return resolve(MethodConfig.model_validate(row["method"]).thresholds.spec(), context).tolist()
+
+    winner = study.winner["winner"]
+    assert given["counts"].tolist() == TAIL and given["boundary"] == 25
+    assert list(given["tau_plus"]) == angles(winner)
+    expected = {row["name"]: angles(row) for row in study.winner["candidates"] if row["key"] != winner["key"]}
+    assert expected and given["others"] == expected
+    assert given["name"] == f"winner ({winner['name']})"
+
+
+def test_no_angles_against_counts_where_neither_differs(whole, tmp_path, drawn):
+    assert "angles_by_count" not in drawn(whole[1])
+    Studied(tmp_path / "s", search={"family": "each_3"}).all()  # as many images of every class
+    assert "angles_by_count" not in drawn(read_summary(tmp_path / "s"))
+
+
+def test_accuracy_of_each_group_against_its_threshold(tmp_path, drawn):
+    study = Studied(tmp_path / "s", preset="digits-lt").all()
+    name, given = drawn(read_summary(tmp_path / "s"))["groups_by_threshold"]
+    assert name == "group_accuracy_by_threshold"
+    assert list(given["tau_plus"]) == list(given["accuracy"]) == ["major", "minor"]
+    rows = study.ledger.proposals().values()
+    for group in ("major", "minor"):
+        assert given["tau_plus"][group] == [row["params"][f"tau_{group}"] for row in rows]
+        metric = f"val/accuracy_{group}"
+        values = [study.ledger.record(row["key"])["metrics"][metric] for row in rows]
+        np.testing.assert_allclose(given["accuracy"][group], 100 * np.array(values))
+        for key, points in given["baseline_accuracy"][group].items():
+            expected = on_validation(study, baseline(key, study.config), metric)
+            np.testing.assert_allclose(points, 100 * np.array(expected))
+    assert list(given["baseline_accuracy"]["major"]) == list(BASELINES)
+
+
+def test_a_map_over_the_ends_of_a_curve_but_not_over_what_is_no_angle(tmp_path, drawn):
+    Studied(tmp_path / "s", preset="digits-lt", search={"family": "count_curve"}).begin().search()
+    calls = drawn(read_summary(tmp_path / "s"))
+    assert calls["two_thresholds"][1]["names"] == ("τ⁺ of the largest class", "τ⁺ of the smallest class")
+    assert "groups_by_threshold" not in calls  # no group has an angle of its own
 
 
 def test_gain_over_the_seeds_there_are(tmp_path, drawn):
