@@ -14,7 +14,7 @@ from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, canonical, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.settings import make_configs
-from divfeat.thresholds import ThresholdContext, family_named, resolve
+from divfeat.thresholds import ThresholdContext, family_named
 
 #: Test (or validation) images of the six fine classes; a coarse class is two of them.
 FINE = np.repeat(np.arange(6), [250, 210, 180, 150, 120, 90])
@@ -60,9 +60,10 @@ def counts(config):
 
 
 def tau_plus(config):
-    """Angles of the trained classes, radians."""
+    """Angles of the trained classes, radians; of families that make no sense for these classes too."""
     context = ThresholdContext(torch.tensor(counts(config)), boundary=config.data.boundary)
-    return resolve(config.method.thresholds.spec(), context).tolist()
+    thresholds = config.method.thresholds
+    return family_named(thresholds.family).angles(thresholds.angles, context).tolist()
 
 
 def per_class(config):
