@@ -1,6 +1,8 @@
 """Threshold families against plain loops, their search spaces, and what they refuse."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,14 @@ from divfeat.thresholds import (
     DEFAULT_HIGH,
     FAMILIES,
     PAPER_ANGLE,
+    Family,
     ThresholdContext,
     check_angle,
     family_named,
     lift,
     resolve,
 )
+from divfeat.thresholds import counts as counts_module
 
 #: Busy cores make timings unreliable.
 QUICK = settings(max_examples=40, deadline=None)
@@ -248,3 +252,28 @@ def test_zero_is_refused_only_where_asked() -> None:
     check_angle("tau", 0.0)
     with pytest.raises(ConfigError, match="log K"):
         check_angle("tau", torch.tensor([0.3, 0.0]), allow_zero=False)
+
+
+# --- the page on how to add one -----------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "add-a-threshold-family.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_family_and_what_it_contains() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")
+    ]
+    contained = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[3])) for row in rows}
+    assert contained.pop("each_K") == set() and "all of the above" in rows[-1][3]
+    assert contained == {name: set(family.lifts) for name, family in FAMILIES.items()}
+
+
+def test_the_family_that_the_page_adds_works() -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    names: dict[str, Any] = {"math": math, "Family": Family} | vars(counts_module)
+    exec(shown, names)
+    ends = names["ENDS"]
+    angles = ends.angles({"tau_middle": 0.1, "tau_ends": 0.5}, context([1000, 100, 10]))
+    assert angles.tolist() == pytest.approx([0.5, 0.1, 0.5])
+    assert ends.angles(ends.lifts["global"]({"tau": 0.3}, context(TAIL)), context(TAIL)).tolist() == [0.3] * 4
+    assert ends.requires(context([9, 9])) and not ends.requires(context(TAIL))
