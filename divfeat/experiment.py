@@ -161,6 +161,7 @@ def run(
         config.train,
         seed=stream_seed(config.seed, "augment"),
         tau_plus=method.tau_plus,
+        moving=method.moving,
         data=data.split_hash,
         checkpoint=stages / stage_key(config) / "checkpoint.pt" if stages else None,
         on_epoch=observer,

@@ -26,7 +26,7 @@ from divfeat.losses import (
     theorem_tau_minus,
 )
 from divfeat.models import CosineHead, FrameHead, Head, LinearHead
-from divfeat.thresholds import ThresholdContext, resolve
+from divfeat.thresholds import MovingThresholds, ThresholdContext, family_named, resolve
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,13 @@ class BuiltMethod:
         head: Module from taps to outputs; in optimizer and checkpoint.
         objective: Loss a sample.
         tau_plus: float64 [K] radians, zeros where the method has no thresholds.
+        moving: What moves them during training, or None.
     """
 
     head: Head
     objective: Objective
     tau_plus: Tensor
+    moving: MovingThresholds | None = None
 
 
 def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed: int) -> BuiltMethod:
@@ -210,6 +212,7 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
     tau_plus = torch.zeros(classes, dtype=torch.float64)
     transforms: list[nn.Module] = []
     gate: nn.Module | None = None
+    cone: ConeGate | Hinge | None = None
     criterion: nn.Module = CrossEntropy(parts.label_smoothing)
     if parts.focal:
         criterion = Focal(parts.focal, parts.label_smoothing)
@@ -221,10 +224,11 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
         if method.hinge:
             tau_plus = resolve(config.thresholds.spec(), context)
             if config.release == "gate":
-                gate = ConeGate(frame, tau_plus)
+                gate = cone = ConeGate(frame, tau_plus)
             else:
                 tau_minus = theorem_tau_minus(frame, tau_plus) if config.release == "theorem" else math.pi
-                transforms.append(Hinge(frame, tau_plus, tau_minus))
+                cone = Hinge(frame, tau_plus, tau_minus)
+                transforms.append(cone)
     else:
         head = CosineHead(dim, classes, parts.scale, seed=seed) if parts.scale else LinearHead(dim, classes, seed=seed)
     if parts.margin:
@@ -233,4 +237,14 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
         transforms.append(LogitAdjustment(counts, parts.logit_adjustment))
     weights = class_balanced_weights(counts, parts.class_balanced) if parts.class_balanced else None
     objective = Objective(transforms, gate, criterion, weights, parts.deferred)
-    return BuiltMethod(head, objective, tau_plus)
+    family = family_named(config.thresholds.family)
+    if cone is None or not family.moves:
+        return BuiltMethod(head, objective, tau_plus)
+
+    def place(tau: Tensor) -> None:
+        cone.tau_plus.copy_(tau)
+        if isinstance(cone, Hinge) and config.release == "theorem":
+            cone.tau_minus.copy_(theorem_tau_minus(frame, tau))
+
+    moving = MovingThresholds(family, config.thresholds.angles, context, place)
+    return BuiltMethod(head, objective, moving.tau_plus, moving)

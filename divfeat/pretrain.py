@@ -29,6 +29,7 @@ from divfeat.errors import DataError, NonFiniteError
 from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
 from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm
+from divfeat.thresholds import MovingThresholds
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
 _CHECK_EVERY_STEPS = 20
@@ -100,6 +101,7 @@ def train(
     *,
     seed: int,
     tau_plus: Tensor,
+    moving: MovingThresholds | None = None,
     data: str = "",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
@@ -114,6 +116,7 @@ def train(
         config: Optimizer, schedule, precision.
         seed: Of the augmentation and of the mixing.
         tau_plus: [K] radians, for the share of samples inside their cone.
+        moving: What moves the thresholds after each epoch but the last, or None.
         data: Hash of the training images; a checkpoint of others is refused.
         checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
         checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 and at the end of
@@ -143,10 +146,10 @@ def train(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-    state = _State(learner, optimizer, config, batches.steps_per_epoch, data)
+    state = _State(learner, optimizer, config, batches.steps_per_epoch, data, moving)
     result = TrainResult()
     if checkpoint is not None and checkpoint.exists():
-        result.resumed_at = state.load(checkpoint)
+        result.resumed_at = state.load(checkpoint, rank)
         result.history = list(state.history)
         if rank != 0:  # the checkpoint holds the sums of all ranks
             state.sums = {name: torch.zeros_like(value) for name, value in state.sums.items()}
@@ -159,6 +162,9 @@ def train(
     augment = Augment(config.augment, cutout=config.cutout, seed=seed)
     mix = Mix(config.mixup, config.cutmix, seed=seed, device=device)
     objective.to(device)
+    if moving is not None:
+        moving.to(device)
+        tau_plus = moving.tau_plus
     tau_plus = tau_plus.to(device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     last_save = time.monotonic()
@@ -191,6 +197,8 @@ def train(
             optimizer.step()
             with torch.no_grad():
                 sums = _accumulate(sums, losses, features, logits, targets.main, learner.head.axes, tau_plus)
+                if moving is not None:
+                    moving.observe(features, targets.main, learner.head.axes)
             state.step += 1
             state.images += batch.global_size
             if _looked_at(state.step, batches.steps_per_epoch, device):
@@ -199,17 +207,24 @@ def train(
                     time.monotonic() - last_save >= checkpoint_seconds, world, device
                 ):
                     state.seconds += time.monotonic() - mark
-                    state.save(checkpoint, _all_reduced(sums, world), rank)
+                    state.save(checkpoint, _all_reduced(sums, world), rank, world)
                     last_save = mark = time.monotonic()
         metrics = _epoch_metrics(_all_reduced(sums, world), epoch)
         state.seconds += time.monotonic() - mark
         metrics["train/lr"] = optimizer.param_groups[0]["lr"]
+        if moving is not None:
+            metrics.update(moving.metrics())
         state.finish_epoch(metrics)
         result.history.append(metrics)
         if on_epoch is not None:
             on_epoch(epoch, metrics, learner)
+        if (
+            moving is not None and state.epoch < config.epochs
+        ):  # what the last epoch was trained with is what is measured
+            moving.follow(world)
+            tau_plus = moving.tau_plus.to(device)
     if checkpoint is not None and unfinished:
-        state.save(checkpoint, {}, rank)
+        state.save(checkpoint, {}, rank, world)
     result.seconds, result.images = state.seconds, state.images
     return result
 
@@ -241,9 +256,15 @@ class _State:
     """Everything a resumed run needs, and the only thing a checkpoint holds."""
 
     def __init__(
-        self, learner: Learner, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int, data: str
+        self,
+        learner: Learner,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        steps: int,
+        data: str,
+        moving: MovingThresholds | None,
     ) -> None:
-        self.learner, self.optimizer = learner, optimizer
+        self.learner, self.optimizer, self.moving = learner, optimizer, moving
         self.guard = {**deciding({"train": config.to_dict()}), "steps_per_epoch": steps, "data": data}
         self.epoch = 0
         self.step = 0
@@ -255,8 +276,9 @@ class _State:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.history.append(metrics)
 
-    def save(self, path: Path, sums: dict[str, Tensor], rank: int) -> None:
+    def save(self, path: Path, sums: dict[str, Tensor], rank: int, world: int) -> None:
         """Write atomically on rank 0: a kill leaves the old checkpoint or the new one. `sums` are those of all ranks."""
+        moving = self.moving.state(world) if self.moving is not None else None
         if rank != 0:
             return
         payload = {
@@ -271,6 +293,8 @@ class _State:
             "images": self.images,
             "rng": torch.get_rng_state(),
         }
+        if moving is not None:
+            payload["moving"] = moving
         if torch.cuda.is_available():
             payload["rng_cuda"] = torch.cuda.get_rng_state()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +305,7 @@ class _State:
             os.fsync(file.fileno())
         os.replace(temporary, path)
 
-    def load(self, path: Path) -> tuple[int, int]:
+    def load(self, path: Path, rank: int) -> tuple[int, int]:
         """Continue from `path`: returns (epoch, step)."""
         device = next(self.learner.parameters()).device
         payload: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -295,6 +319,8 @@ class _State:
         self.epoch, self.step = payload["epoch"], payload["step"]
         self.history, self.sums = payload["history"], payload["sums"]
         self.seconds, self.images = payload["seconds"], payload["images"]
+        if self.moving is not None:
+            self.moving.load(payload["moving"], rank)
         torch.set_rng_state(payload["rng"].cpu())
         if torch.cuda.is_available() and "rng_cuda" in payload:
             torch.cuda.set_rng_state(payload["rng_cuda"].cpu())

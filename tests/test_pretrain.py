@@ -69,6 +69,7 @@ def fit(learner: Learner, built: BuiltMethod, config: TrainConfig, **options: An
         config,
         seed=PRETRAIN_SEED,
         tau_plus=built.tau_plus,
+        moving=built.moving,
         **options,
     )
 
@@ -504,6 +505,26 @@ def test_what_changes_in_the_middle_of_training_resumes_bit_for_bit(
     result = fit(learner, built, settings(), checkpoint=tmp_path / "part.pt")
     assert same(whole.state_dict(), learner.state_dict())
     assert result.history == whole_result.history
+
+
+@pytest.mark.parametrize("release", ["gate", "theorem"])
+@pytest.mark.parametrize("at", [1, (0, 1), (1, 2), (1, STEPS)])
+def test_thresholds_that_move_go_on_as_they_were(tmp_path: Path, at: tuple[int, int] | int, release: Any) -> None:
+    config = settings()
+    moves = MethodConfig(release=release, thresholds=ThresholdSpec(family="quantile", angles={"share": 0.6}))
+    whole, built = build(moves)
+    expected = fit(whole, built, config)
+    assert expected.history[1]["train/tau_plus_mean"] != expected.history[2]["train/tau_plus_mean"]
+    interrupted(config, tmp_path / "part.pt", at, name=moves)
+    learner, again = build(moves)
+    result = fit(learner, again, config, checkpoint=tmp_path / "part.pt")
+    assert result.history == expected.history
+    assert same(whole.state_dict(), learner.state_dict())
+    assert same(built.objective.state_dict(), again.objective.state_dict())
+    assert torch.equal(built.tau_plus, again.tau_plus)
+    third, read = build(moves)  # a finished training is measured with the angles that it ended with
+    fit(third, read, config, checkpoint=tmp_path / "part.pt")
+    assert torch.equal(built.tau_plus, read.tau_plus)
 
 
 class Wobbly(nn.Module):

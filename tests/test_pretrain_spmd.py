@@ -33,6 +33,7 @@ CASES = {
         MethodConfig(release="gate", thresholds=ThresholdSpec(family="global", angles={"tau": 1.2})),
         {"clip_norm": 0.5},
     ),
+    "moving": (MethodConfig(release="theorem", thresholds=ThresholdSpec(family="quantile", angles={"share": 0.6})), {}),
     "learned classifier": (MethodConfig(name="ce_smooth"), {}),
     # At LDAM's scale of 30 float32 rounding grows past the bound; float64 does not mind.
     "cosines, margins, late weights": (MethodConfig(name="ldam_drw", scale=4, class_balanced=0.9, deferred=0.4), {}),
@@ -95,6 +96,7 @@ def fit(
         train_config,
         seed=3,
         tau_plus=built.tau_plus,
+        moving=built.moving,
         **options,
     )
     return learner, result.history
@@ -129,12 +131,13 @@ def worker(rank: int, folder: str) -> None:
                 learner, history = fit(name, dtype, images)
                 results[name, dtype] = {"state": learner.state_dict(), "history": history}
         # A preemption in the middle of an epoch, then a resume, both on two ranks.
-        path = Path(folder) / "resume.pt"
-        with pytest.raises(Killed):
-            fit("paper", torch.float32, images, checkpoint=path, checkpoint_seconds=0, cut=(1, 2))
-        dist.barrier()
-        learner, history = fit("paper", torch.float32, images, checkpoint=path)
-        results["resumed"] = {"state": learner.state_dict(), "history": history}
+        for name in ("paper", "moving"):
+            path = Path(folder) / f"{name}.pt"
+            with pytest.raises(Killed):
+                fit(name, torch.float32, images, checkpoint=path, checkpoint_seconds=0, cut=(1, 2))
+            dist.barrier()
+            learner, history = fit(name, torch.float32, images, checkpoint=path)
+            results["resumed", name] = {"state": learner.state_dict(), "history": history}
         for n, found in extracted(learner).items():
             results[n] = {"before": found.before, "after": found.after, "logits": found.logits, "fine": found.fine}
         run = experiment.run(config(), rungs=[1], stages=Path(folder) / "stages")
@@ -177,9 +180,10 @@ def test_both_ranks_end_with_the_same_bits(ranks: list[dict[Any, Any]], name: st
     assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())
 
 
-def test_a_resume_in_the_middle_of_an_epoch_is_bit_equal_on_two_ranks(ranks: list[dict[Any, Any]]) -> None:
+@pytest.mark.parametrize("name", ["paper", "moving"])
+def test_a_resume_in_the_middle_of_an_epoch_is_bit_equal_on_two_ranks(ranks: list[dict[Any, Any]], name: str) -> None:
     for rank in ranks:
-        whole, resumed = rank["paper", torch.float32], rank["resumed"]
+        whole, resumed = rank[name, torch.float32], rank["resumed", name]
         assert all(torch.equal(value, resumed["state"][key]) for key, value in whole["state"].items())
         assert resumed["history"] == whole["history"]  # the checkpoint holds the sums of both ranks, once
 
@@ -187,7 +191,7 @@ def test_a_resume_in_the_middle_of_an_epoch_is_bit_equal_on_two_ranks(ranks: lis
 @pytest.mark.parametrize("n", [1, 2, 45])
 def test_two_ranks_extract_the_features_of_one_process(ranks: list[dict[Any, Any]], n: int) -> None:
     learner, _ = fit("paper", torch.float32, digits())
-    learner.load_state_dict(ranks[0]["resumed"]["state"])
+    learner.load_state_dict(ranks[0]["resumed", "paper"]["state"])
     expected = extract(learner, digits(n), batch_size=20)
     for rank in ranks:
         found = rank[f"{n} images"]

@@ -24,6 +24,7 @@ from divfeat.thresholds.family import (
     ThresholdContext,
     check_angle,
 )
+from divfeat.thresholds.moving import QUANTILE, MovingThresholds
 from divfeat.thresholds.per_class import MOST_FREE, PER_CLASS, each_class
 from divfeat.thresholds.plain import GLOBAL, MAJOR_MINOR, NONE
 
@@ -36,6 +37,7 @@ __all__ = [
     "PAPER_ANGLE",
     "Dimension",
     "Family",
+    "MovingThresholds",
     "Number",
     "Offset",
     "ThresholdContext",
@@ -49,7 +51,7 @@ __all__ = [
 
 #: By name; `each_K` besides, which depends on the number of classes.
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (NONE, GLOBAL, MAJOR_MINOR, COUNT_CURVE, BENT_CURVE, GROUPS, PER_CLASS)
+    family.name: family for family in (NONE, GLOBAL, MAJOR_MINOR, COUNT_CURVE, BENT_CURVE, GROUPS, PER_CLASS, QUANTILE)
 }
 
 
@@ -69,7 +71,7 @@ def family_named(name: str) -> Family:
 
 @lru_cache(maxsize=8)
 def _each(num_classes: int) -> Family:
-    return each_class(num_classes, tuple(family for family in FAMILIES.values() if family.parameters))
+    return each_class(num_classes, tuple(f for f in FAMILIES.values() if f.parameters and not f.moves))
 
 
 def resolve(spec: Mapping[str, Any], context: ThresholdContext) -> Tensor:

@@ -26,10 +26,13 @@ class ThresholdContext:
     Attributes:
         class_counts: int64 [K], training images of each class.
         boundary: A class with at most this many training images is minor (HingeCE, appendix B: 50).
+        own_angles: [K, bins], how many training features of each class lay at each angle from its axis in the last epoch, in
+            bins of equal width from 0 to pi; None before there is one.
     """
 
     class_counts: Tensor
     boundary: int = 50
+    own_angles: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -124,6 +127,7 @@ class Family:
         coneless: Whether parameters leave no class a cone.
         varies: Whether classes may have different angles.
         by_count: Whether the angles follow the class counts.
+        moves: Whether the angles follow the features during training (`divfeat.thresholds.moving`).
         widest: Largest `search.high` that it can be searched with, radians.
         unsearchable: Why it can be set but not searched, or "".
     """
@@ -139,6 +143,7 @@ class Family:
     coneless: Callable[[Parameters], bool] = _all_zero
     varies: bool = True
     by_count: bool = True
+    moves: bool = False
     widest: float = math.pi
     unsearchable: str = ""
 
