@@ -12,7 +12,7 @@ from divfeat.report.findings import Plots, figures_of
 from divfeat.report.summary import StudySummary, Trial
 from divfeat.search.jobs import name_of
 from divfeat.statistics import listed
-from divfeat.thresholds import family_named
+from divfeat.thresholds import Number, Offset, family_named
 
 #: Rows of the table of proposals.
 _MOST_PROPOSALS = 60
@@ -38,10 +38,7 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         f"'{family.name}': {family.summary}"
     )
     if family.parameters:
-        text += (
-            f", {math.degrees(search.low):g}° to {math.degrees(search.high):g}°; ways of letting go: "
-            f"{listed(search.releases)}"
-        )
+        text += f", {_ranges(summary)}; ways of letting go: {listed(search.releases)}"
     text += f"; sampler {search.sampler}"
     if search.refine:
         stages = [
@@ -71,6 +68,22 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         [[trial.number, _proposed(summary, trial), trial.status, *trial.values] for trial in shown],
         caption,
     )
+
+
+def _ranges(summary: StudySummary) -> str:
+    """Of the angles together, of each other parameter by its name."""
+    search = summary.config.search
+    family = family_named(search.family)
+    found = []
+    if len(family.others) < len(family.parameters):
+        found.append(f"{math.degrees(search.low):g}° to {math.degrees(search.high):g}°")
+    for side in family.space(search.low, search.high):
+        match family.other(side.name):
+            case Offset():
+                found.append(f"{side.name} up to {math.degrees(side.high):g}° to either side")
+            case Number():
+                found.append(f"{side.name} {side.low:g} to {side.high:g}")
+    return ", ".join(found)
 
 
 def _proposed(summary: StudySummary, trial: Trial) -> str:

@@ -230,6 +230,16 @@ def test_an_angle_for_each_class_is_told_class_by_class(tmp_path):
     assert row["winner"]["angles"]["jump"] == {"number": 0.0} and "degrees" in row["winner"]["angles"]["wave_1"]
     assert "jump = 0.0000" in printed(report) and "| jump | 0.0000 |" in text
     assert "the family 'per_class' has 5 numbers, and the rule holds for one angle" in text
+    assert ", 0° to 85°, jump 0 to 1, wave_1 up to 21.25° to either side, wave_2 up to 10.625° to either side;" in text
+
+
+def test_a_family_without_an_angle(tmp_path):
+    Studied(tmp_path / "s", preset="digits-lt", search={"family": "quantile"}, **NO_FIGURES).all()
+    report = build_report(tmp_path / "s")
+    text = text_of(report)
+    assert "lies inside its cone is searched, share 0 to 0.95; ways of letting go" in text
+    assert "share = 0.0000" in printed(report) and "| share | 0.0000 |" in text
+    assert "the family 'quantile' has 1 numbers, and the rule holds for one angle" in text
 
 
 def test_a_refinement_tells_its_stages(tmp_path):
