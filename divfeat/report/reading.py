@@ -202,11 +202,8 @@ class _Reader:
         family, rules = family_named(self.config.search.family), self.config.protocol
         phase = self.ledger.phase("grid")
         if not family.one_angle:
-            what = "numbers" if family.others else "angles"
-            return (
-                None,
-                f"the family {family.name!r} has {len(family.parameters)} {what}, and the rule holds for one angle",
-            )
+            found = f"{len(family.parameters)} {'number' if family.others else 'angle'}{'s' * (len(family.parameters) != 1)}"
+            return None, f"the family {family.name!r} has {found}, and the rule holds for one angle"
         if rules.grid_points == 0:
             return None, "the study measures no grid (protocol.grid_points = 0)"
         if phase is None:

@@ -239,7 +239,7 @@ def test_a_family_without_an_angle(tmp_path):
     text = text_of(report)
     assert "lies inside its cone is searched, share 0 to 0.95; ways of letting go" in text
     assert "share = 0.0000" in printed(report) and "| share | 0.0000 |" in text
-    assert "the family 'quantile' has 1 numbers, and the rule holds for one angle" in text
+    assert "the family 'quantile' has 1 number, and the rule holds for one angle" in text
 
 
 def test_a_refinement_tells_its_stages(tmp_path):
