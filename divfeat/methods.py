@@ -173,6 +173,26 @@ def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, An
             )
 
 
+def canonical(method: MethodConfig) -> MethodConfig:
+    """`method` by its plainest name, so that two spellings of one training share its key.
+
+    A hinge without cones clamps nothing and is CE+ETF, bit for bit. Of the names with the same head and hinge it gets the
+    one with the most parts alike (on or off, then in value; the first of several), and only the values that differ.
+
+    Raises:
+        ConfigError: unknown name, or parts that mean nothing together.
+    """
+    projector, frame, hinge = method_named(method.name).structure
+    no_cone = family_named(method.thresholds.family).coneless(method.thresholds.angles)
+    structure = (projector, frame, hinge and not no_cone)
+    parts = parts_of(method)
+    differing = {name: parts.other_than(known.parts) for name, known in METHODS.items() if known.structure == structure}
+    on = parts.other_than(OFF).keys()
+    name = min(differing, key=lambda name: (len(on ^ METHODS[name].parts.other_than(OFF).keys()), len(differing[name])))
+    cones = {"thresholds": method.thresholds, "release": method.release} if hinge and not no_cone else {}
+    return MethodConfig(name=name, **cones, **differing[name])
+
+
 @dataclass(frozen=True)
 class BuiltMethod:
     """A method made for one set of classes.

@@ -131,14 +131,15 @@ def worker(rank: int, folder: str) -> None:
                 learner, history = fit(name, dtype, images)
                 results[name, dtype] = {"state": learner.state_dict(), "history": history}
         # A preemption in the middle of an epoch, then a resume, both on two ranks.
+        resumed = {}
         for name in ("paper", "moving"):
             path = Path(folder) / f"{name}.pt"
             with pytest.raises(Killed):
                 fit(name, torch.float32, images, checkpoint=path, checkpoint_seconds=0, cut=(1, 2))
             dist.barrier()
-            learner, history = fit(name, torch.float32, images, checkpoint=path)
-            results["resumed", name] = {"state": learner.state_dict(), "history": history}
-        for n, found in extracted(learner).items():
+            resumed[name], history = fit(name, torch.float32, images, checkpoint=path)
+            results["resumed", name] = {"state": resumed[name].state_dict(), "history": history}
+        for n, found in extracted(resumed["paper"]).items():
             results[n] = {"before": found.before, "after": found.after, "logits": found.logits, "fine": found.fine}
         run = experiment.run(config(), rungs=[1], stages=Path(folder) / "stages")
         results["run"] = {"metrics": run.metrics, "history": run.history, "provenance": run.provenance}

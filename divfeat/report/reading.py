@@ -17,11 +17,12 @@ import numpy as np
 from divfeat.config import OBJECTIVES, ExecutionConfig, ExperimentConfig, MethodConfig, StudyConfig, build
 from divfeat.errors import DataError
 from divfeat.files import read_json
+from divfeat.methods import canonical
 from divfeat.report.answers import image_weights, read_answers
 from divfeat.report.arrays import finite
 from divfeat.report.summary import WINNER, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
 from divfeat.search import protocol
-from divfeat.search.jobs import baseline, canonical, experiment, name_of
+from divfeat.search.jobs import baseline, experiment, name_of
 from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.statistics import (
     CrossedInterval,
@@ -202,8 +203,8 @@ class _Reader:
         family, rules = family_named(self.config.search.family), self.config.protocol
         phase = self.ledger.phase("grid")
         if not family.one_angle:
-            found = f"{len(family.parameters)} {'number' if family.others else 'angle'}{'s' * (len(family.parameters) != 1)}"
-            return None, f"the family {family.name!r} has {found}, and the rule holds for one angle"
+            count = f"{len(family.parameters)} {'number' if family.others else 'angle'}{'s' * (len(family.parameters) != 1)}"
+            return None, f"the family {family.name!r} has {count}, and the rule holds for one angle"
         if rules.grid_points == 0:
             return None, "the study measures no grid (protocol.grid_points = 0)"
         if phase is None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.methods import canonical
 from divfeat.report.arrays import Floats
-from divfeat.search.jobs import canonical
 from divfeat.search.protocol import metric_of
 from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed, select_top
 

@@ -9,9 +9,10 @@ import torch
 from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, ThresholdSpec
 from divfeat.features import FeatureSet
 from divfeat.files import write_json
+from divfeat.methods import canonical
 from divfeat.record import save_features
 from divfeat.search import protocol
-from divfeat.search.jobs import SEARCH_SEED, Job, canonical, experiment, name_of, seed_of
+from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.settings import make_configs
 from divfeat.thresholds import ThresholdContext, family_named

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from divfeat import record as records
 from divfeat.config import MethodConfig
 from divfeat.losses import RELEASES
+from divfeat.methods import canonical
 from divfeat.search import protocol
-from divfeat.search.jobs import SEARCH_SEED, Job, baseline, canonical, experiment, seed_of
+from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
 from divfeat.settings import preset_names
 from divfeat.thresholds import PAPER_ANGLE, family_named
 from tests.search.samples import METRIC, SECOND, completed, hinge, make_study

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from divfeat import experiment
 from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec, build
 from divfeat.losses import RELEASES, ConeGate, Hinge, theorem_tau_minus
-from divfeat.methods import build_method
-from divfeat.search.jobs import canonical, name_of
+from divfeat.methods import build_method, canonical
+from divfeat.search.jobs import name_of
 from divfeat.thresholds import DEFAULT_HIGH, MovingThresholds, ThresholdContext, family_named, resolve
 from divfeat.thresholds.moving import BINS, quantile_angles
 
