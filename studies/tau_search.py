@@ -12,7 +12,7 @@ print the verdict.
 
 import sys
 
-from divfeat.cli import main
+from divfeat.cli.tau_search import main
 
 if __name__ == "__main__":
     sys.exit(main())

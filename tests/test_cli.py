@@ -19,8 +19,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from divfeat import cli
-from divfeat.cli import SMOKE, configure, main, parser
+from divfeat.cli import tau_search
+from divfeat.cli.flags import SMOKE, command_line, configure
+from divfeat.cli.tau_search import main, parser
 from divfeat.config import StudyConfig
 from divfeat.search.ledger import Ledger
 from divfeat.settings import make_configs, preset_names
@@ -61,7 +62,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_help_answers_without_anything_heavy():
     script = (
-        "import sys\nfrom divfeat.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
+        "import sys\nfrom divfeat.cli.tau_search import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
         "    print(end.code, sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -325,7 +326,7 @@ def test_a_fault_of_ours_is_an_internal_error(storage, monkeypatch, capsys):
     def broken(flags):
         raise ZeroDivisionError("our mistake")
 
-    monkeypatch.setattr(cli, "configure", broken)
+    monkeypatch.setattr(tau_search, "configure", broken)
     assert main(["--storage-path", str(storage)]) == 70
     text = capsys.readouterr().err
     assert "ZeroDivisionError: our mistake" in text
@@ -336,13 +337,13 @@ def test_an_early_interrupt_has_its_code(monkeypatch):
     def interrupted(flags):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "configure", interrupted)
+    monkeypatch.setattr(tau_search, "configure", interrupted)
     assert main([]) == 130
 
 
 def test_the_line_that_resumes_can_be_pasted():
     words = ["--name", "a b", "--set", "search.objectives=[fine_probe, accuracy]", "--trials", "4"]
-    line = cli._command(words)
+    line = command_line("tau_search.py", words)
     assert line.startswith("python ")
     script = "import sys, json; print(json.dumps(sys.argv[1:]))"
     pasted = line.replace(line.split()[1], f"-c '{script}'", 1).replace("python", sys.executable, 1)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from divfeat.cli import configure, parser
+from divfeat.cli.flags import configure
+from divfeat.cli.tau_search import parser
 from divfeat.config import StudyConfig
 from divfeat.config import build as validated
 from divfeat.data.prepare import prepare

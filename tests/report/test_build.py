@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from divfeat import record as records
-from divfeat.cli import configure, parser
+from divfeat.cli.flags import configure
+from divfeat.cli.tau_search import parser
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import prepare
 from divfeat.experiment import run

@@ -1,4 +1,4 @@
-"""The command line of a study: flags to configuration, configuration to a study, outcome to an exit code.
+"""What the commands share: flags of a study, flags to configuration, and an exit code for everything that can go wrong.
 
 Imports nothing heavy before the arguments are known, so that `--help` answers at once.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +22,33 @@ if TYPE_CHECKING:
 
 OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL = 0, 1, 2, 3, 4, 70
 
+#: Last lines of a command's `--help`.
+EXIT_CODES_TEXT = (
+    "Exit codes: 0 done, 1 bad configuration or data, 2 usage, 3 too many failed trials, 4 time budget reached "
+    "(results valid), 70 internal error, 75 terminated and resumable, 130 interrupted and saved."
+)
 
-def parser() -> argparse.ArgumentParser:
-    """The flags of `studies/tau_search.py`."""
-    flags = argparse.ArgumentParser(
-        prog="tau_search.py",
-        description="Search cone thresholds tau+ of HingeCE, confirm the best against its baselines on fresh seeds, and "
-        "print a verdict. The same line resumes; a larger --trials extends; a finished study prints its verdict again.",
-        epilog="Exit codes: 0 done, 1 bad configuration or data, 2 usage, 3 too many failed trials, 4 time budget reached "
-        "(results valid), 70 internal error, 75 terminated and resumable, 130 interrupted and saved.",
-        allow_abbrev=False,
-    )
-    flags.add_argument(
-        "--preset",
-        metavar="NAME",
-        help="settings to start from; default digits (README lists them)",
-    )
+#: What `--smoke-test` lays over the preset, below the user's own flags.
+SMOKE: dict[str, Any] = {
+    "train": {"epochs": 2, "warmup_epochs": 0},
+    "protocol": {
+        "learning_rates": [],
+        "weight_decays": [],
+        "select_top": 1,
+        "select_seeds": 2,
+        "grid_points": 0,
+        "confirm_seeds": 2,
+    },
+    "execution": {"trials": 3},
+}
+
+
+def add_study_flags(flags: argparse.ArgumentParser) -> None:
+    """The flags that say how to run a study, and what to change of its preset."""
     flags.add_argument("--config", metavar="FILE", help="YAML laid over the preset")
     flags.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="one setting over both; repeatable"
     )
-    flags.add_argument("--name", metavar="NAME", help="of the study; default the preset and the hash of its settings")
     flags.add_argument(
         "--trials", type=_positive_int, metavar="N", help="proposals of the search; default the preset's"
     )
@@ -66,38 +73,12 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print what would run, how long and what it can detect; run nothing"
     )
     flags.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML; run nothing")
-    return flags
 
 
-#: What `--smoke-test` lays over the preset, below the user's own flags.
-SMOKE: dict[str, Any] = {
-    "train": {"epochs": 2, "warmup_epochs": 0},
-    "protocol": {
-        "learning_rates": [],
-        "weight_decays": [],
-        "select_top": 1,
-        "select_seeds": 2,
-        "grid_points": 0,
-        "confirm_seeds": 2,
-    },
-    "execution": {"trials": 3},
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study.
-
-    Returns:
-        The exit code.
-    """
-    flags = parser().parse_args(arguments)
+def guarded(action: Callable[[], int]) -> int:
+    """The exit code of `action`, or of what stopped it, which is told on stderr."""
     try:
-        study, execution, about = configure(flags)
-        if flags.print_config:
-            return _print_config(study, execution)
-        from divfeat.search.command import run_study
-
-        return run_study(study, execution, about, dry_run=flags.dry_run, command=_command(arguments))
+        return action()
     except DivfeatError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_CONFIG
@@ -112,8 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERNAL
 
 
-def configure(flags: argparse.Namespace) -> tuple[StudyConfig, ExecutionConfig, str]:
+def configure(flags: argparse.Namespace, preset: str | None = None) -> tuple[StudyConfig, ExecutionConfig, str]:
     """Preset, file, flags and assignments as configurations; later ones win.
+
+    Args:
+        flags: Of `add_study_flags`, with `preset` and `name` where the command has them.
+        preset: Instead of `flags.preset`; where neither is given, what the file and the assignments name, or digits.
 
     Raises:
         ConfigError: anything unknown or invalid.
@@ -132,19 +117,20 @@ def configure(flags: argparse.Namespace) -> tuple[StudyConfig, ExecutionConfig, 
         "tracking_uri",
         "time_budget",
     )
-    execution = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    execution = {name: getattr(flags, name) for name in names if getattr(flags, name, None) is not None}
     if execution:
         direct["execution"] = execution
     file: Mapping[str, Any] = load_file(flags.config) if flags.config else {}
     assigned = parse_assignments(flags.set)
     # What --print-config wrote names its preset, and with it the study's default name.
-    preset = flags.preset or str(merge(file, assigned).get("preset", "digits"))
+    preset = preset or getattr(flags, "preset", None) or str(merge(file, assigned).get("preset", "digits"))
     if flags.smoke_test:
         file = merge(SMOKE, file)
     return make_configs(preset, file, merge(assigned, direct))
 
 
-def _print_config(study: StudyConfig, execution: ExecutionConfig) -> int:
+def print_config(study: StudyConfig, execution: ExecutionConfig) -> int:
+    """Print the resolved settings as YAML, which `--config` takes; returns the exit code."""
     import yaml
 
     print(f"# identity {study.identity}")
@@ -152,15 +138,13 @@ def _print_config(study: StudyConfig, execution: ExecutionConfig) -> int:
     return OK
 
 
-def _command(arguments: Sequence[str] | None) -> str:
-    """The line that resumes this study."""
-    import shlex
-
+def command_line(script: str, arguments: Sequence[str] | None) -> str:
+    """The line that resumes what `script` (under studies/) runs with these arguments; None takes this process's own."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     return shlex.join(
         [
             "python",
-            os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).suffix == ".py" else "studies/tau_search.py",
+            os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).suffix == ".py" else f"studies/{script}",
             *words,
         ]
     )
