@@ -257,6 +257,8 @@ def test_long_tail_presets_hold_the_published_recipe(name: str) -> None:
     assert (made.model.backbone, made.data.imbalance, made.data.tail) == ("resnet32", 100, "exponential")
     assert made.data.val_per_class == (250 if name == "cifar10-lt" else 20)
     assert not made.protocol.learning_rates and not made.protocol.weight_decays  # the recipe is not searched
+    # At 50 images CIFAR10-LT has one minor class, so there the boundary is searched too.
+    assert (made.data.boundary, made.search.family) == (50, "free_boundary" if name == "cifar10-lt" else "major_minor")
 
 
 def test_unknown_presets_name_the_closest() -> None:

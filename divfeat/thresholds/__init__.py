@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from divfeat.errors import ConfigError
+from divfeat.thresholds.boundary import FREE_BOUNDARY
 from divfeat.thresholds.counts import BENT_CURVE, COUNT_CURVE, FEW, GROUPS, MANY, shot_groups
 from divfeat.thresholds.family import (
     DEFAULT_HIGH,
@@ -51,7 +52,8 @@ __all__ = [
 
 #: By name; `each_K` besides, which depends on the number of classes.
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (NONE, GLOBAL, MAJOR_MINOR, COUNT_CURVE, BENT_CURVE, GROUPS, PER_CLASS, QUANTILE)
+    family.name: family
+    for family in (NONE, GLOBAL, MAJOR_MINOR, FREE_BOUNDARY, COUNT_CURVE, BENT_CURVE, GROUPS, PER_CLASS, QUANTILE)
 }
 
 
