@@ -78,7 +78,9 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
 
     `hinge_fixed` is HingeCE, `hinge_la` HingeCE with logit adjustment, at tau+ = 13/36 pi for every class (tables 1 and 3); on a
     long tail, the best threshold of figure 5 (2/9 pi, between both ranges the paper gives) on minor classes and none on
-    major ones (section 4.2), wherever the search too gives classes different angles.
+    major ones (section 4.2), wherever the search too gives classes different angles. That there is a tail the
+    configuration tells before a class is counted: it cuts one, or it searches a family that follows the counts (or refines
+    one), which is refused where they are alike.
 
     Raises:
         ConfigError: unknown name.
@@ -89,7 +91,9 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     method = "hinge_ce" if name == "hinge_fixed" else name
     if not method_named(method).hinge:
         return MethodConfig(name=method)
-    if study.data.imbalance is not None and family_named(study.search.family).varies:
+    families = [family_named(name) for name in (*study.search.refine, study.search.family)]
+    has_tail = study.data.imbalance is not None or any(family.by_count for family in families)
+    if has_tail and families[-1].varies:
         thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
     else:
         thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})

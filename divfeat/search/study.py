@@ -98,7 +98,10 @@ class Study:
         )
         seed = seed_of(self.config, SEARCH_SEED)
         for name in self.config.protocol.baselines:
-            build(experiment(self.config, baseline(name, self.config), seed), data)
+            try:
+                build(experiment(self.config, baseline(name, self.config), seed), data)
+            except ConfigError as error:
+                raise ConfigError(f"baseline {name!r} of protocol.baselines: {error}") from error
         search = self.config.search
         families = [family_named(name) for name in (*search.refine, search.family)]
         for family, release in itertools.product(families, search.releases):

@@ -1,0 +1,79 @@
+"""What a study finds wrong, or settles, before anything is trained: a tail that comes as list files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from divfeat.config import ExecutionConfig
+from divfeat.errors import ConfigError
+from divfeat.experiment import build
+from divfeat.search.jobs import PAPER_MINOR, baseline, experiment
+from divfeat.search.study import Study
+from divfeat.thresholds import PAPER_ANGLE
+from tests.search.samples import make_study
+
+#: Training images of each class; at the usual 50 one class of three is major.
+COUNTS = (60, 20, 6)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 8x8 images with their lists."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, counts in (("train", COUNTS), ("val", (3, 3, 3)), ("test", (3, 3, 3))):
+        lines = []
+        for k, count in enumerate(counts):
+            for i in range(count):
+                lines.append(f"{split}_{k}_{i}.png {k}\n")
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{split}_{k}_{i}.png")
+        (folder / f"{split}.txt").write_text("".join(lines))
+    return folder
+
+
+def study_on(images: Path, family: str, boundary: int = 50, **search: Any) -> Study:
+    data = {
+        "source": f"lists:{images}",
+        "train_level": "fine",
+        "val_per_class": None,
+        "boundary": boundary,
+        **{f"{split}_list": f"{split}.txt" for split in ("train", "val", "test")},
+    }
+    config = make_study(data=data, search={"family": family, **search}, protocol={"grid_points": 0})
+    return Study(config, ExecutionConfig(), images / "study", "study")
+
+
+@pytest.mark.parametrize(
+    ("family", "refine", "degrees"),
+    [
+        ("major_minor", [], (0, 40, 40)),
+        ("count_curve", [], (0, 40, 40)),
+        ("free_boundary", ["global"], (0, 40, 40)),
+        ("each_3", ["count_curve"], (0, 40, 40)),
+        ("global", [], (65, 65, 65)),
+        ("each_3", [], (65, 65, 65)),
+        ("quantile", [], (65, 65, 65)),
+    ],
+)
+def test_fixed_cones_follow_the_counts_of_a_listed_tail(
+    images: Path, family: str, refine: list[str], degrees: tuple[int, ...]
+) -> None:
+    """As they do on a tail that divfeat cuts, wherever the search says that there is one."""
+    study = study_on(images, family, refine=refine)
+    data = study.check()
+    assert tuple(data.class_counts) == COUNTS
+    method = build(experiment(study.config, baseline("hinge_fixed", study.config), 0), data)[1]
+    expected = {0: 0.0, 40: PAPER_MINOR, 65: PAPER_ANGLE}
+    assert method.tau_plus.tolist() == pytest.approx([expected[angle] for angle in degrees])
+
+
+def test_a_baseline_that_cannot_be_built_is_named(images: Path) -> None:
+    told = r"baseline 'hinge_fixed' of protocol.baselines: .*every class is minor at data.boundary=60 .*6 to 60"
+    with pytest.raises(ConfigError, match=told):
+        study_on(images, "count_curve", boundary=60).check()
