@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic.fields import FieldInfo
 
 from divfeat.errors import ConfigError, unknown
 
@@ -451,24 +452,26 @@ def _explain(model: type[BaseModel], problem: Any, prefix: str) -> str:
     location = [str(part) for part in problem["loc"]]
     where = prefix + ".".join(location)
     if problem["type"] == "extra_forbidden":
-        return unknown("setting", where, _keys_at(model, location[:-1]), prefix=where.rpartition(".")[0])
+        return unknown("setting", where, _fields_at(model, location[:-1]), prefix=where.rpartition(".")[0])
     if problem["type"] == "missing":
         return f"setting {where} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" or not location:
         return f"{where}: {message}" if where else message
     value = repr(problem.get("input"))
-    return f"setting {where}={value[:80]}: {message[0].lower()}{message[1:]}"
+    field = _fields_at(model, location[:-1]).get(location[-1])
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    return f"setting {where}={value[:80]}: {message[0].lower()}{message[1:]}{meaning}"
 
 
-def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Field names of the nested model at `location`."""
+def _fields_at(model: type[BaseModel], location: list[str]) -> dict[str, FieldInfo]:
+    """Fields of the nested model at `location`, by name."""
     current: Any = model
     for part in location:
         fields = getattr(current, "model_fields", {})
         if part not in fields:
-            return []
+            return {}
         annotation = fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(getattr(current, "model_fields", {}))
+    return dict(getattr(current, "model_fields", {}))

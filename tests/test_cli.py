@@ -151,6 +151,7 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+LONG_TAIL = ["--preset", "digits-lt"]
 BAD = {
     "preset": (["--preset", "digitz"], ["unknown preset 'digitz'", "Did you mean 'digits'?", "tin20-100"]),
     "key": (["--set", "train.epoch=3"], ["unknown setting 'train.epoch'", "Did you mean 'train.epochs'?"]),
@@ -181,6 +182,19 @@ BAD = {
     "backbone": (["--set", "model.backbone=resnet33"], ["resnet33", "resnet32"]),
     "boundary": (["--set", "search.family=major_minor"], ["'major_minor'", "data.boundary=50"]),
     "no minor classes": (["--set", "search.objectives=[minor]"], ["objective 'minor'", "data.boundary=50"]),
+    "imbalance": (["--set", "data.imbalance=0.5"], ["data.imbalance=0.5", "largest over smallest class"]),
+    "empty class": (
+        [*LONG_TAIL, "--set", "data.imbalance=1000"],
+        ["data.imbalance=1000", "leaves class 7 no image", "imbalance below 110", "data.n_max above 1000"],
+    ),
+    "all minor": ([*LONG_TAIL, "--set", "data.boundary=110"], ["data.boundary=110", "every class", "from 5 to 109"]),
+    "none minor": ([*LONG_TAIL, "--set", "data.boundary=4"], ["data.boundary=4", "no class", "from 5 to 109"]),
+    "angles of other classes": ([*LONG_TAIL, "--set", "search.family=each_7"], ["'each_7'", "10 classes", "'each_10'"]),
+    "no tail": (["--set", "search.family=count_curve"], ["'count_curve'", "too much alike", "data.imbalance"]),
+    "no tail for two": (
+        [*LONG_TAIL, "--set", "data.imbalance=1"],
+        ["'major_minor'", "every class has 110 training images", "'global'"],
+    ),
     "missing data": (["--set", "data.source=folder:nowhere/at/all"], ["nowhere/at/all"]),
     "source": (["--set", "data.source=digitz"], ["digitz", "folder:"]),
     "validation": (["--set", "data.val_per_class=5000"], ["142 images", "5000", "hold out fewer"]),

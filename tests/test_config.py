@@ -110,7 +110,10 @@ def test_wrong_types_name_key_value_and_what_is_expected(assignment: str, parts:
         ("train.augment=cutout", ["train.augment='cutout'", "'autoaugment' or 'randaugment'"]),
         ("train.sampling=random", ["train.sampling='random'", "'natural', 'balanced' or 'square_root'"]),
         ("data.image_size=4", ["data.image_size=4"]),
-        ("data.imbalance=0.5", ["data.imbalance=0.5", "greater than or equal to 1"]),
+        (
+            "data.imbalance=0.5",
+            ["data.imbalance=0.5", "greater than or equal to 1 (long tail: largest over smallest class"],
+        ),
         ("data.expected_split=abc", ["data.expected_split='abc'", "should match pattern"]),
         ("seed=-1", ["seed=-1"]),
         ("protocol.confirm_seeds=1", ["protocol.confirm_seeds=1"]),

@@ -185,6 +185,8 @@ def _check_classes(config: DataConfig, part: str, images: ImageSet) -> None:
     """Refuse a part without an image of some class: a tail of coarse classes may lose fine ones that the probe needs."""
     if part == "test":
         remedy = "add some, or drop the class from both splits"
+    elif part == "validation" and config.val_list is not None:
+        remedy = f"add some to data.val_list={config.val_list}, or drop the class from all lists"
     else:
         remedy = "raise train_size, n_max or val_per_class, or lower the imbalance"
     for level in _levels(config):
@@ -230,7 +232,7 @@ def _parts(full: ImageSet, config: DataConfig) -> _Parts:
             tail=config.tail,
         )
         borrowed = int(split.borrowed.sum())
-        note = f"{_FEWER} ({borrowed} of {len(split.published)})" if borrowed else _OUTSIDE
+        note = _BORROWED.format(borrowed, len(split.published)) if borrowed else _OUTSIDE
         return _Parts(split.published, split.train, split.val, note)
     if config.val_list is not None:
         published = everything
@@ -253,4 +255,8 @@ def _parts(full: ImageSet, config: DataConfig) -> _Parts:
 
 
 _OUTSIDE = "validation comes from images that the training set left out"
+_BORROWED = (
+    "validation comes from images that the long tail left out, and where a class left too few, from its own training images: the "
+    "search trains without {} of the {} published ones, the confirmation with all"
+)
 _FEWER = "validation is cut from the training set: the search trains on fewer images than the confirmation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -139,11 +140,15 @@ def long_tail_indices(
     rng = np.random.RandomState(seed)  # the published sets are defined by the legacy generator
     taken = []
     for k, (rows, count) in enumerate(zip(by_class, wanted, strict=True)):
-        if not 1 <= count <= len(rows):
-            remedy = "lower the imbalance" if count < 1 else "lower n_max"
+        if count < 1:
             raise DataError(
-                f"class {k} has {len(rows)} images where imbalance {imbalance:g} asks for {count}: {remedy} "
-                "(class 0 gets n_max images)"
+                f"imbalance {imbalance:g} with {largest:g} images of class 0 leaves class {k} no image: lower the imbalance "
+                f"below {math.floor(largest)}, or set data.n_max above {math.ceil(imbalance)} where class 0 has as many"
+            )
+        if count > len(rows):
+            raise DataError(
+                f"class {k} has {len(rows)} images where imbalance {imbalance:g} asks for {count}: lower n_max (class 0 gets "
+                "n_max images)"
             )
         shuffled = rows.copy()
         rng.shuffle(shuffled)

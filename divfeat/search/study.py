@@ -97,11 +97,6 @@ class Study:
             source.source, split="test", root=self.root, download=source.download, **source.columns, **source.lists
         )
         seed = seed_of(self.config, SEARCH_SEED)
-        for name in self.config.protocol.baselines:
-            try:
-                build(experiment(self.config, baseline(name, self.config), seed), data)
-            except ConfigError as error:
-                raise ConfigError(f"baseline {name!r} of protocol.baselines: {error}") from error
         search = self.config.search
         families = [family_named(name) for name in (*search.refine, search.family)]
         for family, release in itertools.product(families, search.releases):
@@ -109,6 +104,11 @@ class Study:
                 spec = {"family": family.name, "angles": corner}
                 method = MethodConfig.model_validate({"name": "hinge_ce", "thresholds": spec, "release": release})
                 build(experiment(self.config, method, seed), data)
+        for name in self.config.protocol.baselines:  # after what was asked for by name: they rest on it
+            try:
+                build(experiment(self.config, baseline(name, self.config), seed), data)
+            except ConfigError as error:
+                raise ConfigError(f"baseline {name!r} of protocol.baselines: {error}") from error
         for metric in protocol.objective_metrics(self.config):
             if metric == "val/accuracy_minor" and not 0 < (data.class_counts <= self.config.data.boundary).sum() < len(
                 data.class_counts

@@ -29,7 +29,10 @@ def needs_both_groups(context: ThresholdContext) -> str | None:
     if 0 < minor < context.num_classes:
         return None
     which = "no class" if minor == 0 else "every class"
-    counts = f"{int(context.class_counts.min())} to {int(context.class_counts.max())} training images"
+    low, high = int(context.class_counts.min()), int(context.class_counts.max())
+    if low == high:
+        return f"every class has {low} training images, so none is minor; use the family 'global', or make a long tail"
+    counts = f"{low} to {high} training images"
     return (
         f"{which} is minor at data.boundary={context.boundary} (classes have {counts}); "
         f"set data.boundary between those counts, or use the family 'global'"

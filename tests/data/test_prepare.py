@@ -184,7 +184,8 @@ def test_a_tail_that_leaves_too_few_borrows_and_says_so(monkeypatch: pytest.Monk
     assert confirm.class_counts[0] == 60  # every image of the head, so its validation comes from there
     assert np.bincount(search.train.fine).tolist()[0] == 50
     assert search.class_counts[0] == 60  # thresholds follow the published count all the same
-    assert f"(10 of {total})" in search.note
+    assert "left out, and where a class left too few, from its own" in search.note
+    assert f"without 10 of the {total} published" in search.note
 
 
 @settings(max_examples=25, deadline=None)

@@ -163,7 +163,7 @@ def test_long_tail_leaves_the_global_generator_alone() -> None:
 def test_long_tail_refuses() -> None:
     with pytest.raises(DataError, match=r"class 0 has 5 images where imbalance 2 asks for 10: lower n_max"):
         long_tail_indices(labels_of([5, 15]), 2)
-    with pytest.raises(DataError, match=r"class 2 has 10 images where imbalance 100 asks for 0: lower the imbalance"):
+    with pytest.raises(DataError, match=r"imbalance 100 with 10 images of class 0 leaves class 2 no .*below 10, or"):
         long_tail_indices(balanced(3, 10), 100)
     assert len(long_tail_indices(labels_of([5, 15]), 2, n_max=5)) == 7
     with pytest.raises(ConfigError, match=r"imbalance=0\.5"):
@@ -172,7 +172,7 @@ def test_long_tail_refuses() -> None:
         long_tail_indices(balanced(3, 10), float("nan"))
     with pytest.raises(ConfigError, match="at least 2 classes"):
         long_tail_indices(balanced(1, 10), 2)
-    with pytest.raises(DataError, match=r"class 1 has 10 images where imbalance 11 asks for 0: lower the imbalance"):
+    with pytest.raises(DataError, match=r"imbalance 11 with 10 images of class 0 leaves class 1 no .*n_max above 11"):
         long_tail_indices(balanced(3, 10), 11, tail="step")
     with pytest.raises(ConfigError, match=r"unknown tail 'steps'\. Did you mean 'step'"):
         long_tail_indices(balanced(3, 10), 2, tail="steps")  # type: ignore[arg-type]

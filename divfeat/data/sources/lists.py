@@ -106,7 +106,7 @@ def _read(request: Request, split: str, folder: Path) -> _List:
         raise DataError(f"data.{split}_list={name!r}: there is no such file at {' nor '.join(map(str, places))}")
     paths, labels, lines = [], [], []
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the first path
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as a list of images ({error})") from error
     for number, line in enumerate(text.splitlines(), 1):

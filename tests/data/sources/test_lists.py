@@ -58,8 +58,10 @@ def test_images_and_labels_in_the_lists_order(folder: Path) -> None:
 
 def test_spaces_tabs_and_empty_lines(folder: Path) -> None:
     (folder / "images" / "a b.png").write_bytes((folder / "images" / TRAIN[0][0]).read_bytes())
-    (folder / "train.txt").write_text(f"a b.png\t0\n\n{TRAIN[6][0]} 1  \n./{TRAIN[9][0]} 2")
-    assert load(folder).fine.tolist() == [0, 1, 2]
+    text = f"a b.png\t0\n\n{TRAIN[6][0]} 1  \n./{TRAIN[9][0]} 2"
+    for written in (text.encode(), text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode()):
+        (folder / "train.txt").write_bytes(written)
+        assert load(folder).fine.tolist() == [0, 1, 2]
 
 
 def test_lists_are_found_beside_the_images_and_by_their_own_path(folder: Path) -> None:
@@ -77,7 +79,8 @@ def test_a_study_on_lists_trains_validates_and_tests_on_its_own_list(folder: Pat
     assert confirm.evaluation.content_hash == load(folder, "test").content_hash
     assert search.published_hash == confirm.published_hash and search.split_hash != confirm.split_hash
     write(folder / "val.txt", VAL[:2])
-    with pytest.raises(DataError, match="fine class '2' of lists:images has no validation image"):
+    told = "fine class '2' of lists:images has no validation image; add some to data.val_list=val.txt"
+    with pytest.raises(DataError, match=told):
         prepare(build(DataConfig, settings), "search", root=folder)
     held = prepare(build(DataConfig, settings | {"val_list": None, "val_per_class": 1}), "search", root=folder)
     assert len(held.evaluation) == 3 and len(held.train) == len(TRAIN) - 3
