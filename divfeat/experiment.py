@@ -24,8 +24,8 @@ from divfeat.errors import ConfigError, NonFiniteError
 from divfeat.features import FeatureSet, extract
 from divfeat.methods import BuiltMethod, build_method, method_named, parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
+from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import expected_calibration_error
-from divfeat.metrics.cones import axis_cosines
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.summary import collapse_summary
 from divfeat.models import FeatureExtractor, build_extractor
@@ -277,6 +277,11 @@ def _measure(
             result.notes.append(f"the probe {tap} the projector stopped before it had converged")
     result.correct["fine_probe"] = probe.correct
     result.per_class = _per_class_rows(data, method, train_set, train_labels, predictions, labels, result.axes)
+    if (single := sum(row["train_images"] < 2 for row in result.per_class)) > 0:
+        result.notes.append(
+            f"{single} class{'es have' if single > 1 else ' has'} fewer than 2 training images: no spread of such features is "
+            "defined, and tables of classes leave it empty"
+        )
 
 
 @dataclass(frozen=True)
@@ -380,19 +385,9 @@ def _per_class_rows(
     labels: Tensor,
     axes: Tensor,
 ) -> list[dict[str, Any]]:
-    classes = len(data.class_counts)
-    by_class = accuracy_by_class(predictions, labels, classes).tolist()
-    positive, _ = axis_cosines(train_set.after, train_labels, axes)
-    norms = train_set.after.norm(dim=-1)
-    sizes = torch.bincount(train_labels, minlength=classes).clamp(min=1).double()
-    mean_cosine = (
-        torch.zeros(classes, dtype=torch.float64, device=norms.device).index_add_(0, train_labels, positive.double())
-        / sizes
-    ).tolist()
-    mean_norm = (
-        torch.zeros(classes, dtype=torch.float64, device=norms.device).index_add_(0, train_labels, norms.double())
-        / sizes
-    ).tolist()
+    """One row a trained class: its size, threshold and accuracy, and the geometry of its training features."""
+    by_class = accuracy_by_class(predictions, labels, len(data.class_counts)).tolist()
+    geometry = {name: values.tolist() for name, values in class_geometry(train_set.after, train_labels, axes).items()}
     return [
         {
             "class": k,
@@ -400,10 +395,9 @@ def _per_class_rows(
             "train_images": int(data.class_counts[k]),
             "tau_plus": float(method.tau_plus[k]),
             "accuracy": by_class[k],
-            "positive_cosine": mean_cosine[k],
-            "feature_norm": mean_norm[k],
+            **{name: values[k] for name, values in geometry.items()},
         }
-        for k in range(classes)
+        for k in range(len(data.class_counts))
     ]
 
 

@@ -148,6 +148,36 @@ def test_coarse_to_fine_on_digits() -> None:
     assert len(fine.per_class) == 10
 
 
+def test_rows_of_the_classes_hold_the_geometry_of_the_training_features() -> None:
+    result, rows = baseline(), baseline().per_class
+    size = np.array([row["train_images"] for row in rows])
+    for name, metric in (("positive_cosine", "cone/positive_cosine"), ("feature_norm", "feature/norm")):
+        values = np.array([row[name] for row in rows])
+        assert float((size * values).sum() / size.sum()) == pytest.approx(result.metrics[metric])
+        assert values.std() > 0
+    for name in ("cdnv", "numerical_rank"):
+        assert np.mean([row[name] for row in rows]) == pytest.approx(result.metrics[f"collapse/{name}"])
+    assert not any("fewer than 2" in note for note in result.notes)
+
+
+def test_a_class_of_one_image_has_no_spread_and_a_note_says_so() -> None:
+    tail = {
+        "train_size": None,
+        "imbalance": 40,
+        "n_max": 40,
+        "boundary": 20,
+        "val_per_class": 10,
+        "train_level": "fine",
+    }
+    result = run(config(data=tail, train={"epochs": 1}, method={"name": "ce"}))
+    single = [row for row in result.per_class if row["train_images"] == 1]
+    assert len(single) == 2
+    assert all(math.isnan(row["cdnv"]) and math.isnan(row["numerical_rank"]) for row in single)
+    assert all(row["feature_norm"] > 0 for row in single)
+    (note,) = [note for note in result.notes if "fewer than 2" in note]
+    assert note.startswith("2 classes have fewer than 2 training images")
+
+
 def test_without_a_projector_both_taps_are_one() -> None:
     result = run(config(method={"name": "ce_no_projector"}), prepared())
     found = result.features["val"]

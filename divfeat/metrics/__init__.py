@@ -14,6 +14,7 @@ from divfeat.metrics.accuracy import (
     balanced_accuracy,
     confusion,
 )
+from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import Calibration, CalibrationAccumulator, expected_calibration_error
 from divfeat.metrics.collapse import NC4Accumulator, NC4Result, cdnv, nc2, nc3, nc4
 from divfeat.metrics.cones import (
@@ -57,6 +58,7 @@ __all__ = [
     "by_shots",
     "cdnv",
     "clamped_share",
+    "class_geometry",
     "class_statistics",
     "collapse_summary",
     "cone_occupancy",

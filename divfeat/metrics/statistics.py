@@ -86,20 +86,30 @@ class ClassStatistics:
 
     def cdnv(self) -> Tensor:
         """Class-distance normalised variance, scalar >= 0; see `divfeat.metrics.cdnv`."""
+        return self.cdnv_by_class()[self.spread].mean()
+
+    def cdnv_by_class(self) -> Tensor:
+        """What each class adds to the CDNV, v_i times the mean of d_ij^-2 over the other classes: float64 [K].
+
+        The CDNV is its mean over the classes of two samples or more. NaN for the others, which count for none, and
+        where fewer than two are left.
+        """
         means, variances = self.means[self.spread], self.variances[self.spread]
+        shares = torch.full_like(self.variances, math.nan)
         k = means.shape[0]
         if k < 2:
-            return means.new_tensor(math.nan)
+            return shares
         # The mean over pairs of (v_i + v_j) / (2 d_ij^2) is sum_i v_i sum_{j != i} d_ij^-2 over K(K-1): row blocks of
         # distances suffice. Distances by difference, not by inner products, which cancel for close means.
-        total = means.new_zeros(())
+        found = torch.empty_like(variances)
         rows = max(1, 2**22 // k)
         for first in range(0, k, rows):
             block = slice(first, first + rows)
             squared = torch.cdist(means[block], means, compute_mode="donot_use_mm_for_euclid_dist").square()
             squared[torch.arange(squared.shape[0]), torch.arange(k)[block]] = math.inf
-            total += (variances[block, None] / squared).sum()
-        return total / (k * (k - 1))
+            found[block] = (variances[block, None] / squared).sum(dim=1) / (k - 1)
+        shares[self.spread] = found
+        return shares
 
 
 def check_frame(frame: Tensor, dim: int, num_classes: int | None = None) -> None:
