@@ -346,6 +346,26 @@ class ProtocolConfig(_Frozen):
     confirm_seeds: int = Field(5, ge=2, le=1000, description="new seeds on test")
     margin: float = Field(0.5, gt=0, description="points that count as equivalent")
     alpha: float = Field(0.05, gt=0, lt=1)
+    published_ce: float | None = Field(
+        None,
+        gt=0,
+        lt=100,
+        description="percent on test published for CE with this recipe; far under it no verdict is given",
+    )
+
+    @property
+    def plain_baseline(self) -> str | None:
+        """The baseline that published rows call CE: without the projector, if that is one."""
+        return next((name for name in ("ce_no_projector", "ce") if name in self.baselines), None)
+
+    @model_validator(mode="after")
+    def _published_is_compared(self) -> ProtocolConfig:
+        if self.published_ce is not None and self.plain_baseline is None:
+            raise ValueError(
+                f"published_ce={self.published_ce:g} is compared with CE's accuracy: add ce_no_projector or ce to "
+                "protocol.baselines"
+            )
+        return self
 
 
 class StudyConfig(_Frozen):
@@ -405,6 +425,7 @@ _LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
     "search": (SearchConfig, ("refine",)),
+    "protocol": (ProtocolConfig, ("published_ce",)),
 }
 
 

@@ -153,6 +153,7 @@ def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> Non
         (["search.objectives=[accuracy, balanced]", "search.asha={}"], "asha compares trials by one number"),
         (["search.objectives=[accuracy, balanced]", "search.sampler=cmaes"], "'cmaes' handles one objective"),
         (["search.asha={first_rung: 20}", "train.epochs=20"], "first_rung=20 must be below train.epochs=20"),
+        (["protocol.published_ce=70", "protocol.baselines=[ce_etf]"], "published_ce=70 is compared with CE's accuracy"),
         (["protocol.grid_points=7"], "protocol.grid_points=7: the as-good rule needs at least 8, or 0"),
         (["probe.strengths=[]"], "strengths=[]: give at least one weight decay"),
         (["probe.strengths=[0.1, -1]"], "strengths=[0.1, -1.0] must be positive"),
@@ -481,6 +482,8 @@ def another(path: tuple[str, ...], value: Any) -> Any:
         return value + 0.01
     if name == "data.n_max":
         return 50
+    if name == "protocol.published_ce":
+        return 70.4
     raise AssertionError(f"give another value of {name} here")
 
 

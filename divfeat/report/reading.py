@@ -20,6 +20,7 @@ from divfeat.files import read_json
 from divfeat.methods import canonical
 from divfeat.report.answers import image_weights, read_answers
 from divfeat.report.arrays import finite
+from divfeat.report.published import short_of_published
 from divfeat.report.summary import WINNER, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
 from divfeat.search import protocol
 from divfeat.search.jobs import baseline, experiment, name_of
@@ -233,6 +234,8 @@ class _Reader:
             looks=self.looks,
             same_config=equals,
         )
+        if reason := short_of_published(rules, confirmed):
+            found = found.withheld(reason)
         crossed, note = self._crossed(name, confirmed, {one.name: one.level for one in found.comparisons})
         chosen = 100 * np.asarray(row["values"][place] if row.get("values") else [], dtype=np.float64)
         lost = optimism(100 * row["search_values"][place], chosen, finite(scores[WINNER]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -75,6 +75,11 @@ class Verdict:
     def named(self, verdict: VerdictName) -> list[str]:
         """Names of the baselines against which the verdict is `verdict`."""
         return [c.name for c in self.comparisons if c.verdict == verdict]
+
+    def withheld(self, reason: str) -> Verdict:
+        """The same differences and intervals without a verdict on any, for a reason that holds for all."""
+        without = [replace(one, verdict="no verdict", reason=reason, within_margin=False) for one in self.comparisons]
+        return replace(self, comparisons=tuple(without))
 
     @property
     def tone(self) -> Literal["good", "bad", "neutral"]:

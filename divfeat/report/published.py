@@ -1,0 +1,35 @@
+"""Whether a study's recipe reaches what was published for it: a method that beats a weak CE has shown nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from divfeat.config import ProtocolConfig
+from divfeat.report.arrays import mean_of
+from divfeat.report.summary import Runs
+
+#: Points by which CE may stay under its published accuracy before verdicts on its recipe are withheld.
+SLACK = 2.0
+
+
+def short_of_published(rules: ProtocolConfig, confirmed: Sequence[Runs]) -> str:
+    """Why no verdict can be given on a recipe whose CE falls short of its published accuracy; "" where it does not.
+
+    Args:
+        rules: With `published_ce`, in percent; None asks nothing.
+        confirmed: Runs of the confirmation; CE's are those of `ce_no_projector`, else of `ce`.
+    """
+    name = rules.plain_baseline
+    if rules.published_ce is None or name is None:
+        return ""
+    reached = mean_of(next(runs for runs in confirmed if runs.name == name).points("test/accuracy"))
+    published = f"the {rules.published_ce:g} % published for CE with this recipe (protocol.published_ce)"
+    if math.isnan(reached):
+        return f"no run of {name} has finished, so nothing says whether it reaches {published}"
+    if reached >= rules.published_ce - SLACK:
+        return ""
+    return (
+        f"{name} reaches {reached:.2f} % on test, more than {SLACK:g} points under {published}, and a difference to a "
+        "recipe that falls short shows nothing"
+    )
