@@ -21,7 +21,7 @@ from divfeat.config import ExecutionConfig
 from divfeat.errors import DivfeatError
 from divfeat.files import write_json
 from divfeat.methods import method_named
-from divfeat.report import account, findings
+from divfeat.report import account, findings, group_words
 from divfeat.report.commands import mlflow_command, mlflow_server, optuna_command
 from divfeat.report.document import Document, write
 from divfeat.report.findings import Plots
@@ -91,7 +91,8 @@ class Report:
             console.print(_table(summary, objective))
         if not summary.objectives:
             say(self.sentence)
-        for line in (*_threshold_lines(summary), terminal_text(summary), *summary.missing):
+        answer = group_words.thresholds_answer(summary)
+        for line in (*answer, *_threshold_lines(summary), terminal_text(summary), *summary.missing):
             say(line)
         say()
         say(f"report  {self.html}\n        {self.markdown}")
@@ -129,6 +130,7 @@ def document(summary: StudySummary, plots: Plots) -> Document:
         findings.verdict,
         findings.thresholds,
         findings.confirmation,
+        group_words.groups,
         findings.noise,
         findings.collapse,
         findings.classes,

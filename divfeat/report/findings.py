@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
 from divfeat.report.outcomes import as_good_text, class_angles, terminal_text, winner_angles, winner_family
 from divfeat.report.plots import Plot
-from divfeat.report.summary import Objective, Runs, StudySummary
+from divfeat.report.summary import Objective, StudySummary
 from divfeat.report.words import angle_cells, interval, parameter_cells, signed
 from divfeat.statistics import MIN_SEEDS, listed
 from divfeat.thresholds import family_named
@@ -27,13 +27,11 @@ _HEADERS = {
     "test/unseen_top1_before": "unseen, before",
     "test/accuracy": "classifier",
     "test/accuracy_balanced": "balanced",
-    "test/accuracy_major": "major",
     "test/accuracy_minor": "minor",
 }
 _PROBES = ("test/fine_top1", "test/fine_top1_before", "test/unseen_top1", "test/unseen_top1_before")
 #: Classes up to which a table has a row for each.
 _MOST_CLASSES = 30
-_GROUPS = ("test/accuracy", "test/accuracy_balanced", "test/accuracy_major", "test/accuracy_minor")
 
 
 def figures_of(plots: Plots, *names: str) -> Iterator[Block]:
@@ -169,8 +167,7 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     first = summary.objectives[0]
     scores = {_HEADERS[first.metric]: first.metric}
     scores |= {_HEADERS[metric]: metric for metric in (*(other.metric for other in summary.objectives), *_PROBES)}
-    if not _any(summary.confirmed, "test/accuracy_minor"):
-        scores[_HEADERS["test/accuracy"]] = "test/accuracy"
+    scores[_HEADERS["test/accuracy"]] = "test/accuracy"
     rows: list[list[Cell]] = []
     for runs in summary.confirmed:
         found = [runs.points(metric) for metric in scores.values()]
@@ -186,13 +183,6 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         "whole published training set; the probe's strength is the one that validation chose. 'Unseen' probes are fitted on "
         "test images that the network never saw, each half predicted from the other; 'before' is before the projector.",
     )
-    if _any(summary.confirmed, "test/accuracy_minor"):
-        yield Table(
-            ["method", *(_HEADERS[metric] for metric in _GROUPS)],
-            [[runs.name, *(mean_of(runs.points(metric)) for metric in _GROUPS)] for runs in summary.confirmed],
-            f"The classifier on test, percent: all images, mean of the classes, and the classes with more and with at most "
-            f"{summary.config.data.boundary} training images.",
-        )
     yield Heading("Every seed", 3)
     for objective in summary.objectives:
         yield Table(
@@ -219,10 +209,6 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         "seeds on test. The best of many trials flatters itself, by about what it loses from search to selection; from "
         "validation to test the images change too, and the training set may grow.",
     )
-
-
-def _any(some: Sequence[Runs], metric: str) -> bool:
-    return any(np.isfinite(runs.values(metric)).any() for runs in some)
 
 
 def noise(summary: StudySummary, plots: Plots) -> Iterator[Block]:

@@ -9,6 +9,7 @@ from typing import Any
 from divfeat.files import finite as json_numbers
 from divfeat.report.arrays import finite
 from divfeat.report.commands import study_command
+from divfeat.report.group_words import groups_json
 from divfeat.report.outcomes import class_angles
 from divfeat.report.summary import Grid, Objective, Runs, StudySummary
 from divfeat.thresholds import Number, family_named
@@ -30,6 +31,7 @@ def results_row(summary: StudySummary) -> dict[str, Any]:
             "verdict": summary.sentence,
             "winner": _winner(summary),
             "objectives": [_objective(objective) for objective in summary.objectives],
+            "groups": groups_json(summary),
             "confirmation_seeds": list(summary.confirmed[0].seeds) if summary.confirmed else [],
             "methods": {runs.name: _method(runs) for runs in summary.confirmed},
             "as_good_as_best": _as_good(summary.grid)

@@ -104,10 +104,17 @@ def completed(config):
         "feature/norm": 4.0,
         "train/accuracy_eval": 0.9995,
     }
-    if config.data.imbalance is not None:
-        minor = [row["accuracy"] for row in rows if row["train_images"] <= config.data.boundary]
-        major = [row["accuracy"] for row in rows if row["train_images"] > config.data.boundary]
-        metrics |= {f"{part}/accuracy_minor": float(np.mean(minor)), f"{part}/accuracy_major": float(np.mean(major))}
+    members = {
+        "minor": lambda images: images <= config.data.boundary,
+        "major": lambda images: images > config.data.boundary,
+        "many": lambda images: images > 100,
+        "medium": lambda images: 20 <= images <= 100,
+        "few": lambda images: images < 20,
+    }
+    for group, holds in members.items():
+        some = [row["accuracy"] for row in rows if holds(row["train_images"])]
+        if 0 < len(some) < len(rows):
+            metrics[f"{part}/accuracy_{group}"] = float(np.mean(some))
     own = 0.1 * noise(config.key)
     history = [
         {"epoch": e, "time": e, "train/positive_cosine": 0.4 + own + 0.1 * e, "train/negative_cosine": -0.1 * e - own}

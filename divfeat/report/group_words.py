@@ -1,0 +1,146 @@
+"""Groups of classes in words and tables: do thresholds help, on which classes, at whose cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from divfeat.methods import method_named
+from divfeat.metrics.groups import FEW_BELOW, MANY_ABOVE
+from divfeat.report.arrays import Floats, mean_of, sd_of
+from divfeat.report.document import Block, Heading, Paragraph, Table
+from divfeat.report.findings import Plots
+from divfeat.report.groups import BALANCED, PARTITIONS, GroupResults, group_results
+from divfeat.report.summary import WINNER, StudySummary
+from divfeat.report.words import interval, signed
+from divfeat.search.protocol import NOISE_METHOD
+from divfeat.statistics import Comparison
+
+#: The same loss on the same frame without thresholds: what they are compared with to see what they do.
+REFERENCE = NOISE_METHOD
+
+
+def thresholds_answer(summary: StudySummary) -> list[str]:
+    """A sentence for each way to part the classes; none where they form no groups."""
+    found, method = group_results(summary), summary.winner_method
+    if found is None or method is None:
+        return []
+    if not method_named(method.name).hinge:
+        return ["Thresholds are not shown to help: what won on validation has none (τ⁺ = 0 on every class)."]
+    against = {group: one for group, some in found.comparisons.items() for one in some if one.name == REFERENCE}
+    if not against:
+        return [
+            f"What thresholds do is not known: {REFERENCE}, the same without them, is none of the baselines "
+            "(protocol.baselines)."
+        ]
+    parts = [{group: against[group] for group in partition if group in against} for partition in PARTITIONS]
+    return [answer(part, found.level) for part in parts if part]
+
+
+def answer(against: Mapping[str, Comparison], level: float) -> str:
+    """What thresholds do to the groups of one partition.
+
+    Args:
+        against: group -> winner against the same without thresholds.
+        level: At which all intervals of the study's groups hold together.
+    """
+    verdicts = [one.verdict for one in against.values()]
+    helped, harmed = "better" in verdicts, "worse" in verdicts
+    if helped:
+        head = "Thresholds help some classes at the cost of others" if harmed else "Thresholds help"
+    elif harmed:
+        head = "Thresholds do harm"
+    else:
+        unknown = all(verdict == "no verdict" for verdict in verdicts)
+        head = "Whether thresholds help is not known" if unknown else "Thresholds are not shown to help"
+    first = [group for group, one in against.items() if one.verdict == ("better" if helped else "worse")]
+    clauses = [_clause(group, against[group], helped) for group in (*first, *(g for g in against if g not in first))]
+    some = next(iter(against.values()))
+    text = f"{head}: against {some.name}, {'; '.join(clauses)}."
+    for reason in dict.fromkeys(one.reason for one in against.values() if one.reason):
+        text += f" {reason[0].upper()}{reason[1:]}."
+    return f"{text} {len(some.seeds)} paired seeds; the intervals of all groups hold together at {100 * level:.4g} %."
+
+
+def _clause(group: str, one: Comparison, helped: bool) -> str:
+    """What happens to a group; where another is helped, what it loses is the cost."""
+    measured = _difference(one) or "no seed has both scores"
+    if one.verdict == "no verdict":
+        return f"no verdict on {group} classes ({measured})"
+    if one.verdict == "better":
+        return f"{group} classes gain {measured} points"
+    if helped and one.mean < 0:
+        sure = {"worse": "", "equivalent": ", within the margin"}.get(one.verdict, ", not shown to differ from 0")
+        return f"at a cost of {measured} on {group} ones{sure}"
+    if one.verdict == "worse":
+        return f"{group} classes lose, {measured} points"
+    if one.verdict == "equivalent":
+        return f"{group} classes stay within the margin ({measured})"
+    return f"no difference is shown on {group} classes ({measured})"
+
+
+# --- in the report ------------------------------------------------------------------------------------------------------------
+
+
+def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """The answer, the accuracies by group with their spread, and the winner's differences by group."""
+    found = group_results(summary)
+    if found is None:
+        return
+    yield Heading("Groups of classes")
+    for sentence in thresholds_answer(summary):
+        yield Paragraph(sentence)
+    told = ", ".join(f"{size} {group}" for group, size in found.sizes.items())
+    yield Table(
+        ["method", "seeds", *found.groups],
+        [
+            [name, int(np.isfinite(scores[BALANCED]).sum()), *(spread(scores[group]) for group in found.groups)]
+            for name, scores in found.scores.items()
+        ],
+        f"The classifier on test, percent: mean over the classes of a group; mean and standard deviation over seeds. Classes: "
+        f"{told}. Minor: at most {summary.config.data.boundary} training images; many: above {MANY_ABOVE}; few: below "
+        f"{FEW_BELOW}.",
+    )
+    names = [name for name in found.scores if name != WINNER]
+    yield Table(
+        ["winner minus", *found.groups],
+        [
+            [name, *(_difference(found.comparisons[group][place]) for group in found.groups)]
+            for place, name in enumerate(names)
+        ],
+        f"Points, paired by seed; the intervals of all baselines and groups hold together at {100 * found.level:.4g} %.",
+    )
+
+
+def spread(values: Floats) -> str | None:
+    """'71.20 ± 0.42': mean and standard deviation over the seeds there are; None where there is none."""
+    mean, sd = mean_of(values), sd_of(values)
+    if np.isnan(mean):
+        return None
+    return f"{mean:.2f}" if np.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _difference(one: Comparison) -> str | None:
+    """'+0.42 [−0.10, +0.94]'; None where no seed has both scores."""
+    if np.isnan(one.mean):
+        return None
+    return signed(one.mean) if np.isnan(one.half_width) else f"{signed(one.mean)} {interval(one.low, one.high)}"
+
+
+def groups_json(summary: StudySummary) -> dict[str, Any] | None:
+    """The same as plain values, for `verdict.json`: scores and differences in points."""
+    found: GroupResults | None = group_results(summary)
+    if found is None:
+        return None
+    return {
+        "answer": thresholds_answer(summary),
+        "level": found.level,
+        "classes": dict(found.sizes),
+        "scores": {
+            name: {group: values.tolist() for group, values in scores.items()} for name, scores in found.scores.items()
+        },
+        "differences": {group: [asdict(one) for one in some] for group, some in found.comparisons.items()},
+    }
