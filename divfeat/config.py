@@ -153,7 +153,10 @@ class ThresholdSpec(_Frozen):
 
 
 #: Parts of a method that came after the first keys were in use.
-_PARTS = ("logit_adjustment", "scale", "margin", "focal", "class_balanced", "deferred", "loss", "feature_norm")
+_PARTS = (
+    *("logit_adjustment", "scale", "margin", "focal", "class_balanced", "deferred", "loss", "feature_norm"),
+    *("mixup", "cutmix", "sampling"),
+)
 
 
 class MethodConfig(_Frozen):
@@ -175,6 +178,9 @@ class MethodConfig(_Frozen):
     deferred: float | None = Field(None, ge=0, lt=1, description="share of the epochs before class weights start")
     loss: Loss | None = Field(None, description="default: the method's own, mostly cross_entropy")
     feature_norm: bool | None = Field(None, description="batch norm on the features, after the projector")
+    mixup: float | None = Field(None, ge=0, description="replaces train.mixup; default the method's own, mostly none")
+    cutmix: float | None = Field(None, ge=0, description="replaces train.cutmix, as mixup does")
+    sampling: Sampling | None = Field(None, description="replaces train.sampling, as mixup does")
 
     @model_serializer(mode="wrap")
     def _what_is_given(self, serialize: Any) -> dict[str, Any]:

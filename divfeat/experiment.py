@@ -22,7 +22,7 @@ from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, NonFiniteError
 from divfeat.features import FeatureSet, extract
-from divfeat.methods import BuiltMethod, build_method, method_named, parts_of
+from divfeat.methods import BuiltMethod, build_method, method_named, parts_of, train_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import expected_calibration_error
@@ -142,13 +142,14 @@ def run(
     rank = dist.get_rank() if world > 1 else 0
     learner, method = build(config, data)
     learner.to(device)
+    training = train_of(config.method, config.train)
     batches = Batches(
         data.train.images,
         data.train_labels,
         batch_size=config.train.batch_size,
         seed=stream_seed(config.seed, "order"),
-        sampling=config.train.sampling,
-        paired=config.train.mixes,
+        sampling=training.sampling,
+        paired=training.mixes,
         rank=rank,
         world=world,
         device=device,
@@ -158,7 +159,7 @@ def run(
         learner,
         method.objective,
         batches,
-        config.train,
+        training,
         seed=stream_seed(config.seed, "augment"),
         tau_plus=method.tau_plus,
         moving=method.moving,

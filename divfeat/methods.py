@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from divfeat.config import Loss, MethodConfig
+from divfeat.config import Loss, MethodConfig, Sampling, TrainConfig
 from divfeat.errors import ConfigError, unknown
 from divfeat.frames import simplex_etf
 from divfeat.losses import (
@@ -31,7 +31,10 @@ from divfeat.thresholds import MovingThresholds, ThresholdContext, family_named,
 
 @dataclass(frozen=True)
 class Parts:
-    """What a method adds to cross-entropy on a head: fields of `MethodConfig` of the same names, each off by default."""
+    """What a method adds to cross-entropy on a head: fields of `MethodConfig` of the same names, each off by default.
+
+    The last three replace settings of the study's training; at None these are as `train` says.
+    """
 
     label_smoothing: float = 0.0
     logit_adjustment: float = 0.0
@@ -42,6 +45,14 @@ class Parts:
     deferred: float = 0.0
     loss: Loss = "cross_entropy"
     feature_norm: bool = False
+    mixup: float | None = None
+    cutmix: float | None = None
+    sampling: Sampling | None = None
+
+    @property
+    def on(self) -> frozenset[str]:
+        """Names of the parts that do something."""
+        return frozenset(name for name, value in self.other_than(OFF).items() if value not in (0, "natural"))
 
     def other_than(self, base: Parts) -> dict[str, Any]:
         """The values in which this differs from `base`, by name."""
@@ -50,6 +61,8 @@ class Parts:
 
 
 OFF = Parts()
+#: Parts that replace a setting of `TrainConfig`.
+_OF_TRAINING = ("mixup", "cutmix", "sampling")
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,14 @@ METHODS: dict[str, Method] = {
         "focal loss over a softmax, gamma 1 (Lin et al. 2018, as LDAM's code has it)",
         parts=Parts(focal=1.0),
     ),
+    "mixup": Method(
+        "CE on images mixed in pairs, alpha 1 (Zhang et al. 2018)",
+        parts=Parts(mixup=1.0),
+    ),
+    "resampling": Method(
+        "CE on batches in which every class is drawn alike (class-balanced sampling)",
+        parts=Parts(sampling="balanced"),
+    ),
     "class_balanced": Method(
         "CE with class-balanced weights, beta 0.9999 (Cui et al. 2019)",
         parts=Parts(class_balanced=0.9999),
@@ -114,9 +135,9 @@ METHODS: dict[str, Method] = {
     "logit_adjustment": Method("CE of v + log prior (Menon et al. 2021, the loss)", parts=_ADJUSTED),
     "balanced_softmax": Method("the same loss by its other name (Ren et al. 2020)", parts=_ADJUSTED),
     "etf_dr": Method(
-        "frozen simplex ETF with dot regression on batch-normalised features of length 1 (Yang et al. 2022; without mixup)",
+        "frozen simplex ETF with dot regression on batch-normalised features of length 1, mixup (Yang et al. 2022)",
         frame=True,
-        parts=Parts(loss="dot_regression", scale=1.0, feature_norm=True),
+        parts=Parts(loss="dot_regression", scale=1.0, feature_norm=True, mixup=1.0),
     ),
     "ce_etf_la": Method("CE+ETF with logit adjustment: hinge_la without cones", frame=True, parts=_ADJUSTED),
     "hinge_la": Method("HingeCE with logit adjustment after the hinge", frame=True, hinge=True, parts=_ADJUSTED),
@@ -148,6 +169,17 @@ def parts_of(config: MethodConfig) -> Parts:
     return parts if parts.class_balanced else replace(parts, deferred=0.0)
 
 
+def train_of(config: MethodConfig, train: TrainConfig) -> TrainConfig:
+    """`train` with what the method replaces in it.
+
+    Raises:
+        ConfigError: unknown name, or parts that mean nothing together.
+    """
+    parts = parts_of(config)
+    replaced = {name: getattr(parts, name) for name in _OF_TRAINING}
+    return train.model_copy(update={name: value for name, value in replaced.items() if value is not None})
+
+
 def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, Any]) -> None:
     if parts.margin and not parts.scale:
         raise ConfigError(
@@ -177,7 +209,9 @@ def canonical(method: MethodConfig) -> MethodConfig:
     """`method` by its plainest name, so that two spellings of one training share its key.
 
     A hinge without cones clamps nothing and is CE+ETF, bit for bit. Of the names with the same head and hinge it gets the
-    one with the most parts alike (on or off, then in value; the first of several), and only the values that differ.
+    one with the most parts alike (on or off, then in value; the first of several), and only the values that differ: None,
+    which leaves a setting to `train`, cannot be given over a name's own. What a name replaces in `train` is always told, so
+    that no key of `etf_dr` from before it mixed images stands for one that does.
 
     Raises:
         ConfigError: unknown name, or parts that mean nothing together.
@@ -187,10 +221,11 @@ def canonical(method: MethodConfig) -> MethodConfig:
     structure = (projector, frame, hinge and not no_cone)
     parts = parts_of(method)
     differing = {name: parts.other_than(known.parts) for name, known in METHODS.items() if known.structure == structure}
-    on = parts.other_than(OFF).keys()
-    name = min(differing, key=lambda name: (len(on ^ METHODS[name].parts.other_than(OFF).keys()), len(differing[name])))
+    fitting = [name for name, values in differing.items() if None not in values.values()]
+    name = min(fitting, key=lambda name: (len(parts.on ^ METHODS[name].parts.on), len(differing[name])))
     cones = {"thresholds": method.thresholds, "release": method.release} if hinge and not no_cone else {}
-    return MethodConfig(name=name, **cones, **differing[name])
+    told = {part: value for part in _OF_TRAINING if (value := getattr(parts, part)) is not None}
+    return MethodConfig(name=name, **cones, **(differing[name] | told))
 
 
 @dataclass(frozen=True)

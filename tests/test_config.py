@@ -451,6 +451,9 @@ OTHER: dict[str, Any] = {
     "method.deferred": 0.8,
     "method.loss": "dot_regression",
     "method.feature_norm": True,
+    "method.mixup": 1.0,
+    "method.cutmix": 1.0,
+    "method.sampling": "balanced",
     "method.thresholds.family": "global",
     "role": "confirm",
 }
@@ -551,6 +554,9 @@ def test_a_part_of_a_method_that_is_not_given_is_no_part_of_the_key() -> None:
         ("deferred", 160, "less than 1"),
         ("loss", "mse", "'cross_entropy' or 'dot_regression'"),
         ("feature_norm", "perhaps", "valid boolean"),
+        ("mixup", -1, "greater than or equal to 0"),
+        ("cutmix", -1, "greater than or equal to 0"),
+        ("sampling", "random", "'natural', 'balanced' or 'square_root'"),
     ],
 )
 def test_parts_out_of_range(part: str, value: Any, message: str) -> None:

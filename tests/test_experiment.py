@@ -111,6 +111,23 @@ def test_every_method_gives_every_metric(name: str, release: str) -> None:
     assert not any(key.startswith("test/") for key in result.metrics)
 
 
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [("mixup", {"mixup": 1.0}), ("resampling", {"sampling": "balanced"}), ("mixup", {"mixup": 1.0, "cutmix": 0.5})],
+)
+def test_what_a_method_replaces_in_train_is_as_if_train_had_it(name: str, train: dict[str, Any]) -> None:
+    """Bit for bit; and the method's value goes before the study's."""
+    study = {part: value for part, value in train.items() if part == "cutmix"} | {
+        "mixup": 0.0 if name != "mixup" else 0.1
+    }
+    by_name = run(config(method={"name": name}, train=study), prepared())
+    by_train = run(config(method={"name": "ce"}, train=train), prepared())
+    plain = run(config(method={"name": "ce"}, train=study), prepared())
+    assert stable(by_name.history) == stable(by_train.history) != stable(plain.history)
+    assert by_name.metrics == by_train.metrics
+    assert torch.equal(by_name.features["train"].after, by_train.features["train"].after)
+
+
 def test_a_long_tail_with_parts_combined() -> None:
     """Cones, cosines, margins, a prior and late weights in one training, on uneven classes."""
     tail = {"train_level": "fine", "train_size": None, "imbalance": 10, "n_max": 60, "boundary": 20}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from divfeat.config import MethodConfig, Release, ThresholdSpec
+from divfeat.config import MethodConfig, Release, ThresholdSpec, TrainConfig
 from divfeat.errors import ConfigError
 from divfeat.frames import simplex_etf
 from divfeat.losses import (
@@ -23,7 +23,17 @@ from divfeat.losses import (
     class_balanced_weights,
     theorem_tau_minus,
 )
-from divfeat.methods import METHODS, OFF, Method, Parts, build_method, method_named, parts_of
+from divfeat.methods import (
+    METHODS,
+    OFF,
+    Method,
+    Parts,
+    build_method,
+    canonical,
+    method_named,
+    parts_of,
+    train_of,
+)
 from divfeat.models import CosineHead, FrameHead, LinearHead, Taps
 from divfeat.thresholds import ThresholdContext, resolve
 
@@ -133,7 +143,9 @@ def test_the_table_of_methods() -> None:
         "ldam_drw": {"scale": 30.0, "margin": 0.5, "class_balanced": 0.9999, "deferred": 0.8},
         "logit_adjustment": {"logit_adjustment": 1.0},
         "balanced_softmax": {"logit_adjustment": 1.0},
-        "etf_dr": {"loss": "dot_regression", "scale": 1.0, "feature_norm": True},
+        "etf_dr": {"loss": "dot_regression", "scale": 1.0, "feature_norm": True, "mixup": 1.0},
+        "mixup": {"mixup": 1.0},
+        "resampling": {"sampling": "balanced"},
         "ce_etf_la": {"logit_adjustment": 1.0},
         "hinge_la": {"logit_adjustment": 1.0},
     }
@@ -192,6 +204,8 @@ NAIVE = {
     "balanced_softmax": naive_adjusted,
     "etf_dr": naive_regression,
     "ce_etf_la": naive_adjusted,
+    "mixup": naive_ce,
+    "resampling": naive_ce,
 }
 
 
@@ -238,6 +252,27 @@ def test_a_part_of_the_configuration_replaces_the_names_own() -> None:
     assert parts_of(config("ldam_drw", class_balanced=0)) == METHODS["ldam"].parts
     assert parts_of(config("ldam", scale=0, margin=0)) == OFF == parts_of(config("focal", focal=0))
     assert isinstance(build_method(config("ldam", scale=0, margin=0), DIM, CONTEXT, seed=0).head, LinearHead)
+
+
+def test_a_method_replaces_what_train_says_and_nothing_else() -> None:
+    plain, mixing = TrainConfig(epochs=3), TrainConfig(epochs=3, mixup=0.3, cutmix=0.4, sampling="square_root")
+    assert train_of(config("mixup"), plain) == plain.model_copy(update={"mixup": 1.0})
+    assert train_of(config("mixup"), mixing) == mixing.model_copy(update={"mixup": 1.0})
+    assert train_of(config("mixup", mixup=0), mixing).mixup == 0
+    assert train_of(config("resampling"), mixing) == mixing.model_copy(update={"sampling": "balanced"})
+    assert train_of(config("ce", sampling="natural", cutmix=0), mixing) == TrainConfig(epochs=3, mixup=0.3)
+    assert train_of(config("etf_dr"), plain).mixup == 1.0
+    assert train_of(config("etf_dr", mixup=0.2), plain).mixup == 0.2
+    for name in ("ce", "ldam", "hinge_la"):
+        assert train_of(config(name), mixing) is not plain and train_of(config(name), mixing) == mixing
+
+
+def test_dot_regression_that_mixes_as_train_says_is_not_called_etf_dr() -> None:
+    """None cannot be given over a name's own value."""
+    without = config("ce_etf", loss="dot_regression", scale=1, feature_norm=True)
+    assert canonical(without) == without
+    assert canonical(without.model_copy(update={"mixup": 0.5})) == config("etf_dr", mixup=0.5)
+    assert canonical(without.model_copy(update={"mixup": 0.0})) == config("etf_dr", mixup=0.0)
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -52,14 +52,21 @@ def test_what_is_not_the_same_training_keeps_its_name():
         MethodConfig(name="ce", feature_norm=True),
         MethodConfig(name="ldam", scale=20),
         MethodConfig(name="ce_etf", scale=30, margin=0.5),
+        MethodConfig(name="ce", mixup=0),
+        MethodConfig(name="ce", sampling="natural"),
+        MethodConfig(name="mixup", mixup=0.2),
+        MethodConfig(name="hinge_ce", thresholds=GLOBAL, mixup=1),
+        MethodConfig(name="ldam", sampling="balanced"),
     ):
         assert canonical(method) == method
 
 
 def test_thresholds_and_release_mean_nothing_to_other_methods():
+    told = {"mixup": {"mixup": 1.0}, "etf_dr": {"mixup": 1.0}, "resampling": {"sampling": "balanced"}}
     for name in set(METHODS) - {"hinge_ce", "hinge_la", "balanced_softmax"}:
         dressed = MethodConfig.model_validate({"name": name, "release": "theorem", "thresholds": GLOBAL.to_dict()})
-        assert canonical(dressed) == canonical(MethodConfig(name=name)) == MethodConfig(name=name)
+        plainest = MethodConfig.model_validate({"name": name, **told.get(name, {})})
+        assert canonical(dressed) == canonical(MethodConfig(name=name)) == plainest
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,12 @@ def test_thresholds_and_release_mean_nothing_to_other_methods():
         (MethodConfig(name="ldam_drw", class_balanced=0), MethodConfig(name="ldam")),
         (MethodConfig(name="ce_smooth", label_smoothing=0), MethodConfig(name="ce")),
         (MethodConfig(name="ce", label_smoothing=0, focal=0), MethodConfig(name="ce")),
+        (MethodConfig(name="ce", mixup=1), MethodConfig(name="mixup", mixup=1)),
+        (MethodConfig(name="ce", mixup=0.2), MethodConfig(name="mixup", mixup=0.2)),
+        (MethodConfig(name="mixup", mixup=0), MethodConfig(name="ce", mixup=0)),
+        (MethodConfig(name="resampling", sampling="natural"), MethodConfig(name="ce", sampling="natural")),
+        (MethodConfig(name="mixup", sampling="square_root"),
+         MethodConfig(name="mixup", mixup=1, sampling="square_root")),
     ],
 )  # fmt: skip
 def test_two_spellings_of_one_training_have_one_key(method, plainest):
@@ -97,6 +110,10 @@ parts = st.fixed_dictionaries(
         "focal": st.sampled_from([0.0, 1.0]),
         "class_balanced": st.sampled_from([0.0, 0.9999]),
         "feature_norm": st.booleans(),
+        "loss": st.sampled_from(["cross_entropy", "dot_regression"]),
+        "mixup": st.sampled_from([0.0, 0.2, 1.0]),
+        "cutmix": st.sampled_from([0.0, 1.0]),
+        "sampling": st.sampled_from(["natural", "balanced", "square_root"]),
     },
 )
 
@@ -223,6 +240,10 @@ def test_names_people_read():
     assert name_of(MethodConfig(name="ce", scale=20, margin=0.5)) == "ldam scale=20"
     assert name_of(MethodConfig(name="ce_etf", feature_norm=True)) == "ce_etf feature_norm=True"
     assert name_of(MethodConfig(name="balanced_softmax")) == "logit_adjustment"
+    assert name_of(MethodConfig(name="etf_dr")) == "etf_dr"
+    assert name_of(MethodConfig(name="mixup", mixup=0.2)) == "mixup mixup=0.2"
+    assert name_of(MethodConfig(name="ce", sampling="natural")) == "ce sampling=natural"
+    assert name_of(MethodConfig(name="hinge_la", mixup=1)) == "ce_etf_la mixup=1"
 
 
 @pytest.mark.parametrize(
