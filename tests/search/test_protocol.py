@@ -393,10 +393,10 @@ def walk(study, trials, release="gate"):
     if made:
         study = protocol.with_calibration(study, protocol.calibration_decision(made, table))
     made = made + run(protocol.noise_jobs(study))
-    family, proposals = family_named(study.search.family), {}
+    space, proposals = family_named(study.search.family).space(study.search.low, study.search.high), {}
     for number in range(trials):
-        angles = {name: float(rng.uniform(study.search.low, study.search.high)) for name in family.parameters}
-        method = {"thresholds": {"family": family.name, "angles": angles}, "release": release}
+        angles = {side.name: float(rng.uniform(side.low, side.high)) for side in space}
+        method = {"thresholds": {"family": study.search.family, "angles": angles}, "release": release}
         config = experiment(study, MethodConfig.model_validate(method), seed_of(study, SEARCH_SEED))
         proposals[number] = {"number": number, "key": config.key, "name": str(number)}
         made += run([Job(config, "search", str(number), number)])
