@@ -204,7 +204,9 @@ class TrainConfig(_Frozen):
     clip_norm: float | None = Field(None, gt=0)
     sampling: Sampling = Field("natural", description="shares of the classes in an epoch; copies of an image count")
     augment: Policy = Field("none", description="autoaugment and randaugment crop and flip first")
-    cutout: int = Field(0, ge=0, multiple_of=2, description="pixels; side of a black square on each image, 0 for none")
+    cutout: int = Field(
+        0, ge=0, multiple_of=2, description="pixels; side of a square in the mean colour on each image, 0 for none"
+    )
     mixup: float = Field(
         0.0, ge=0, description="alpha of Beta(alpha, alpha), the weights of mixed images; 0 mixes none"
     )

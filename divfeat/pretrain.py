@@ -159,7 +159,8 @@ def train(
         runner = nn.parallel.DistributedDataParallel(learner, device_ids=ids, **_NO_BUFFERS)
     if config.compile:
         runner = torch.compile(runner)  # type: ignore[assignment]
-    augment = Augment(config.augment, cutout=config.cutout, seed=seed)
+    mean = (255 * learner.extractor.mean).round().to(torch.uint8)
+    augment = Augment(config.augment, cutout=config.cutout, fill=mean, seed=seed)
     mix = Mix(config.mixup, config.cutmix, seed=seed, device=device)
     objective.to(device)
     if moving is not None:

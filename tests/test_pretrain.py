@@ -369,6 +369,19 @@ def test_every_recipe_resumes_bit_for_bit(tmp_path: Path, recipe: str) -> None:
     assert not same(expected.state_dict(), fresh(settings())[0].state_dict())  # the recipe does something
 
 
+def test_cutout_takes_the_mean_of_the_training_images() -> None:
+    """What the network normalises to 0, as the published code has it: the square moves no channel's mean away."""
+    extractor = build_extractor("digits_cnn", image_shape=(1, 8, 8), projector_dim=16, mean=[0.3], std=[0.2])
+    built = build_method(method("ce"), 16, ThresholdContext(torch.full((CLASSES,), N // CLASSES)), seed=1)
+    learner, seen = Learner(extractor, built.head), []
+    learner.register_forward_pre_hook(lambda module, images: seen.append(images[0].clone()))
+    white = np.full((N, 1, 8, 8), 255, dtype=np.uint8)
+    whole = Batches(white, pictures()[1], batch_size=BATCH, seed=3)
+    config = settings(epochs=1, augment="none", cutout=4)
+    train(learner, built.objective, whole, config, seed=0, tau_plus=built.tau_plus)
+    assert set(torch.cat(seen).unique().tolist()) == {round(0.3 * 255), 255}
+
+
 def test_clipping_bounds_the_step() -> None:
     """Without momentum and decay one step moves the parameters by lr times the clipped norm."""
     plain = {

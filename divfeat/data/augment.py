@@ -30,15 +30,17 @@ class Augment:
             image's own size out of the image padded with black, uniform over the (2 pad + 1)^2 places; ``autoaugment`` and
             ``randaugment``, which then apply AutoAugment's CIFAR-10 policy or RandAugment (N = 2, M = 9 of 30).
         pad: pixels a side, used where the policy crops.
-        cutout: side in pixels of a black square that is laid on at last, 0 for none; its centre is uniform over the image,
-            over whose border it may reach (DeVries and Taylor 2017, arXiv:1708.04552).
+        cutout: side in pixels of a square of one colour that is laid on at last, 0 for none; its centre is uniform over the
+            image, over whose border it may reach (DeVries and Taylor 2017, arXiv:1708.04552).
+        fill: uint8 [C, 1, 1], the square's colour; None is black. The authors' square is 0 after normalisation, which is
+            the mean of the training images: it then leaves the mean of a batch about where it was.
         seed: of the augmentation's own stream.
 
     Raises:
         ConfigError: an unknown policy, a padding below 1, or a side that is negative or odd.
     """
 
-    def __init__(self, policy: Policy, pad: int = 4, cutout: int = 0, *, seed: int) -> None:
+    def __init__(self, policy: Policy, pad: int = 4, cutout: int = 0, *, fill: Tensor | None = None, seed: int) -> None:
         if policy not in get_args(Policy):
             raise ConfigError(f"unknown augmentation {policy!r}: use one of {', '.join(get_args(Policy))}")
         if pad < 1:
@@ -46,6 +48,7 @@ class Augment:
         if cutout < 0 or cutout % 2:
             raise ConfigError(f"cutout={cutout} must be an even side in pixels, or 0 for none")
         self.policy, self.pad, self.cutout, self.seed = policy, pad, cutout, seed
+        self.fill = torch.zeros(1, dtype=torch.uint8) if fill is None else fill
 
     def __call__(self, images: Tensor, epoch: int, draw: Tensor) -> Tensor:
         """Augment a batch.
@@ -88,7 +91,8 @@ class Augment:
         height, width = images.shape[-2:]
         rows = in_window(self._draw("cutout_row", epoch, draw, height), self.cutout // 2, height)
         columns = in_window(self._draw("cutout_column", epoch, draw, width), self.cutout // 2, width)
-        return images * ~(rows[:, :, None] & columns[:, None, :])[:, None]
+        square = (rows[:, :, None] & columns[:, None, :])[:, None]
+        return torch.where(square, self.fill.to(images.device), images)
 
     def _draw(self, stream: str, epoch: int, draw: Tensor, high: int) -> Tensor:
         """Integers in [0, high), int64 [B]; the bias of the remainder is below high / 2^63."""

@@ -24,9 +24,9 @@ def batch(size: int, shape: tuple[int, int, int] = (3, 7, 5), seed: int = 0) -> 
 
 
 def naive(
-    policy: str, pad: int, seed: int, images: np.ndarray, epoch: int, index: list[int], cutout: int = 0
+    policy: str, pad: int, seed: int, images: np.ndarray, epoch: int, index: list[int], cutout: int = 0, fill: Any = 0
 ) -> np.ndarray:
-    """One image at a time: pad with numpy, cut the window, mirror it, do one operation after the other, black a square."""
+    """One image at a time: pad with numpy, cut the window, mirror it, do one operation after the other, fill a square."""
 
     def draw(stream: str, i: int, high: int) -> int:
         return int(keyed_bits(stream_key(seed, f"augment/{stream}", epoch), torch.tensor([i]))[0]) % high
@@ -46,7 +46,7 @@ def naive(
         if cutout:
             row, column = draw("cutout_row", i, height), draw("cutout_column", i, width)
             top, left = max(0, row - cutout // 2), max(0, column - cutout // 2)
-            image[:, top : row + cutout // 2, left : column + cutout // 2] = 0
+            image[:, top : row + cutout // 2, left : column + cutout // 2] = fill
         out.append(image)
     return np.stack(out)
 
@@ -92,9 +92,11 @@ def test_equals_a_loop_over_images(
 ) -> None:
     images = batch(len(index))
     before = images.clone()
-    out = Augment(policy, pad, cutout, seed=seed)(images, epoch, torch.tensor(index))
+    fill = torch.tensor([7, 120, 250], dtype=torch.uint8)[:, None, None]
+    out = Augment(policy, pad, cutout, fill=fill, seed=seed)(images, epoch, torch.tensor(index))
     assert out.dtype == torch.uint8
-    np.testing.assert_array_equal(out.numpy(), naive(policy, pad, seed, images.numpy(), epoch, index, cutout))
+    expected = naive(policy, pad, seed, images.numpy(), epoch, index, cutout, fill.numpy())
+    np.testing.assert_array_equal(out.numpy(), expected)
     assert torch.equal(images, before)
 
 
