@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-#: A class with more training images than the first is `many`, with fewer than the second `few` (Liu et al. 2019,
-#: "Large-Scale Long-Tailed Recognition in an Open World", section 5).
-MANY_ABOVE, FEW_BELOW = 100, 20
+from divfeat.thresholds import shot_groups
 
 
 def by_boundary(counts: Tensor, boundary: int) -> dict[str, Tensor]:
@@ -21,10 +19,9 @@ def by_boundary(counts: Tensor, boundary: int) -> dict[str, Tensor]:
 
 
 def by_shots(counts: Tensor) -> dict[str, Tensor]:
-    """`many` (above 100 training images), `medium` (20 to 100) and `few` (below 20).
+    """`many` (above 100 training images), `medium` (20 to 100) and `few` (below 20), as the family `groups` parts them.
 
     Args:
         counts: int64 [K].
     """
-    many, few = counts > MANY_ABOVE, counts < FEW_BELOW
-    return {"many": many, "medium": ~many & ~few, "few": few}
+    return shot_groups(counts)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from divfeat.thresholds.family import Family, Number, Parameters, ThresholdContext
 
-#: A class of more than 100 training images is one of the many, one of fewer than 20 one of the few (Kang et al. 2020,
-#: `classifier-balancing`); the others are medium.
+#: A class of more than 100 training images is one of the many, one of fewer than 20 one of the few (Liu et al. 2019,
+#: "Large-Scale Long-Tailed Recognition in an Open World", section 5); the others are medium.
 MANY, FEW = 100, 20
 #: Largest class over smallest from which on a set has a tail: a split of a balanced set lies below.
 LEAST_IMBALANCE = 1.5

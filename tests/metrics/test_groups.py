@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from divfeat.data import long_tail_counts
 from divfeat.metrics import by_boundary, by_shots
+from divfeat.thresholds import shot_groups
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.integers(0, 300))
@@ -18,6 +19,8 @@ def test_every_class_is_in_one_group_of_each_kind(counts: list[int], boundary: i
 
 def test_edges() -> None:
     counts = torch.tensor([0, 19, 20, 50, 51, 100, 101])
+    assert by_shots(counts).keys() == shot_groups(counts).keys()
+    assert all(torch.equal(mask, shot_groups(counts)[name]) for name, mask in by_shots(counts).items())
     assert by_boundary(counts, 50)["minor"].tolist() == [True] * 4 + [False] * 3
     shots = by_shots(counts)
     assert shots["few"].tolist() == [True] * 2 + [False] * 5
