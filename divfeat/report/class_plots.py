@@ -1,25 +1,40 @@
-"""The figures of thresholds that differ between classes: what goes into them, from the summary."""
+"""The figures of thresholds that differ between classes, and of what becomes of each class: what goes into them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from divfeat.report import figures
-from divfeat.report.outcomes import class_angles, class_rows
-from divfeat.report.summary import WINNER, StudySummary
+from divfeat.report.arrays import mean_of
+from divfeat.report.groups import REFERENCE, partitions
+from divfeat.report.outcomes import class_angles, class_rows, class_values
+from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
 from divfeat.search.protocol import metric_of
+from divfeat.statistics import listed
 from divfeat.thresholds import family_named
+
+#: Column of a class's row -> what a panel calls it.
+MEASURES = {
+    "cdnv": "part of the CDNV (spread over distance)",
+    "numerical_rank": "numerical rank",
+    "positive_cosine": "mean cosine to the own axis",
+    "feature_norm": "mean feature norm",
+}
+#: Baselines up to which a figure has a line for each.
+_MOST_LINES = 5
 
 
 def class_plots(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
     """Name, title and what draws it, of each figure that applies."""
     yield from _class_angles(summary)
     yield from _groups(summary)
+    yield from _over_counts(summary)
 
 
 def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
@@ -42,6 +57,7 @@ def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[P
             path,
             others=others,
             boundary=boundary if grouped else None,
+            partitions=partitions(counts.tolist(), boundary),
             name=summary.title(WINNER),
         )
 
@@ -71,3 +87,64 @@ def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], 
 
 def _points(share: float | None) -> float:
     return math.nan if share is None else 100 * share
+
+
+# --- what becomes of each class -----------------------------------------------------------------------------------------------
+
+
+def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+    """Accuracy, gain and collapse against class count, where the classes differ in size and a winner was confirmed."""
+    rows, winner = class_rows(summary.confirmed), summary.confirmed_as(WINNER)
+    counts = np.array([row["train_images"] for row in rows])
+    if winner is None or not winner.completed or counts.min() < 1 or counts.min() == counts.max():
+        return
+    names = [row["name"] for row in rows]
+    shared: dict[str, Any] = {
+        "partitions": partitions(counts.tolist(), summary.config.data.boundary),
+        "name": summary.title(WINNER),
+    }
+    shown = {runs.name: runs for runs in _worth_a_line(summary)}
+
+    def accuracy(path: Path) -> str:
+        values = {WINNER: 100 * class_values(winner, "accuracy")}
+        values |= {name: 100 * class_values(runs, "accuracy") for name, runs in shown.items()}
+        return figures.accuracy_by_count(counts, values, path, class_names=names, **shared)
+
+    yield "accuracy_by_count", "Accuracy of each class against its training images (paper, figure 5a)", accuracy
+
+    against = [name for name in dict.fromkeys((REFERENCE, _best_baseline(summary))) if name in shown]
+
+    def gain(path: Path) -> str:
+        ours = class_values(winner, "accuracy")
+        gains = {name: 100 * (ours - class_values(shown[name], "accuracy")) for name in against}
+        return figures.gain_by_count(counts, gains, path, class_names=names, **shared)
+
+    if against:
+        best = f", the best baseline on test being {against[-1]}" if against[-1] != REFERENCE else ""
+        yield "gain_by_count", f"Gain of each class over {listed(against)}{best} (paper, figure 5b)", gain
+
+    drawn = [winner, *(shown[name] for name in (REFERENCE,) if name in shown)]
+    measures = {what: {runs.name: class_values(runs, column) for runs in drawn} for column, what in MEASURES.items()}
+    measures = {what: found for what, found in measures.items() if any(np.isfinite(v).any() for v in found.values())}
+    if measures:
+        yield (
+            "collapse_by_count",
+            "Collapse of each class against its training images",
+            lambda path: figures.collapse_by_count(counts, measures, path, **shared),
+        )
+
+
+def _worth_a_line(summary: StudySummary) -> list[Runs]:
+    """The baselines that finished and are not the winner itself: all of them, or of many the best and the reference."""
+    assert summary.primary is not None
+    scores = {name: mean_of(values) for name, values in summary.primary.scores.items()}
+    found = [runs for runs in summary.confirmed if runs.completed and runs.name not in (WINNER, *summary.equals)]
+    best = sorted(found, key=lambda runs: (runs.name != REFERENCE, -scores[runs.name]))[:_MOST_LINES]
+    return [runs for runs in found if runs in best]
+
+
+def _best_baseline(summary: StudySummary) -> str:
+    """Of those with a line, by the mean of the primary objective on test; "" where there is none."""
+    assert summary.primary is not None
+    means = {runs.name: mean_of(summary.primary.scores[runs.name]) for runs in _worth_a_line(summary)}
+    return max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name], default="")

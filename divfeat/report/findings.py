@@ -275,7 +275,9 @@ def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             "99.9 %: neural collapse is a statement about that phase.",
         )
         yield Paragraph(terminal_text(summary))
-    yield from figures_of(plots, "diversity_by_threshold", "cosines", "features_train", "features_test")
+    yield from figures_of(
+        plots, "diversity_by_threshold", "collapse_by_count", "cosines", "features_train", "features_test"
+    )
 
 
 def classes(summary: StudySummary, plots: Plots) -> Iterator[Block]:

@@ -12,15 +12,11 @@ from divfeat.methods import method_named
 from divfeat.metrics.groups import FEW_BELOW, MANY_ABOVE
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.document import Block, Heading, Paragraph, Table
-from divfeat.report.findings import Plots
-from divfeat.report.groups import BALANCED, PARTITIONS, GroupResults, group_results
+from divfeat.report.findings import Plots, figures_of
+from divfeat.report.groups import BALANCED, PARTITIONS, REFERENCE, GroupResults, group_results
 from divfeat.report.summary import WINNER, StudySummary
 from divfeat.report.words import interval, signed
-from divfeat.search.protocol import NOISE_METHOD
 from divfeat.statistics import Comparison
-
-#: The same loss on the same frame without thresholds: what they are compared with to see what they do.
-REFERENCE = NOISE_METHOD
 
 
 def thresholds_answer(summary: StudySummary) -> list[str]:
@@ -113,6 +109,7 @@ def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         ],
         f"Points, paired by seed; the intervals of all baselines and groups hold together at {100 * found.level:.4g} %.",
     )
+    yield from figures_of(plots, "accuracy_by_count", "gain_by_count")
 
 
 def spread(values: Floats) -> str | None:

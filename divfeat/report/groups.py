@@ -13,11 +13,14 @@ from divfeat.report.arrays import Floats
 from divfeat.report.outcomes import class_rows
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import WINNER, Runs, StudySummary
+from divfeat.search.protocol import NOISE_METHOD
 from divfeat.statistics import Comparison, verdict
 
 #: Two ways to part the classes by training images; a group's metric on test is `test/accuracy_GROUP`.
 PARTITIONS = (("major", "minor"), ("many", "medium", "few"))
 BALANCED = "balanced"
+#: The same loss on the same frame without thresholds: what they are compared with to see what they do.
+REFERENCE = NOISE_METHOD
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,17 @@ class GroupResults:
 
 
 def group_masks(summary: StudySummary) -> dict[str, np.ndarray]:
-    """group -> bool [K], of the groups that hold some classes and not all; none where no run says the classes' sizes."""
-    counts = torch.tensor([row["train_images"] for row in class_rows(summary.confirmed)], dtype=torch.int64)
-    masks = by_boundary(counts, summary.config.data.boundary) | by_shots(counts)
-    names = [name for partition in PARTITIONS for name in partition]
-    return {name: masks[name].numpy() for name in names if 0 < int(masks[name].sum()) < len(counts)}
+    """group -> bool [K] of the confirmation's classes; none before there is one."""
+    found = partitions([row["train_images"] for row in class_rows(summary.confirmed)], summary.config.data.boundary)
+    return {name: mask for groups in found for name, mask in groups.items()}
+
+
+def partitions(counts: Sequence[int], boundary: int) -> list[dict[str, np.ndarray]]:
+    """For each way to part the classes group -> bool [K], of the groups that hold some classes and not all."""
+    sizes = torch.tensor(counts, dtype=torch.int64)
+    masks = by_boundary(sizes, boundary) | by_shots(sizes)
+    parts = [[name for name in partition if 0 < int(masks[name].sum()) < len(sizes)] for partition in PARTITIONS]
+    return [{name: masks[name].numpy() for name in part} for part in parts if part]
 
 
 def group_scores(runs: Runs, groups: Sequence[str]) -> dict[str, Floats]:

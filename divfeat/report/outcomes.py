@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from divfeat.methods import method_named
+from divfeat.report.arrays import Floats
 from divfeat.report.summary import WINNER, Grid, Runs, StudySummary
 from divfeat.report.words import angle_cells
 from divfeat.statistics import listed
@@ -40,6 +44,18 @@ def class_angles(summary: StudySummary) -> Sequence[Mapping[str, Any]]:
 def class_rows(some: Sequence[Runs]) -> Sequence[Mapping[str, Any]]:
     """One row a trained class, of the first run that finished."""
     return next((record["per_class"] for runs in some for record in runs.completed), [])
+
+
+def class_values(runs: Runs, column: str) -> Floats:
+    """[K, S] of a column of the classes' rows as recorded; NaN for a seed that did not finish, and where records of an older
+    divfeat have no such column."""
+    classes = len(class_rows([runs]))
+    table = np.full((classes, len(runs.seeds)), math.nan)
+    for place, record in enumerate(runs.records):
+        if record is not None and record["status"] == "completed":
+            found = [row.get(column) for row in record["per_class"]]
+            table[:, place] = [math.nan if value is None else value for value in found]
+    return table
 
 
 def as_good_text(summary: StudySummary) -> str:

@@ -126,6 +126,7 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
             path,
             names=(_threshold_name(first), _threshold_name(second)),
             metric=f"validation {summary.score_name}",
+            margin=summary.config.protocol.margin,
         )
 
     yield "two_thresholds", f"The search over both thresholds, letting go the way '{release}'", write

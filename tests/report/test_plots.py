@@ -236,6 +236,80 @@ def test_accuracy_of_each_group_against_its_threshold(tmp_path, drawn):
     assert list(given["baseline_accuracy"]["major"]) == list(BASELINES)
 
 
+def of_classes(study, name, column):
+    """[K, S] of the confirmation."""
+    return np.array([[row[column] for row in record["per_class"]] for record in records(study, name)]).T
+
+
+def test_accuracy_gain_and_collapse_against_class_count(tmp_path, drawn):
+    study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}).all()
+    summary = read_summary(tmp_path / "s")
+    calls = drawn(summary)
+    for stem in ("accuracy_by_count", "gain_by_count", "collapse_by_count"):
+        name, given = calls[stem]
+        assert name == stem and given["counts"].tolist() == TAIL and given["name"] == summary.title("winner")
+        found = [{group: mask.tolist() for group, mask in part.items()} for part in given["partitions"]]
+        assert found == [
+            {"major": [n > 25 for n in TAIL], "minor": [n <= 25 for n in TAIL]},
+            {"medium": [n >= 20 for n in TAIL], "few": [n < 20 for n in TAIL]},
+        ]
+    accuracy, gain, collapse = (calls[f"{what}_by_count"][1] for what in ("accuracy", "gain", "collapse"))
+    assert accuracy["class_names"] == gain["class_names"] == [f"class {k}" for k in range(6)]
+    assert list(accuracy["accuracy"]) == ["winner", *BASELINES]
+    for name, table in accuracy["accuracy"].items():
+        np.testing.assert_allclose(table, 100 * of_classes(study, name, "accuracy"))
+    best = max(BASELINES, key=lambda name: study.confirmed(name, "balanced").mean())
+    assert best != "ce_etf" and list(gain["gain"]) == ["ce_etf", best]
+    for name, table in gain["gain"].items():
+        expected = of_classes(study, "winner", "accuracy") - of_classes(study, name, "accuracy")
+        np.testing.assert_allclose(table, 100 * expected)
+    columns = ("cdnv", "numerical_rank", "positive_cosine", "feature_norm")
+    for values, column in zip(collapse["measures"].values(), columns, strict=True):
+        assert list(values) == ["winner", "ce_etf"]
+        for name, table in values.items():
+            np.testing.assert_allclose(table, of_classes(study, name, column))
+
+
+def test_records_of_an_older_divfeat_lack_the_collapse_of_each_class(tmp_path, drawn):
+    def record(job):
+        found = completed(job.experiment)
+        for row in found["per_class"]:
+            for column in ("cdnv", "numerical_rank", "positive_cosine", "feature_norm"):
+                del row[column]
+        return found
+
+    Studied(tmp_path / "s", preset="digits-lt", record=record).all()
+    calls = drawn(read_summary(tmp_path / "s"))
+    assert "accuracy_by_count" in calls and "collapse_by_count" not in calls
+
+
+def test_a_class_of_one_image_and_a_lost_seed_are_gaps(tmp_path, drawn):
+    def record(job):
+        if job.phase == "confirm" and job.name == "winner" and job.experiment.seed == 2003:
+            return ended(job.experiment, "failed", "no")
+        found = completed(job.experiment)
+        found["per_class"][5]["cdnv"] = None
+        return found
+
+    Studied(tmp_path / "s", preset="digits-lt", record=record).all()
+    measures = drawn(read_summary(tmp_path / "s"))["collapse_by_count"][1]["measures"]
+    gaps = np.isnan(next(iter(measures.values()))["winner"])
+    assert gaps[5].all() and gaps[:, 3].all() and gaps.sum() == 10
+
+
+def test_of_many_baselines_the_best_and_the_reference_have_a_line(tmp_path, drawn):
+    names = ["ce", "focal", "ldam", "class_balanced", "ce_no_projector", "ce_etf", "balanced_softmax"]
+    study = Studied(tmp_path / "s", preset="digits-lt", protocol={"baselines": names}).all()
+    shown = list(drawn(read_summary(tmp_path / "s"))["accuracy_by_count"][1]["accuracy"])
+    scores = {name: study.confirmed(name, "balanced").mean() for name in names if name != "ce_etf"}
+    kept = {"ce_etf", *sorted(scores, key=scores.get)[-4:]}
+    assert shown == ["winner", *(name for name in names if name in kept)]
+
+
+def test_no_figures_over_counts_where_classes_have_one_size(whole, drawn):
+    assert not any("by_count" in name for name in drawn(whole[1]))
+
+
 def test_a_map_over_the_ends_of_a_curve_but_not_over_what_is_no_angle(tmp_path, drawn):
     Studied(tmp_path / "s", preset="digits-lt", search={"family": "count_curve"}).begin().search()
     calls = drawn(read_summary(tmp_path / "s"))

@@ -1,5 +1,6 @@
 """The figures of a report: each function takes plain arrays and a path, writes a PNG, and returns its caption."""
 
+from divfeat.report.figures.by_count import accuracy_by_count, collapse_by_count, gain_by_count
 from divfeat.report.figures.class_thresholds import angles_by_count, group_accuracy_by_threshold
 from divfeat.report.figures.comparison import confirmation, gain_by_class
 from divfeat.report.figures.features import feature_projection
@@ -7,13 +8,16 @@ from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_b
 from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
 
 __all__ = [
+    "accuracy_by_count",
     "accuracy_by_threshold",
     "angles_by_count",
+    "collapse_by_count",
     "confirmation",
     "cosines_over_epochs",
     "diversity_by_threshold",
     "feature_projection",
     "gain_by_class",
+    "gain_by_count",
     "group_accuracy_by_threshold",
     "optimisation_history",
     "two_thresholds",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from divfeat.report.arrays import Floats
 from divfeat.report.figures._canvas import (
@@ -24,7 +24,11 @@ from divfeat.report.figures._canvas import (
     save,
     say_empty,
 )
+from divfeat.report.figures._counts import Partitions, bands, count_axis
 from divfeat.report.figures.thresholds import TAU
+
+#: Trials from which on a rank correlation says something.
+_MIN_CORRELATED = 5
 
 
 def group_accuracy_by_threshold(
@@ -48,7 +52,7 @@ def group_accuracy_by_threshold(
     groups = list(tau_plus)
     columns = max(len(groups), 1)
     figure, axes = canvas(1, columns, width=2.2 + 3.7 * columns, height=4.4)
-    finished = 0
+    finished, said = 0, []
     for place, group in enumerate(groups):
         ax = axes[0, place]
         degrees = np.degrees(np.asarray(tau_plus[group], dtype=np.float64).reshape(-1))
@@ -57,6 +61,7 @@ def group_accuracy_by_threshold(
         finished = max(finished, int(done.sum()))
         lines = baselines(ax, (baseline_accuracy or {}).get(group, {}))
         if done.any():
+            said.append(_found(group, degrees[done], values[done]))
             ax.plot(degrees[done], values[done], "o", color=COLOURS[0], markersize=6, alpha=0.75, markeredgecolor="white",
                     markeredgewidth=0.7, label="one trial", zorder=4)  # fmt: skip
         else:
@@ -73,10 +78,22 @@ def group_accuracy_by_threshold(
     if not groups:
         say_empty(axes[0, 0])
     trials = f"{finished} finished trial{'s' * (finished != 1)}"
-    return save(
-        figure, path, f"{trials}, one seed each; the thresholds of the other groups differ too. Line and band: a baseline's mean "
-        "and one standard deviation over seeds.",
-    )  # fmt: skip
+    caption = (
+        f"{''.join(said)}{trials}, one seed each; the thresholds of the other groups differ too. Line and band: a baseline's "
+        "mean and one standard deviation over seeds."
+    )
+    return save(figure, path, caption)
+
+
+def _found(group: str, degrees: Floats, values: Floats) -> str:
+    """'Minor: best 91.2 % at 40°, 88.1 % at the smallest (0°); rank correlation −0.30. '"""
+    best, first = int(values.argmax()), int(degrees.argmin())
+    text = f"{plain(group)[:1].upper()}{plain(group)[1:]}: best {values[best]:.1f} % at {degrees[best]:.0f}°"
+    if degrees[first] < degrees[best]:
+        text += f", {values[first]:.1f} % at the smallest ({degrees[first]:.0f}°)"
+    if len(values) >= _MIN_CORRELATED and len(set(degrees)) > 1 and len(set(values)) > 1:
+        text += f"; rank correlation {stats.spearmanr(degrees, values).statistic:.2f}".replace("-", "−")
+    return f"{text}. "
 
 
 def angles_by_count(
@@ -86,6 +103,7 @@ def angles_by_count(
     *,
     others: Mapping[str, ArrayLike] | None = None,
     boundary: int | None = None,
+    partitions: Partitions = (),
     name: str = "winner",
 ) -> str:
     """The angle of each class against its training images, of the winner and of what it was chosen among.
@@ -96,6 +114,7 @@ def angles_by_count(
         path: PNG to write.
         others: name -> [K] radians of the other candidates.
         boundary: classes with at most this many training images are minor; None where there are no such groups.
+        partitions: group -> bool [K], shown as bands.
         name: of the winner.
 
     Returns:
@@ -128,17 +147,32 @@ def angles_by_count(
         shown.append(_degrees(values, order))
         ax.plot(size, shown[-1], color=MUTED, linestyle=DASHES[place % len(DASHES)], linewidth=1.1,
                 label=plain(other, 60))  # fmt: skip
-    if boundary is not None:
-        ax.axvline(boundary, color=MUTED, linestyle=":", linewidth=1.2)
-    _count_axis(ax, size)
+    count_axis(ax, size)
+    bands(ax, counts, partitions)
     angle_axis(ax, np.concatenate(shown), TAU, axis="y")
+    if partitions:  # room for the groups' names
+        low, high = ax.get_ylim()
+        ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     label(ax, "Cone threshold of each class against its training images", x="training images of the class (log scale)")
     legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.16))
-    caption = "Chosen on validation on further seeds"
+    caption = _course(size, degrees) + "Chosen on validation on further seeds"
     if others:
         caption += f"; grey: the {len(others)} candidate{'s' * (len(others) != 1)} it was chosen over"
-    caption += f". Minor: at most {boundary} training images (dotted)." if boundary is not None else "."
+    caption += f". Minor: at most {boundary} training images." if boundary is not None else "."
     return save(figure, path, caption)
+
+
+def _course(size: Floats, degrees: Floats) -> str:
+    """'τ⁺ is 49° at 60 images and 70° at 10, and never falls. ', of classes by falling size; "" without finite angles."""
+    known = np.isfinite(degrees)
+    if known.sum() < 2:
+        return ""
+    size, degrees = size[known], degrees[known]
+    step = np.diff(degrees)
+    if not step.any():
+        return f"τ⁺ is {degrees[0]:.0f}° in all {len(degrees)} classes. "
+    way = "never falls" if (step >= 0).all() else "never rises" if (step <= 0).all() else "goes up and down between"
+    return f"τ⁺ is {degrees[0]:.0f}° at {size[0]:g} images and {degrees[-1]:.0f}° at {size[-1]:g}, and {way}. "
 
 
 def _degrees(radians: ArrayLike, order: NDArray[np.int64]) -> Floats:
@@ -146,17 +180,3 @@ def _degrees(radians: ArrayLike, order: NDArray[np.int64]) -> Floats:
     if len(values) != len(order):
         raise ValueError(f"{len(values)} angles for {len(order)} classes: give one a class")
     return values[order]
-
-
-def _count_axis(ax: Axes, size: Floats) -> None:
-    """Log scale, largest class left, round ticks inside the range and both ends."""
-    ax.set_xscale("log")
-    if not size.size or size.min() <= 0:
-        return
-    low, high = float(size.min()), float(size.max())
-    ax.set_xlim(high * 1.15, low / 1.15)
-    ticks = [mantissa * 10.0**power for power in range(7) for mantissa in (1, 2, 5)]
-    ticks = [tick for tick in ticks if 1.25 * low < tick < high / 1.25]
-    found = [low, *ticks, high] if high > low else [low]
-    ax.set_xticks(found, [f"{tick:g}" for tick in found])
-    ax.minorticks_off()

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from divfeat.report.arrays import Floats, mean_sd
 from divfeat.report.figures._canvas import (
     COLOURS,
+    INK,
     MUTED,
     SHADE,
     angle_axis,
@@ -164,6 +165,8 @@ def two_thresholds(
     *,
     names: tuple[str, str] = ("τ⁺ of major classes", "τ⁺ of minor classes"),
     metric: str = "validation accuracy",
+    margin: float = 0.5,
+    infeasible: ArrayLike | None = None,
 ) -> str:
     """The objective over the plane of two thresholds (the `major_minor` family): trials, contours, the best.
 
@@ -174,6 +177,8 @@ def two_thresholds(
         path: PNG to write.
         names: of the two thresholds.
         metric: what the colour shows.
+        margin: points within which the caption counts a trial as near the best.
+        infeasible: bool [T], finished trials that break a constraint: ringed, and never the best; None: there are none.
 
     Returns:
         The caption, also printed on the figure.
@@ -182,6 +187,9 @@ def two_thresholds(
     z = np.asarray(objective, dtype=np.float64).reshape(-1)
     placed = np.isfinite(x) & np.isfinite(y)
     done = placed & np.isfinite(z)
+    broken = done & (np.zeros(len(z), dtype=bool) if infeasible is None else np.asarray(infeasible, dtype=bool))
+    rivals = done & ~broken
+    found = ""
     figure, axes = canvas(width=7.0, height=5.6)
     ax = axes[0, 0]
     handles, between = [], False
@@ -196,10 +204,19 @@ def two_thresholds(
         bar = figure.colorbar(points, ax=ax, pad=0.03, extend="min" if z[done].min() < low else "neither")
         bar.set_label(f"{plain(metric)} (%)", fontsize=10)
         bar.ax.tick_params(labelsize=9)
-        best = int(np.flatnonzero(done)[z[done].argmax()])
+    if rivals.any():
+        best = int(np.flatnonzero(rivals)[z[rivals].argmax()])
+        near = rivals & (z >= z[best] - margin)
+        found = (
+            f"Best: {z[best]:.1f} % at {x[best]:.0f}° and {y[best]:.0f}°; {int(near.sum())} of {int(rivals.sum())} trials lie "
+            f"within {margin:g} points of it, at {_span(x[near])} and {_span(y[near])}. "
+        )
         handles += ax.plot(x[best], y[best], "*", color=COLOURS[1], markersize=17, markeredgecolor="white", zorder=5,
                            label=f"best: {x[best]:.0f}° and {y[best]:.0f}°, {z[best]:.1f}")  # fmt: skip
-    else:
+    if broken.any():
+        handles += ax.plot(x[broken], y[broken], "o", color=INK, markersize=10, markerfacecolor="none", markeredgewidth=1.1,
+                           zorder=4, label="breaks a constraint")  # fmt: skip
+    if not done.any():
         say_empty(ax, "no finished trial")
     if (placed & ~done).any():
         missing = placed & ~done
@@ -211,7 +228,13 @@ def two_thresholds(
         legend(ax, handles, columns=2, loc="upper left", bbox_to_anchor=(0.0, -0.14))
     count = int(done.sum())
     trials = f"{count} finished trial{'s' * (count != 1)}"
-    return save(figure, path, f"{trials}, one seed each{'; contours interpolate between trials' * between}.")
+    return save(figure, path, f"{found}{trials}, one seed each{'; contours interpolate between trials' * between}.")
+
+
+def _span(degrees: Floats) -> str:
+    """'37° to 49°', '40°'."""
+    low, high = (f"{value:.0f}°" for value in (degrees.min(), degrees.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _contours(ax: Axes, x: Floats, y: Floats, z: Floats, colours: dict) -> bool:
