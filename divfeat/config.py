@@ -20,6 +20,7 @@ from divfeat.errors import ConfigError, unknown
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
 Loss = Literal["cross_entropy", "dot_regression"]
+Second = Literal["none", "crt", "lws", "tau_norm", "ncm", "post_hoc", "m2m", "oltr"]
 Tail = Literal["exponential", "step"]
 Sampling = Literal["natural", "balanced", "square_root"]
 Policy = Literal["none", "flip", "crop_flip", "autoaugment", "randaugment"]
@@ -156,6 +157,8 @@ class ThresholdSpec(_Frozen):
 _PARTS = (
     *("logit_adjustment", "scale", "margin", "focal", "class_balanced", "deferred", "loss", "feature_norm"),
     *("mixup", "cutmix", "sampling"),
+    *("second", "second_epochs", "second_lr", "exponent", "prior_strength"),
+    *("m2m_start", "m2m_beta", "m2m_gamma", "m2m_lambda", "centroid_loss"),
 )
 
 
@@ -181,6 +184,18 @@ class MethodConfig(_Frozen):
     mixup: float | None = Field(None, ge=0, description="replaces train.mixup; default the method's own, mostly none")
     cutmix: float | None = Field(None, ge=0, description="replaces train.cutmix, as mixup does")
     sampling: Sampling | None = Field(None, description="replaces train.sampling, as mixup does")
+    second: Second | None = Field(None, description="second stage, after the training; divfeat.second")
+    second_epochs: int | None = Field(None, ge=0, description="of crt, lws and oltr")
+    second_lr: float | None = Field(None, gt=0, description="learning rate of crt, lws and oltr")
+    exponent: float | None = Field(None, ge=0, description="p of tau_norm's w_k / ||w_k||^p")
+    prior_strength: float | None = Field(None, ge=0, description="tau of post_hoc's v - tau log prior")
+    m2m_start: float | None = Field(None, ge=0, lt=1, description="share of the epochs before images are translated")
+    m2m_beta: float | None = Field(None, ge=0, lt=1, description="seeds are kept with 1 - beta^(n_seed - n_target)")
+    m2m_gamma: float | None = Field(
+        None, ge=0, lt=1, description="least probability of the target by the first network"
+    )
+    m2m_lambda: float | None = Field(None, ge=0, description="weight of the second network's logit of the seed's class")
+    centroid_loss: float | None = Field(None, ge=0, description="weight of oltr's loss on distances to class centroids")
 
     @model_serializer(mode="wrap")
     def _what_is_given(self, serialize: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ extraction, rank 0 fits the probes and measures.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,21 +18,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from divfeat.config import ExperimentConfig
+from divfeat.config import ExperimentConfig, MethodConfig
 from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, NonFiniteError
 from divfeat.features import FeatureSet, extract
-from divfeat.methods import BuiltMethod, build_method, method_named, parts_of, train_of
+from divfeat.files import write_json
+from divfeat.losses.objective import Objective
+from divfeat.methods import BuiltMethod, build_method, canonical, first_stage, method_named, parts_of, train_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import expected_calibration_error
+from divfeat.metrics.collapse import nearest_mean_agreement
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.summary import collapse_summary
 from divfeat.models import FeatureExtractor, build_extractor
-from divfeat.pretrain import Learner, train
+from divfeat.pretrain import Learner, TrainResult, train
 from divfeat.probe import ProbeResult, linear_probe
 from divfeat.provenance import commit, device_name, versions
+from divfeat.second import SECONDS, FirstStage
 from divfeat.seeding import stream_seed
 from divfeat.thresholds import ThresholdContext
 
@@ -39,6 +44,8 @@ from divfeat.thresholds import ThresholdContext
 TERMINAL_ACCURACY = 0.999
 #: Images of the fixed training subset on which collapse is followed during training.
 _FOLLOWED_IMAGES = 1000
+#: Beside the checkpoint of a first stage that a second has started from.
+_DONE = "done.json"
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
@@ -71,18 +78,49 @@ class ExperimentResult:
 
 
 def stage_key(config: ExperimentConfig) -> str:
-    """Hash of what decides the pretraining alone: experiments that differ in their probe share the checkpoint."""
-    return config.model_copy(update={"probe": type(config.probe)()}).key
+    """Hash of what decides the first stage alone: experiments that differ in their probe, in their second stage, or in how
+    they spell their method share the checkpoint."""
+    return _without_probe(config, first_stage(config.method)).key
+
+
+def second_key(config: ExperimentConfig) -> str:
+    """Hash of what decides both stages: the same as `stage_key` where there is no second."""
+    return _without_probe(config, canonical(config.method)).key
+
+
+def _without_probe(config: ExperimentConfig, method: MethodConfig) -> ExperimentConfig:
+    return config.model_copy(update={"probe": type(config.probe)(), "method": method})
+
+
+def first_stage_done(stages: Path, config: ExperimentConfig) -> bool:
+    """Whether a run has left word in `stages` that the first stage of `config` is trained: others may start beside it."""
+    return (stages / stage_key(config) / _DONE).exists()
+
+
+def remove_stages(stages: Path, config: ExperimentConfig, *, shared: bool) -> None:
+    """Remove the checkpoints of a run that has ended.
+
+    Args:
+        stages: Their folder.
+        config: Of the run.
+        shared: Whether other runs can go on from the first stage's, which then stays.
+    """
+    first, second = stage_key(config), second_key(config)
+    for key in {second} - {first} if shared else {second, first}:
+        shutil.rmtree(stages / key, ignore_errors=True)
 
 
 def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltMethod]:
     """Network and method, initialised from streams of `config.seed` that do not depend on each other.
 
     Raises:
-        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, or a cutout above the images' size.
+        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, a cutout above the images' size, or
+            a second stage that cannot work on these data.
     """
     projector = method_named(config.method.name).projector
-    feature_norm = parts_of(config.method).feature_norm
+    parts = parts_of(config.method)
+    if parts.second != "none":
+        SECONDS[parts.second].check(config, parts, data.class_counts)
     height, width = data.train.image_shape[1:]
     if config.train.cutout > min(height, width):
         raise ConfigError(f"train.cutout={config.train.cutout} is more than the images' {height} x {width} pixels")
@@ -92,7 +130,7 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
         image_shape=data.train.image_shape,
         projector=projector,
         projector_dim=config.model.projector_dim if projector else None,
-        feature_norm=feature_norm,
+        feature_norm=parts.feature_norm,
         mean=mean.tolist(),
         std=std.tolist(),
         seed=stream_seed(config.seed, "weights"),
@@ -118,8 +156,10 @@ def run(
     Args:
         config: What to run.
         data: Prepared images of `config.role`; None loads them.
-        on_epoch: Called on every rank after each epoch (0-based) with that epoch's metrics.
-        stages: Folder for checkpoints; training resumes from there. None keeps none.
+        on_epoch: Called on every rank after each epoch (0-based) with that epoch's metrics; a second stage's epochs follow on
+            the first's.
+        stages: Folder for checkpoints; training resumes from there, and a first stage that another run has finished is taken
+            over. None keeps none.
         device: Default the first GPU, else the CPU.
         rungs: Numbers of finished epochs after which the objectives themselves are measured on validation.
         root: Folder of local data sets.
@@ -168,6 +208,10 @@ def run(
         on_epoch=observer,
     )
     learner.eval()
+    learner, second = _second(config, data, learner, stages, on_epoch, rank, world)
+    learner.eval()
+    history = trained.history + second.history
+    seconds, images = trained.seconds + second.seconds, trained.images + second.images
     features = {
         "train": extract(learner, data.train, channels_last=config.train.channels_last),
         data.evaluation_name: extract(learner, data.evaluation, channels_last=config.train.channels_last),
@@ -193,18 +237,53 @@ def run(
         "versions": versions(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "training_seconds": round(trained.seconds, 3),
-        "images_per_second": round(trained.images / trained.seconds, 1) if trained.seconds else None,
+        "training_seconds": round(seconds, 3),
+        "images_per_second": round(images / seconds, 1) if seconds else None,
     }
-    result = ExperimentResult({}, trained.history, [], provenance, features, {}, learner.extractor, axes)
+    result = ExperimentResult({}, history, [], provenance, features, {}, learner.extractor, axes)
     if data.note:
         result.notes.append(data.note)
     if rank == 0:
         _measure(result, config, data, method, learner.head.bias)
         provenance["terminal_phase"] = result.metrics["train/accuracy_eval"] >= TERMINAL_ACCURACY
-    result.metrics.update({name: value for name, value in trained.history[-1].items() if name.startswith("train/")})
+    for rows, prefix in ((trained.history, "train/"), (second.history, "second/")):
+        if rows:
+            result.metrics.update({name: value for name, value in rows[-1].items() if name.startswith(prefix)})
     provenance["seconds"] = round(time.time() - started, 3)
     return result
+
+
+def _second(
+    config: ExperimentConfig,
+    data: PreparedData,
+    learner: Learner,
+    stages: Path | None,
+    on_epoch: OnEpoch | None,
+    rank: int,
+    world: int,
+) -> tuple[Learner, TrainResult]:
+    """The network after the second stage, and how that was trained; the same network where there is none."""
+    parts = parts_of(config.method)
+    if parts.second == "none":
+        return learner, TrainResult()
+    if stages is not None and rank == 0:
+        write_json(stages / stage_key(config) / _DONE, {"time": time.time()})
+
+    def observer(epoch: int, metrics: Mapping[str, float], learner: Learner) -> None:
+        assert isinstance(metrics, dict)
+        found = {name.replace("train/", "second/"): value for name, value in metrics.items()}
+        metrics.clear()
+        metrics.update(found, epoch=config.train.epochs + epoch, time=int(time.time() * 1000))
+        if on_epoch is not None:
+            on_epoch(metrics["epoch"], metrics)
+
+    def fresh(seed: int) -> tuple[Learner, Objective]:
+        other, method = build(config.model_copy(update={"seed": seed}), data)
+        return other, method.objective
+
+    checkpoint = stages / second_key(config) / "checkpoint.pt" if stages else None
+    first = FirstStage(learner, config, parts, data, rank, world, checkpoint, observer, fresh)
+    return SECONDS[parts.second].run(first)
 
 
 def _check_finite(features: Mapping[str, FeatureSet]) -> None:
@@ -252,6 +331,9 @@ def _measure(
     metrics = result.metrics
     metrics["train/accuracy_eval"] = float((train_set.logits.argmax(-1) == train_labels).double().mean())
     metrics.update(collapse_summary(train_set.after, train_labels, result.axes, tau, bias=bias))
+    if parts_of(config.method).second != "none":  # whose logits need not be linear in the features
+        agreed = nearest_mean_agreement(train_set.after, train_labels, train_set.logits.argmax(-1))
+        metrics["collapse/nc4"] = float(agreed)
 
     predictions = scored.logits.argmax(-1)
     classifier = classifier_scores(predictions, labels, data, config.data.boundary)

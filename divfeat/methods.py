@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from divfeat.config import Loss, MethodConfig, Sampling, TrainConfig
+from divfeat.config import Loss, MethodConfig, Sampling, Second, TrainConfig
 from divfeat.errors import ConfigError, unknown
 from divfeat.frames import simplex_etf
 from divfeat.losses import (
@@ -26,6 +26,7 @@ from divfeat.losses import (
     theorem_tau_minus,
 )
 from divfeat.models import CosineHead, FrameHead, Head, LinearHead
+from divfeat.second import SECONDS
 from divfeat.thresholds import MovingThresholds, ThresholdContext, family_named, resolve
 
 
@@ -48,6 +49,16 @@ class Parts:
     mixup: float | None = None
     cutmix: float | None = None
     sampling: Sampling | None = None
+    second: Second = "none"
+    second_epochs: int = 0
+    second_lr: float = 0.0
+    exponent: float = 0.0
+    prior_strength: float = 0.0
+    m2m_start: float = 0.0
+    m2m_beta: float = 0.0
+    m2m_gamma: float = 0.0
+    m2m_lambda: float = 0.0
+    centroid_loss: float = 0.0
 
     @property
     def on(self) -> frozenset[str]:
@@ -63,6 +74,14 @@ class Parts:
 OFF = Parts()
 #: Parts that replace a setting of `TrainConfig`.
 _OF_TRAINING = ("mixup", "cutmix", "sampling")
+#: Settings of the second stages, each read by some of them.
+_SECOND_SETTINGS = sorted({name for stage in SECONDS.values() for name in stage.settings})
+
+
+def with_second(parts: Parts, second: Second) -> Parts:
+    """`parts` followed by a second stage at its published settings, or by none."""
+    settings = {name: getattr(OFF, name) for name in _SECOND_SETTINGS}
+    return replace(parts, second=second, **settings | ({} if second == "none" else dict(SECONDS[second].settings)))
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,34 @@ METHODS: dict[str, Method] = {
     ),
     "ce_etf_la": Method("CE+ETF with logit adjustment: hinge_la without cones", frame=True, parts=_ADJUSTED),
     "hinge_la": Method("HingeCE with logit adjustment after the hinge", frame=True, hinge=True, parts=_ADJUSTED),
+    "crt": Method(
+        "CE, then a new classifier on frozen features, classes sampled alike (Kang et al. 2020, cRT)",
+        parts=with_second(OFF, "crt"),
+    ),
+    "lws": Method(
+        "CE, then one factor a class on its logits, learned on frozen features (Kang et al. 2020, LWS)",
+        parts=with_second(OFF, "lws"),
+    ),
+    "tau_norm": Method(
+        "CE, then w_k / ||w_k|| without bias (Kang et al. 2020, tau-normalised)",
+        parts=with_second(OFF, "tau_norm"),
+    ),
+    "ncm": Method(
+        "CE, then the nearest mean of centred features of length 1 (Kang et al. 2020, NCM)",
+        parts=with_second(OFF, "ncm"),
+    ),
+    "post_hoc_la": Method(
+        "CE, then v - log prior (Menon et al. 2021, post hoc)",
+        parts=with_second(OFF, "post_hoc"),
+    ),
+    "m2m": Method(
+        "CE, then a second network on images translated from major to minor classes (Kim et al. 2020, M2m)",
+        parts=with_second(OFF, "m2m"),
+    ),
+    "oltr": Method(
+        "CE, then features enriched from a memory of centroids (Liu et al. 2019, OLTR, without attention)",
+        parts=with_second(OFF, "oltr"),
+    ),
 }
 
 
@@ -163,7 +210,10 @@ def parts_of(config: MethodConfig) -> Parts:
     """
     method = method_named(config.name)
     given = {field.name: getattr(config, field.name) for field in fields(Parts)}
-    parts = replace(method.parts, **{name: value for name, value in given.items() if value is not None})
+    base = method.parts
+    if config.second is not None and config.second != base.second:
+        base = with_second(base, config.second)
+    parts = replace(base, **{name: value for name, value in given.items() if value is not None})
     _check_parts(config.name, method, parts, given)
     # Weights that are off start at no time: one spelling for one training.
     return parts if parts.class_balanced else replace(parts, deferred=0.0)
@@ -191,6 +241,7 @@ def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, An
             f"method.deferred={parts.deferred} says when class weights start, and {name!r} has none: set "
             "method.class_balanced too (LDAM-DRW: 0.9999)"
         )
+    _check_second(name, method, parts, given)
     if parts.loss != "dot_regression":
         return
     if not method.frame:
@@ -203,6 +254,28 @@ def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, An
             raise ConfigError(
                 f"method.{part}={value} acts on a softmax, and method.loss='dot_regression' has none: set method.{part}=0"
             )
+
+
+def _check_second(name: str, method: Method, parts: Parts, given: Mapping[str, Any]) -> None:
+    read = () if parts.second == "none" else SECONDS[parts.second].settings
+    for setting in _SECOND_SETTINGS:
+        if given[setting] is not None and setting not in read:
+            readers = " or ".join(repr(second) for second, stage in SECONDS.items() if setting in stage.settings)
+            raise ConfigError(
+                f"method.{setting}={given[setting]} is a setting of the second stage {readers}, and {name!r} has "
+                f"{parts.second!r}: set method.second too, or leave it out"
+            )
+    if parts.second != "none":
+        SECONDS[parts.second].check_parts(name, method.frame, parts)
+
+
+def first_stage(method: MethodConfig) -> MethodConfig:
+    """`method` without its second stage, by its plainest name: what trains alike in the first stage is equal here.
+
+    Raises:
+        ConfigError: unknown name, or parts that mean nothing together.
+    """
+    return canonical(method.model_copy(update=dict.fromkeys(_SECOND_SETTINGS) | {"second": "none"}))
 
 
 def canonical(method: MethodConfig) -> MethodConfig:
@@ -220,12 +293,18 @@ def canonical(method: MethodConfig) -> MethodConfig:
     no_cone = family_named(method.thresholds.family).coneless(method.thresholds.angles)
     structure = (projector, frame, hinge and not no_cone)
     parts = parts_of(method)
-    differing = {name: parts.other_than(known.parts) for name, known in METHODS.items() if known.structure == structure}
+    differing = {
+        name: parts.other_than(known.parts)
+        for name, known in METHODS.items()
+        if known.structure == structure and known.parts.second in ("none", parts.second)
+    }
     fitting = [name for name, values in differing.items() if None not in values.values()]
     name = min(fitting, key=lambda name: (len(parts.on ^ METHODS[name].parts.on), len(differing[name])))
     cones = {"thresholds": method.thresholds, "release": method.release} if hinge and not no_cone else {}
-    told = {part: value for part in _OF_TRAINING if (value := getattr(parts, part)) is not None}
-    return MethodConfig(name=name, **cones, **(differing[name] | told))
+    given = differing[name] | {part: value for part in _OF_TRAINING if (value := getattr(parts, part)) is not None}
+    if "second" in given:  # whose published settings would fill in what is not given
+        given |= {setting: getattr(parts, setting) for setting in SECONDS[parts.second].settings}
+    return MethodConfig(name=name, **cones, **given)
 
 
 @dataclass(frozen=True)

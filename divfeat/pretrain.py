@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from divfeat.config import TrainConfig, deciding
 from divfeat.data.augment import Augment
-from divfeat.data.batches import BatchStream
+from divfeat.data.batches import Batch, BatchStream
 from divfeat.data.mix import Mix, Targets
 from divfeat.errors import DataError, NonFiniteError
 from divfeat.losses.functional import at_least_float32
@@ -39,6 +39,8 @@ _DDP = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in _DDP else "broadcast_buffers": False}
 
 EpochCallback = Callable[[int, Mapping[str, float], "Learner"], None]
+#: (augmented uint8 images [B, C, H, W], their batch, epoch) to the images that are learned, uint8 or floats in [0, 1].
+Translate = Callable[[Tensor, Batch, int], Tensor]
 
 
 class Learner(nn.Module):
@@ -59,6 +61,10 @@ class Learner(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             outputs = self.head(Taps(*map(at_least_float32, taps)))
         return outputs.features, outputs.logits
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer takes: parameters that learn, where they do so slower with the `multiple` of the learning rate."""
+        return [{"params": [value for value in self.parameters() if value.requires_grad]}]
 
 
 @dataclass
@@ -102,6 +108,7 @@ def train(
     seed: int,
     tau_plus: Tensor,
     moving: MovingThresholds | None = None,
+    translation: Translate | None = None,
     data: str = "",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
@@ -117,6 +124,7 @@ def train(
         seed: Of the augmentation and of the mixing.
         tau_plus: [K] radians, for the share of samples inside their cone.
         moving: What moves the thresholds after each epoch but the last, or None.
+        translation: What replaces images of a batch, a pure function of (epoch, draws) and the networks; or None.
         data: Hash of the training images; a checkpoint of others is refused.
         checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
         checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 and at the end of
@@ -139,7 +147,7 @@ def train(
     if config.channels_last:
         learner.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
-        learner.parameters(),
+        learner.parameter_groups(),
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
@@ -178,10 +186,12 @@ def train(
         mark = time.monotonic()
         for batch in batches.epoch(epoch, start_step=state.step):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
+                group["lr"] = group.get("multiple", 1.0) * learning_rate(
                     config, epoch * batches.steps_per_epoch + state.step, batches.steps_per_epoch
                 )
             images, targets = mix(augment(batch.images, epoch, batch.draw), batch, epoch)
+            if translation is not None:
+                images = translation(images, batch, epoch)
             images = images.contiguous(memory_format=memory_format)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 features, logits = runner(images)

@@ -20,7 +20,7 @@ from divfeat.errors import ConfigError, DataError, NonFiniteError
 from divfeat.experiment import ExperimentResult, classifier_scores, run, stage_key, unseen_probe
 from divfeat.features import FeatureSet
 from divfeat.losses import RELEASES
-from divfeat.methods import METHODS
+from divfeat.methods import METHODS, OFF
 from divfeat.seeding import stream_seed
 from divfeat.settings import merge
 
@@ -93,7 +93,10 @@ SEARCH_METRICS = {
     "feature/norm",
 }
 HINGED = [name for name, method in METHODS.items() if method.hinge]
-EVERY_METHOD = [(name, "paper") for name in METHODS] + [(name, way) for name in HINGED for way in RELEASES[1:]]
+TWO_STAGES = [name for name, method in METHODS.items() if method.parts.second != "none"]
+EVERY_METHOD = [(name, "paper") for name in METHODS if name not in TWO_STAGES] + [
+    (name, way) for name in HINGED for way in RELEASES[1:]
+]
 
 
 @pytest.mark.parametrize(("name", "release"), EVERY_METHOD)
@@ -126,6 +129,25 @@ def test_what_a_method_replaces_in_train_is_as_if_train_had_it(name: str, train:
     assert stable(by_name.history) == stable(by_train.history) != stable(plain.history)
     assert by_name.metrics == by_train.metrics
     assert torch.equal(by_name.features["train"].after, by_train.features["train"].after)
+
+
+@pytest.mark.parametrize("name", TWO_STAGES)
+def test_every_method_in_two_stages_learns_a_long_tail(name: str) -> None:
+    tail = {"train_level": "fine", "train_size": None, "imbalance": 10, "n_max": 60, "boundary": 20}
+    shorter = {"second_epochs": 4} if "second_epochs" in METHODS[name].parts.other_than(OFF) else {}
+    result = run(config(data=tail, method={"name": name, **shorter}, train={"epochs": 6, "lr": 0.1}))
+    assert result.metrics.keys() >= SEARCH_METRICS
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert result.metrics["val/accuracy_balanced"] > 0.3  # of ten classes
+    trained = {"crt": 4, "lws": 4, "oltr": 4, "m2m": 6}.get(name, 0)
+    assert [row["epoch"] for row in result.history] == list(range(6 + trained))
+    assert ["train/loss" in row for row in result.history] == [True] * 6 + [False] * trained
+    assert ["second/loss" in row for row in result.history] == [False] * 6 + [True] * trained
+    assert ("second/loss" in result.metrics) is bool(trained)
+    found = result.features["train"]
+    means = torch.stack([found.after[found.fine == k].double().mean(0) for k in range(10)])
+    agreed = torch.cdist(found.after.double(), means).argmin(1) == found.logits.argmax(1)
+    assert result.metrics["collapse/nc4"] == pytest.approx(float(agreed.double().mean()))
 
 
 def test_a_long_tail_with_parts_combined() -> None:

@@ -148,6 +148,13 @@ def test_the_table_of_methods() -> None:
         "resampling": {"sampling": "balanced"},
         "ce_etf_la": {"logit_adjustment": 1.0},
         "hinge_la": {"logit_adjustment": 1.0},
+        "crt": {"second": "crt", "second_epochs": 10, "second_lr": 0.2},
+        "lws": {"second": "lws", "second_epochs": 5, "second_lr": 0.2},
+        "tau_norm": {"second": "tau_norm", "exponent": 1.0},
+        "ncm": {"second": "ncm"},
+        "post_hoc_la": {"second": "post_hoc", "prior_strength": 1.0},
+        "m2m": {"second": "m2m", "m2m_start": 0.8, "m2m_beta": 0.999, "m2m_gamma": 0.9, "m2m_lambda": 0.5},
+        "oltr": {"second": "oltr", "second_epochs": 60, "second_lr": 0.1, "centroid_loss": 0.01},
     }
 
 

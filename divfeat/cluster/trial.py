@@ -7,7 +7,6 @@ Tune retries only what infrastructure broke.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from divfeat import record
 from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError
-from divfeat.experiment import run, stage_key
+from divfeat.experiment import remove_stages, run
 from divfeat.files import append_line, read_json
 
 Report = Callable[[dict[str, Any]], None]
@@ -41,6 +40,7 @@ class TrialSpec:
         stages: Where checkpoints go.
         rungs: Finished epochs at which the objectives are measured.
         keep: Whether weights and features stay on disk.
+        shared: Whether other runs of the study can go on from the first stage's checkpoint, which then outlives this one.
         workers: Processes the training spans.
         cpus: Cores of each.
         gpus: GPUs of each.
@@ -52,6 +52,7 @@ class TrialSpec:
     stages: str
     rungs: tuple[int, ...] = ()
     keep: bool = False
+    shared: bool = False
     workers: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
@@ -100,7 +101,7 @@ def run_spec(
         if rank == 0 or kind == "nan":
             text = str(error) if isinstance(error, DivfeatError) else traceback.format_exc(limit=-6)
             _write(folder, spec.key, record.ended("failed", config, text, kind, history))
-            shutil.rmtree(stages / stage_key(config), ignore_errors=True)
+            remove_stages(stages, config, shared=spec.shared)
         if every_epochs is not None:
             raise  # other ranks wait in a collective; the record says it was the trial's own fault
     else:
@@ -108,7 +109,7 @@ def run_spec(
             record.save_arrays(folder, result, weights=spec.keep, features=spec.keep and config.role == "confirm")
             result.provenance["versions"] = dict(result.provenance["versions"])
             _write(folder, spec.key, record.completed(config, result))
-            shutil.rmtree(stages / stage_key(config), ignore_errors=True)
+            remove_stages(stages, config, shared=spec.shared)
     relay.flush(done=every_epochs is None)
 
 

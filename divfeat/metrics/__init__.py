@@ -16,7 +16,7 @@ from divfeat.metrics.accuracy import (
 )
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import Calibration, CalibrationAccumulator, expected_calibration_error
-from divfeat.metrics.collapse import NC4Accumulator, NC4Result, cdnv, nc2, nc3, nc4
+from divfeat.metrics.collapse import NC4Accumulator, NC4Result, cdnv, nc2, nc3, nc4, nearest_mean_agreement
 from divfeat.metrics.cones import (
     FIXED_DEGREES,
     ConeAccumulator,
@@ -70,5 +70,6 @@ __all__ = [
     "nc2",
     "nc3",
     "nc4",
+    "nearest_mean_agreement",
     "numerical_rank",
 ]

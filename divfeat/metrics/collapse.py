@@ -90,6 +90,24 @@ class NC4Accumulator:
         return NC4Result(agreed / seen if finite else seen * math.nan, int(seen), self.statistics.absent)
 
 
+@torch.no_grad()
+def nearest_mean_agreement(features: Tensor, labels: Tensor, predictions: Tensor) -> Tensor:
+    """NC4 of any classifier: the share of samples that it gives the class whose mean is nearest.
+
+    Args:
+        features: [N, D].
+        labels: int64 [N], whose means are taken.
+        predictions: int64 [N] of the classifier.
+
+    Returns:
+        float64 scalar in [0, 1].
+    """
+    means = class_statistics(features, labels).means
+    # An absent class has no mean: as in `NC4Accumulator`, nothing is nearest to it.
+    distance = torch.cdist(exact(features), means).nan_to_num(nan=math.inf)
+    return (distance.argmin(dim=1) == predictions).double().mean()
+
+
 def nc2(features: Tensor, labels: Tensor | None = None, num_classes: int | None = None) -> Tensor:
     """NC2, distance of the class means from a simplex (Zhu et al. 2021): ||MM^T/||MM^T||_F - (I-11^T/K)/sqrt(K-1)||_F.
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from divfeat.methods import method_named
-from divfeat.metrics.groups import FEW_BELOW, MANY_ABOVE
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.document import Block, Heading, Paragraph, Table
 from divfeat.report.findings import Plots, figures_of
@@ -17,6 +16,7 @@ from divfeat.report.groups import BALANCED, PARTITIONS, REFERENCE, GroupResults,
 from divfeat.report.summary import WINNER, StudySummary
 from divfeat.report.words import interval, signed
 from divfeat.statistics import Comparison
+from divfeat.thresholds.counts import FEW, MANY
 
 
 def thresholds_answer(summary: StudySummary) -> list[str]:
@@ -97,8 +97,8 @@ def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             for name, scores in found.scores.items()
         ],
         f"The classifier on test, percent: mean over the classes of a group; mean and standard deviation over seeds. Classes: "
-        f"{told}. Minor: at most {summary.config.data.boundary} training images; many: above {MANY_ABOVE}; few: below "
-        f"{FEW_BELOW}.",
+        f"{told}. Minor: at most {summary.config.data.boundary} training images; many: above {MANY}; few: below "
+        f"{FEW}.",
     )
     names = [name for name in found.scores if name != WINNER]
     yield Table(

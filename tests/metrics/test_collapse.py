@@ -15,6 +15,7 @@ from divfeat.metrics import (
     nc2,
     nc3,
     nc4,
+    nearest_mean_agreement,
 )
 from tests.metrics.samples import DTYPES, close, cluster_sets, clustered, normal, rotation, simplex, split
 
@@ -86,6 +87,19 @@ def test_nearest_mean_rule_is_scikit_learns():
     centroid = NearestCentroid().fit(features.numpy(), labels.numpy()).predict(features.numpy())
     linear = (features @ weight).argmax(dim=1).numpy()
     close(nc4(features, labels, weight), float((centroid == linear).mean()))
+
+
+def test_agreement_with_the_nearest_mean_against_a_loop():
+    source = torch.Generator().manual_seed(5)
+    labels = torch.tensor([0, 0, 1, 1, 1, 3, 3, 4]).repeat(5)  # class 2 is absent
+    features = torch.randn(40, 3, generator=source) + labels.unsqueeze(1)
+    predictions = torch.randint(5, (40,), generator=source)
+    agreed = 0
+    for u, guess in zip(features.double(), predictions.tolist(), strict=True):
+        distances = {k: float((u - features[labels == k].double().mean(0)).norm()) for k in (0, 1, 3, 4)}
+        agreed += min(distances, key=distances.get) == guess
+    assert 0 < agreed < 40
+    close(nearest_mean_agreement(features, labels, predictions), agreed / 40)
 
 
 def test_nc4_of_the_nearest_mean_rule_itself_is_one():
