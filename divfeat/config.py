@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serial
 from pydantic.fields import FieldInfo
 
 from divfeat.errors import ConfigError, unknown
+from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
 
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
@@ -27,16 +28,8 @@ Policy = Literal["none", "flip", "crop_flip", "autoaugment", "randaugment"]
 
 #: Samplers that keep no state besides the trials, so that they can take over those of a plainer family.
 REFINING = ("tpe", "gp", "random")
-
-#: name -> (metric on validation, metric on test, what it is). All are better when higher.
-OBJECTIVES: dict[str, tuple[str, str, str]] = {
-    "fine_probe": ("probe/fine_top1", "test/fine_top1", "linear probe on fine labels, after the projector"),
-    "accuracy": ("val/accuracy", "test/accuracy", "accuracy of the classifier on its own labels"),
-    "balanced": ("val/accuracy_balanced", "test/accuracy_balanced", "mean of the classes' accuracies"),
-    "minor": ("val/accuracy_minor", "test/accuracy_minor", "mean accuracy of the minor classes"),
-}
-
-
+#: Samplers that propose away from what misses a constraint; `qmc` and `random` follow no trial, `cmaes` would be misled.
+MODELS_CONSTRAINTS = ("tpe", "gp", "nsga2")
 #: Arguments of `build_extractor` that other settings decide -> what a user should set instead.
 _NOT_OPTIONS: dict[str, str] = {
     "backbone": "set model.backbone",
@@ -296,6 +289,75 @@ class AshaConfig(_Frozen):
     reduction: int = Field(3, ge=2)
 
 
+class ConstraintConfig(_Frozen):
+    """A bound that a trial's validation metric keeps; shares in percent or points, geometry as it is."""
+
+    metric: str = Field(description="name of an objective")
+    at_least: float | None = None
+    at_most: float | None = None
+    than: str | None = Field(None, description="ce_etf: its mean on the selection seeds is added to the bound")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> ConstraintConfig:
+        if self.metric not in OBJECTIVES:
+            raise ConfigError(unknown("metric of a constraint", self.metric, OBJECTIVES))
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"constraint on {self.metric!r}: give exactly one of at_least and at_most")
+        if self.than not in (None, "ce_etf"):
+            raise ValueError(
+                f"than={self.than!r}: only ce_etf is measured before the search; give ce_etf, or leave it out"
+            )
+        share = self.than is None and OBJECTIVES[self.metric].unit == "share"
+        if share and (0 < self.bound < 1 or not 0 <= self.bound <= 100):
+            raise ValueError(
+                f"constraint on {self.metric!r}: {self.bound:g} would be {self.bound:g} %; bounds of a share are percent, "
+                "from 1 to 100, or 0"
+            )
+        return self
+
+    @property
+    def bound(self) -> float:
+        """In percent, points or as it is; added to CE+ETF's mean where there is a `than`."""
+        found = self.at_most if self.at_least is None else self.at_least
+        assert found is not None
+        return found
+
+    @property
+    def name(self) -> str:
+        """`major >= ce_etf - 1`, `log_norm <= 5`: what reports and Optuna call it."""
+        relation = "<=" if self.at_least is None else ">="
+        if self.than is None:
+            return f"{self.metric} {relation} {self.bound:g}"
+        return f"{self.metric} {relation} {self.than} {'-' if self.bound < 0 else '+'} {abs(self.bound):g}"
+
+
+class StopConfig(_Frozen):
+    """A reason to end a training of the search early; values as recorded, so shares lie in [0, 1]."""
+
+    metric: str = Field(description="of an epoch, e.g. train/feature_norm or followed/collapse/nc1")
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> StopConfig:
+        if self.metric not in EPOCH_METRICS:
+            raise ConfigError(unknown("metric of an epoch", self.metric, EPOCH_METRICS))
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"stop on {self.metric!r}: give exactly one of above and below")
+        return self
+
+    def reached(self, metrics: Mapping[str, float]) -> str | None:
+        """Why an epoch with these metrics is a training's last, or None where it is not."""
+        value = metrics.get(self.metric)
+        if value is None:
+            return None
+        if self.above is not None and value > self.above:
+            return f"{self.metric} = {value:.4g} above {self.above:g}"
+        if self.below is not None and value < self.below:
+            return f"{self.metric} = {value:.4g} below {self.below:g}"
+        return None
+
+
 class SearchConfig(_Frozen):
     """What is searched, and how."""
 
@@ -309,6 +371,8 @@ class SearchConfig(_Frozen):
     low: float = 0.0
     high: float = Field(17 / 36 * math.pi, description="radians")
     asha: AshaConfig | None = None
+    constraints: tuple[ConstraintConfig, ...] = Field((), description="bounds that the winner keeps on validation")
+    stop: tuple[StopConfig, ...] = Field((), description="reasons to end a training of the search early")
 
     @field_validator("family")
     @classmethod
@@ -334,7 +398,22 @@ class SearchConfig(_Frozen):
             raise ValueError("asha compares trials by one number; it cannot stop trials of two objectives. Drop one")
         if self.sampler == "cmaes" and len(self.objectives) > 1:
             raise ValueError("sampler 'cmaes' handles one objective; use nsga2, tpe, gp, qmc or random for two")
+        self._check_constraints()
         return self
+
+    def _check_constraints(self) -> None:
+        for field, given in (("constraints", self.constraints), ("stop", self.stop)):
+            if len(set(given)) != len(given):
+                raise ValueError(f"{field}: give none twice")
+        if self.constraints and self.asha:
+            raise ValueError(
+                "asha compares trials by the objective alone, and would stop those that keep the constraints for others that "
+                "do not. Drop one"
+            )
+        if self.constraints and self.sampler == "cmaes":
+            raise ValueError(
+                "sampler 'cmaes' ignores constraints; use tpe, gp or nsga2 (qmc and random follow no trial)"
+            )
 
     def _check_stages(self) -> None:
         from divfeat.thresholds import family_named
@@ -447,7 +526,7 @@ _NEVER = ("download", "expected_split")
 _LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
-    "search": (SearchConfig, ("refine",)),
+    "search": (SearchConfig, ("refine", "constraints", "stop")),
     "protocol": (ProtocolConfig, ("published_ce",)),
 }
 
@@ -512,6 +591,8 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> dict[str, FieldIn
     """Fields of the nested model at `location`, by name."""
     current: Any = model
     for part in location:
+        if part.isdigit():  # a place in a list of the models found already
+            continue
         fields = getattr(current, "model_fields", {})
         if part not in fields:
             return {}

@@ -33,6 +33,7 @@ from divfeat.metrics.collapse import nearest_mean_agreement
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.summary import collapse_summary
 from divfeat.models import FeatureExtractor, build_extractor
+from divfeat.objectives import OBJECTIVES
 from divfeat.pretrain import Learner, TrainResult, train
 from divfeat.probe import ProbeResult, linear_probe
 from divfeat.provenance import commit, device_name, versions
@@ -552,4 +553,11 @@ class _Observer:
         )
         self.warm = found if config.probe.solver == "lbfgs" else None
         assert found.val is not None
-        return {f"val/{name}": value for name, value in scores.items()} | {"probe/fine_top1": found.val.top1}
+        tau = self.method.tau_plus.to(fitted.after.device)
+        own = fitted.labels(config.data.train_level)
+        geometry = collapse_summary(fitted.after, own, learner.head.axes.detach(), tau)
+        return {
+            **{f"val/{name}": value for name, value in scores.items()},
+            "probe/fine_top1": found.val.top1,
+            **{one.validation: geometry[one.validation] for one in OBJECTIVES.values() if one.geometry},
+        }

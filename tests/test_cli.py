@@ -195,6 +195,11 @@ BAD = {
         [*LONG_TAIL, "--set", "data.imbalance=1"],
         ["'major_minor'", "every class has 110 training images", "'global'"],
     ),
+    "no few classes": (["--set", "search.objectives=[accuracy, few]"], ["objective 'few'", "group 'few'", "minor"]),
+    "a bound on a group": (
+        ["--set", "search.constraints=[{metric: major, at_least: -1, than: ce_etf}]"],
+        ["constraint 'major >= ce_etf - 1' needs minor and major classes", "data.boundary=50"],
+    ),
     "missing data": (["--set", "data.source=folder:nowhere/at/all"], ["nowhere/at/all"]),
     "source": (["--set", "data.source=digitz"], ["digitz", "folder:"]),
     "validation": (["--set", "data.val_per_class=5000"], ["142 images", "5000", "hold out fewer"]),

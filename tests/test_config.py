@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from divfeat import config as module
 from divfeat.config import (
-    OBJECTIVES,
     AshaConfig,
     ExecutionConfig,
     ExperimentConfig,
@@ -22,12 +21,15 @@ from divfeat.config import (
     ModelConfig,
     ProbeConfig,
     SearchConfig,
+    StopConfig,
     StudyConfig,
     ThresholdSpec,
     build,
+    deciding,
     digest,
 )
 from divfeat.errors import ConfigError, unknown
+from divfeat.objectives import OBJECTIVES
 from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
 
 STUDY: dict[str, Any] = {
@@ -64,6 +66,10 @@ def refusal(*assignments: str) -> str:
         (
             "search.asha.first_rnug=3",
             "unknown setting 'search.asha.first_rnug'. Did you mean 'search.asha.first_rung'?",
+        ),
+        (
+            "search.constraints=[{metrc: major, at_least: 1}]",
+            "unknown setting 'search.constraints.0.metrc'. Did you mean 'search.constraints.0.metric'?",
         ),
         ("execution.trails=3", "unknown setting 'execution.trails'. Did you mean 'execution.trials'?"),
         ("zzz=3", "unknown setting 'zzz'. Known: preset, data"),
@@ -152,6 +158,30 @@ def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> Non
         (["search.high=65"], "65 degrees would be 1.1345"),
         (["search.objectives=[accuracy, balanced]", "search.asha={}"], "asha compares trials by one number"),
         (["search.objectives=[accuracy, balanced]", "search.sampler=cmaes"], "'cmaes' handles one objective"),
+        (
+            ["search.constraints=[{metric: majr, at_least: 70}]"],
+            "unknown metric of a constraint 'majr'. Did you mean 'major'?",
+        ),
+        (["search.constraints=[{metric: major}]"], "'major': give exactly one of at_least and at_most"),
+        (["search.constraints=[{metric: major, at_least: 1, at_most: 2}]"], "give exactly one of at_least and at_most"),
+        (["search.constraints=[{metric: major, at_least: -1, than: ce}]"], "than='ce': only ce_etf is measured before"),
+        (["search.constraints=[{metric: major, at_least: 0.7}]"], "0.7 would be 0.7 %; bounds of a share are percent"),
+        (["search.constraints=[{metric: major, at_least: -1}]"], "-1 would be -1 %"),
+        (
+            ["search.constraints=[{metric: nc1, at_most: 1}, {metric: nc1, at_most: 1.0}]"],
+            "constraints: give none twice",
+        ),
+        (
+            ["search.constraints=[{metric: nc1, at_most: 1}]", "search.asha={}"],
+            "asha compares trials by the objective alone",
+        ),
+        (
+            ["search.constraints=[{metric: nc1, at_most: 1}]", "search.sampler=cmaes"],
+            "'cmaes' ignores constraints; use tpe",
+        ),
+        (["search.stop=[{metric: train/norm, above: 1}]"], "unknown metric of an epoch 'train/norm'"),
+        (["search.stop=[{metric: train/loss}]"], "stop on 'train/loss': give exactly one of above and below"),
+        (["search.stop=[{metric: train/loss, above: 1, below: 0}]"], "give exactly one of above and below"),
         (["search.asha={first_rung: 20}", "train.epochs=20"], "first_rung=20 must be below train.epochs=20"),
         (["protocol.published_ce=70", "protocol.baselines=[ce_etf]"], "published_ce=70 is compared with CE's accuracy"),
         (["protocol.grid_points=7"], "protocol.grid_points=7: the as-good rule needs at least 8, or 0"),
@@ -437,6 +467,8 @@ OTHER: dict[str, Any] = {
     "search.objectives": ["accuracy"],
     "search.sampler": "random",
     "search.asha": {"first_rung": 2},
+    "search.constraints": [{"metric": "accuracy", "at_least": -1.0, "than": "ce_etf"}],
+    "search.stop": [{"metric": "train/feature_norm", "above": 1e4}],
     "protocol.baselines": ["ce"],
     "protocol.learning_rates": [0.1],
     "protocol.weight_decays": [0.1],
@@ -618,6 +650,37 @@ def test_the_asha_settings_are_part_of_the_identity() -> None:
     assert AshaConfig().first_rung == 4
 
 
+def test_constraints_and_stop_reasons_are_given_on_the_command_line() -> None:
+    assigned = parse_assignments(
+        [
+            "search.constraints=[{metric: major, at_least: -1.0, than: ce_etf}, {metric: log_norm, at_most: 5}]",
+            "search.stop=[{metric: train/feature_norm, above: 1e4}]",
+        ]
+    )
+    made = make_configs("digits-lt", overrides=assigned)[0]
+    assert [one.name for one in made.search.constraints] == ["major >= ce_etf - 1", "log_norm <= 5"]
+    assert made.search.stop[0].above == 1e4
+    assert build(StudyConfig, made.to_dict()) == made
+    assert digest(deciding(made.to_dict())) != digest(deciding(make_configs("digits-lt")[0].to_dict()))
+
+
+def test_a_stop_reason_names_what_was_measured() -> None:
+    above, below = StopConfig(metric="train/loss", above=2.0), StopConfig(metric="followed/collapse/nc1", below=0.1)
+    assert above.reached({"train/loss": 2.5}) == "train/loss = 2.5 above 2"
+    assert below.reached({"followed/collapse/nc1": 0.05}) == "followed/collapse/nc1 = 0.05 below 0.1"
+    for metrics in ({"train/loss": 2.0}, {"train/loss": math.nan}, {"followed/collapse/nc1": 0.01}, {}):
+        assert above.reached(metrics) is None
+    assert below.reached({"followed/collapse/nc1": 0.1}) is None
+
+
+def test_every_score_is_a_share_to_be_maximised() -> None:
+    for name, measure in OBJECTIVES.items():
+        assert measure.geometry or (measure.unit, measure.direction) == ("share", "maximize"), name
+        assert measure.scale == (100 if measure.unit == "share" else 1)
+        assert measure.sign == (1 if measure.direction == "maximize" else -1)
+    assert [name for name, measure in OBJECTIVES.items() if measure.sign < 0] == ["log_norm"]
+
+
 def test_identity_ignores_how_a_study_is_run() -> None:
     plain, _, _ = make_configs("digits")
     for assignment in ("execution.trials=99", "execution.name=mine", "execution.workers_per_trial=2"):
@@ -680,7 +743,8 @@ def test_releases_and_objectives_agree_with_the_rest() -> None:
     assert get_args(module.Release) == RELEASES
     assert set(SearchConfig().releases) == set(RELEASES)
     assert all(
-        val.split("/")[0] in ("probe", "val") and test.startswith("test/") for val, test, _ in OBJECTIVES.values()
+        one.geometry or (one.validation.split("/")[0] in ("probe", "val") and one.test.startswith("test/"))
+        for one in OBJECTIVES.values()
     )
 
 

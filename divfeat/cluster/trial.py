@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from divfeat import record
-from divfeat.config import ExperimentConfig
+from divfeat.config import ExperimentConfig, StopConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError
 from divfeat.experiment import remove_stages, run
@@ -39,6 +39,7 @@ class TrialSpec:
         folder: Where record, events and files go, on storage that driver and workers share.
         stages: Where checkpoints go.
         rungs: Finished epochs at which the objectives are measured.
+        stop: Reasons to end the training early, `StopConfig` as mappings.
         keep: Whether weights and features stay on disk.
         shared: Whether other runs of the study can go on from the first stage's checkpoint, which then outlives this one.
         workers: Processes the training spans.
@@ -51,6 +52,7 @@ class TrialSpec:
     folder: str
     stages: str
     rungs: tuple[int, ...] = ()
+    stop: tuple[dict[str, Any], ...] = ()
     keep: bool = False
     shared: bool = False
     workers: int = 1
@@ -65,7 +67,7 @@ class TrialSpec:
     def from_json(cls, text: str) -> TrialSpec:
         """The inverse of `to_json`."""
         fields = json.loads(text)
-        return cls(**(fields | {"rungs": tuple(fields["rungs"])}))
+        return cls(**(fields | {name: tuple(fields[name]) for name in ("rungs", "stop")}))
 
 
 def run_spec(
@@ -93,6 +95,12 @@ def run_spec(
     relay = _Relay(spec, report, rank, every_epochs)
     try:
         result = run(config, data, relay, stages=stages, rungs=spec.rungs)
+    except _StoppedError as reason:
+        # Here and not by word of the driver, which comes late: the same training ends at the same epoch everywhere.
+        _write(folder, spec.key, record.ended("pruned", config, str(reason), "stop", record.events(folder)))
+        remove_stages(stages, config, shared=spec.shared)
+        if every_epochs is not None:
+            raise  # other ranks wait in a collective
     except BaseException as error:
         kind = fault_of(error)
         if kind is None:
@@ -137,12 +145,17 @@ def _write(folder: Path, key: str, content: dict[str, Any]) -> None:
         record.write(folder, key, content)
 
 
+class _StoppedError(Exception):
+    """A reason of `search.stop` was met; the message says which and when."""
+
+
 class _Relay:
-    """Passes epochs on: to the event log at once, to the driver now and then."""
+    """Passes epochs on: to the event log at once, to the driver now and then; ends a training that meets a stop reason."""
 
     def __init__(self, spec: TrialSpec, report: Report, rank: int, every_epochs: int | None) -> None:
         self.spec, self.report, self.rank, self.every_epochs = spec, report, rank, every_epochs
         self.log = Path(spec.folder) / "events.jsonl"
+        self.stop = [StopConfig.model_validate(settings) for settings in spec.stop]
         self.waiting: list[dict[str, Any]] = []
         self.last = time.monotonic()
 
@@ -152,6 +165,9 @@ class _Relay:
             append_line(self.log, event)
         self.waiting.append(event)
         finished = epoch + 1
+        for one in self.stop if self.rank == 0 else []:  # rank 0 alone has every metric
+            if (reason := one.reached(event)) is not None:
+                raise _StoppedError(f"stopped after {finished} epochs: {reason}")
         if self.every_epochs is not None:
             due = finished % self.every_epochs == 0 or finished in self.spec.rungs
         else:

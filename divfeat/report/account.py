@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from divfeat.objectives import OBJECTIVES
+from divfeat.report import tradeoffs
 from divfeat.report.arrays import mean_of
 from divfeat.report.commands import extractor_lines, mlflow_command, mlflow_server, optuna_command, study_command
 from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table
 from divfeat.report.findings import Plots, figures_of
 from divfeat.report.summary import StudySummary, Trial
+from divfeat.report.words import value_cell
 from divfeat.search.jobs import name_of
 from divfeat.statistics import listed
 from divfeat.thresholds import Number, Offset, family_named
@@ -46,13 +49,20 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         ]
         text += f"; refined from plain to rich families, {listed(stages)}, each knowing what those before it measured"
     yield Paragraph(text + ("; trials that lag behind are pruned." if search.asha else "."))
-    yield from figures_of(plots, "search")
+    yield from tradeoffs.constraints(summary)
+    yield from figures_of(plots, "search", "front")
+    yield from tradeoffs.front(summary)
     if by_status["failed"]:
         yield Table(
             ["trial", "method", "cause"],
             [[trial.number, trial.name, trial.error] for trial in by_status["failed"]],
             "Failed trials.",
         )
+    if search.stop:
+        stopped: list[list[Cell]] = [
+            [trial.number, trial.name, trial.error] for trial in by_status["pruned"] if trial.stopped
+        ]
+        yield Table(["trial", "method", "reason"], stopped, f"Trials ended by search.stop: {len(stopped)}.")
     if summary.selected:
         yield Heading("Candidates and selection", 3)
         yield Table(*_selection(summary))
@@ -60,14 +70,21 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     shown = summary.trials
     caption = "As proposed; a pruned trial shows the last value measured."
     if len(shown) > _MOST_PROPOSALS:
-        best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else trial.values[0])
+        sign = summary.measure.sign
+        best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else sign * trial.values[0])
         shown = tuple(sorted(best[-_MOST_PROPOSALS:], key=lambda trial: trial.number))
         caption += f" The {len(shown)} best of {len(summary.trials)}; the others are in the folder proposals/."
     yield Table(
-        ["trial", "method", "status", *(f"{name} (%)" for name in search.objectives)],
-        [[trial.number, _proposed(summary, trial), trial.status, *trial.values] for trial in shown],
+        ["trial", "method", "status", *(f"{name}{OBJECTIVES[name].suffix}" for name in search.objectives)],
+        [[trial.number, _proposed(summary, trial), trial.outcome, *_shown(summary, trial)] for trial in shown],
         caption,
     )
+
+
+def _shown(summary: StudySummary, trial: Trial) -> list[Cell]:
+    """Its values in the objectives' units."""
+    names = summary.config.search.objectives
+    return [value_cell(OBJECTIVES[name], value) for name, value in zip(names, trial.values, strict=True)]
 
 
 def _ranges(summary: StudySummary) -> str:
@@ -100,18 +117,22 @@ def _selection(summary: StudySummary) -> tuple[list[str], list[list[Cell]], str]
     count = len(summary.selected) - len(summary.baselines_on_validation)
     rows: list[list[Cell]] = []
     for place, runs in enumerate(summary.selected):
-        values = runs.points(summary.metric)
+        values = runs.shown(summary.measure)
         candidate = summary.winner["candidates"][place] if summary.winner and place < count else None
         kind = "baseline" if candidate is None else "candidate"
         if candidate is not None and summary.winner and candidate["key"] == summary.winner["winner"]["key"]:
             kind = "winner"
-        searched = 100 * candidate["search_values"][0] if candidate else None
-        rows.append([runs.name, kind, searched, *values.tolist(), mean_of(values)])
+        measure = summary.measure
+        searched = value_cell(measure, measure.scale * candidate["search_values"][0]) if candidate else None
+        found = (value_cell(summary.measure, value) for value in (*values.tolist(), mean_of(values)))
+        rows.append([runs.name, kind, searched, *found])
     seeds = summary.selected[0].seeds
     caption = (
-        f"Validation {summary.score_name}, percent. The best candidates of the search on further seeds; the best mean wins and "
-        "is frozen. Baselines run on the same seeds and take no part in the choice."
+        f"Validation {summary.score_name}{', percent' * (summary.measure.unit == 'share')}. The best candidates of the search on "
+        "further seeds; the best mean wins and is frozen. Baselines run on the same seeds and take no part in the choice."
     )
+    if summary.bounds:
+        caption += " Candidates that keep the constraints in their means go before others."
     if len(summary.config.search.objectives) > 1:
         caption += " Two objectives: the winner is the point of the Pareto front closest to the best of both, each scaled to it."
     return ["method", "", "search", *(f"seed {seed}" for seed in seeds), "mean"], rows, caption

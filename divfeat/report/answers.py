@@ -9,17 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from divfeat.objectives import OBJECTIVES
 from divfeat.report.arrays import Floats
 from divfeat.report.summary import Runs
 from divfeat.search.ledger import Ledger
 
-#: Objective -> the array of `correct.npz` behind its score, and the labels whose classes it is about.
-_ARRAYS = {
-    "fine_probe": ("fine_probe", "fine"),
-    "accuracy": ("accuracy", "label"),
-    "balanced": ("accuracy", "label"),
-    "minor": ("accuracy", "label"),
-}
+#: Objectives that are means over classes, all or those of a group, so that every class weighs alike.
+_BY_CLASS = ("balanced", "minor", "major", "many", "medium", "few")
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,14 @@ class Answers:
 
 
 def read_answers(ledger: Ledger, runs: Runs, objective: str) -> Answers | None:
-    """What the runs answered, image by image; None where no seed has it, or seeds saw different images."""
-    array, level = _ARRAYS[objective]
+    """What the runs answered, image by image; None where no seed has it, or seeds saw different images.
+
+    Geometry has no answers: None.
+    """
+    if OBJECTIVES[objective].geometry:
+        return None
+    # The array of `correct.npz` behind the score, and the labels whose classes it is about.
+    array, level = ("fine_probe", "fine") if objective == "fine_probe" else ("accuracy", "label")
     rows: list[Floats | None] = []
     labels: NDArray[np.int64] | None = None
     for key, record in zip(runs.keys, runs.records, strict=True):
@@ -69,7 +71,7 @@ def read_answers(ledger: Ledger, runs: Runs, objective: str) -> Answers | None:
     return Answers(np.stack([gap if row is None else row for row in rows]), labels)
 
 
-def image_weights(objective: str, labels: NDArray[np.int64], minor: Collection[int]) -> Floats:
+def image_weights(objective: str, labels: NDArray[np.int64], counted_classes: Collection[int]) -> Floats:
     """[N] weights, mean 1, under which the mean answer is the objective's score.
 
     A mean over K classes gives an image of class y the weight N / (K n_y), so that every class weighs alike.
@@ -77,13 +79,11 @@ def image_weights(objective: str, labels: NDArray[np.int64], minor: Collection[i
     Args:
         objective: Name of the objective.
         labels: [N] as `Answers` has them.
-        minor: The minor classes, which alone count for the objective `minor`.
+        counted_classes: Those of the group that the objective is about, which alone count; for `balanced` all.
     """
-    if objective not in ("balanced", "minor"):
+    if objective not in _BY_CLASS:
         return np.ones(len(labels))
     size = np.bincount(labels)
-    counted = size > 0
-    if objective == "minor":
-        counted &= np.isin(np.arange(len(size)), list(minor))
+    counted = (size > 0) & np.isin(np.arange(len(size)), list(counted_classes))
     weights = np.divide(len(labels), counted.sum() * size, out=np.zeros(len(size)), where=counted)
     return weights[labels]

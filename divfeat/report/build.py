@@ -63,11 +63,19 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The study's own metrics for MLflow in points: mean scores where no seed is missing, differences with a verdict."""
+        """The study's own metrics for MLflow: mean scores where no seed is missing, differences with a verdict, in points.
+
+        Geometry as it is; of two objectives the hypervolume of the front, of constraints how many trials missed them.
+        """
         found: dict[str, float] = {
             "study/trials": len(self.summary.trials),
             "study/test_reads": self.summary.test_reads,
         }
+        if self.summary.front is not None:
+            found["study/hypervolume"] = self.summary.front.hypervolume
+        if self.summary.bounds:
+            done = [trial for trial in self.summary.trials if trial.status == "completed"]
+            found["study/infeasible"] = sum(not trial.feasible for trial in done)
         for objective in self.summary.objectives:
             for name, scores in objective.scores.items():
                 found[f"confirm/{objective.name}/{name}"] = float(scores.mean())
@@ -92,7 +100,13 @@ class Report:
         if not summary.objectives:
             say(self.sentence)
         answer = group_words.thresholds_answer(summary)
-        for line in (*answer, *_threshold_lines(summary), terminal_text(summary), *summary.missing):
+        for line in (
+            *answer,
+            *_threshold_lines(summary),
+            *_bound_lines(summary),
+            terminal_text(summary),
+            *summary.missing,
+        ):
             say(line)
         say()
         say(f"report  {self.html}\n        {self.markdown}")
@@ -145,13 +159,16 @@ def document(summary: StudySummary, plots: Plots) -> Document:
 
 
 def _table(summary: StudySummary, objective: Objective) -> Table:
-    table = Table(title=f"{SCORE_NAMES[objective.name]} on test, points", title_justify="left", title_style="")
+    where = "on the training images" if objective.measure.geometry else "on test"
+    title = f"{SCORE_NAMES[objective.name]} {where}{', points' * (objective.measure.unit == 'share')}"
+    table = Table(title=title, title_justify="left", title_style="")
     level = f"{100 * objective.verdict.comparisons[0].level:g} % " if objective.verdict.comparisons else ""
     for column in ("winner minus", "mean", f"{level}interval", "verdict", "seed correlation"):
         table.add_column(column, justify="left" if column in ("winner minus", "verdict") else "right")
     for one in objective.verdict.comparisons:
         correlation = "–" if math.isnan(one.correlation) else f"{one.correlation:.2f}".replace("-", "−")
-        table.add_row(one.name, signed(one.mean), interval(one.low, one.high), one.verdict, correlation)
+        digits = objective.measure.digits
+        table.add_row(one.name, signed(one.mean, digits), interval(one.low, one.high, digits), one.verdict, correlation)
     return table
 
 
@@ -172,11 +189,21 @@ def _threshold_lines(summary: StudySummary) -> list[str]:
         if release in best:
             trial = best[release]
             angles = "; ".join(parameter_text(searched, name, value) for name, value in trial.angles.items())
-            found = f"{angles} ({trial.values[0]:.2f} % on validation, one seed)"
+            value = f"{trial.values[0]:.2f} %" if summary.measure.unit == "share" else f"{trial.values[0]:.4g}"
+            found = f"{angles} ({value} on validation, one seed{'' if trial.feasible else ', infeasible'})"
         else:
             found = "no trial finished"
         lines.append(f"  best of the search, '{release}': {found}")
     return [*lines, as_good_text(summary)]
+
+
+def _bound_lines(summary: StudySummary) -> list[str]:
+    """Each constraint, how many trials missed it, and whether the winner keeps it."""
+    lines = []
+    for bound in summary.bounds:
+        kept = "unknown" if math.isnan(bound.selection) else "kept" if bound.selection <= 0 else "missed"
+        lines.append(f"Constraint {bound.limit.name}: {bound.infeasible} trials infeasible; {kept} by the winner.")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

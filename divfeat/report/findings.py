@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from divfeat.methods import method_named
+from divfeat.objectives import OBJECTIVES
 from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
 from divfeat.report.outcomes import as_good_text, class_angles, terminal_text, winner_angles, winner_family
 from divfeat.report.plots import Plot
 from divfeat.report.summary import Objective, StudySummary
-from divfeat.report.words import angle_cells, interval, parameter_cells, signed
+from divfeat.report.words import angle_cells, interval, parameter_cells, signed, value_cell
 from divfeat.statistics import MIN_SEEDS, listed
 from divfeat.thresholds import family_named
 
@@ -28,6 +29,10 @@ _HEADERS = {
     "test/accuracy": "classifier",
     "test/accuracy_balanced": "balanced",
     "test/accuracy_minor": "minor",
+    "test/accuracy_many": "many",
+    "test/accuracy_medium": "medium",
+    "test/accuracy_few": "few",
+    **{measure.test: measure.short for measure in OBJECTIVES.values() if measure.geometry},
 }
 _PROBES = ("test/fine_top1", "test/fine_top1_before", "test/unseen_top1", "test/unseen_top1_before")
 #: Classes up to which a table has a row for each.
@@ -52,7 +57,9 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     for place, objective in enumerate(summary.objectives):
         what = "Primary objective" if place == 0 else "Second objective"
         detail = (
-            f"{what}: {objective.about}, on test. Winner: {summary.winner['winner']['name']}." if summary.winner else ""
+            f"{what}: {objective.about}, {_where(objective)}. Winner: {summary.winner['winner']['name']}."
+            if summary.winner
+            else ""
         )
         tone = "warning" if summary.outdated else objective.verdict.tone
         yield Callout(summary.sentence if place == 0 else objective.verdict.sentence, tone, detail)
@@ -72,11 +79,21 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
                 f" The search was extended, and the same seeds and test images judged {looks} winners: each gets an equal "
                 "share of the chance of an error, or extending until something looks better would end in a verdict."
             )
+        if geometry := [one.measure.short for one in summary.objectives if one.measure.geometry]:
+            text += (
+                f" Of geometry ({listed(geometry)}) a verdict says higher, lower or not shown, by the same intervals: it is no "
+                "score, so nothing of it is better or equivalent."
+            )
         if len(summary.objectives) > 1:
             text += (
                 " The intervals of one objective hold together; the second objective is judged apart from the first."
             )
         yield Paragraph(text)
+
+
+def _where(objective: Objective) -> str:
+    """On what the confirmation measures it."""
+    return "on the training images of the confirmation" if objective.measure.geometry else "on test"
 
 
 def _comparisons(objective: Objective) -> Table:
@@ -86,14 +103,15 @@ def _comparisons(objective: Objective) -> Table:
     rows: list[list[Cell]] = [
         [
             one.name + " (= winner)" * one.same_config,
-            signed(one.mean),
-            interval(one.low, one.high),
+            signed(one.mean, objective.measure.digits),
+            interval(one.low, one.high, objective.measure.digits),
             one.verdict,
             one.correlation,
         ]
         for one in found
     ]
-    caption = "Winner minus baseline in points. The seed correlation is what the pairing by seed relies on."
+    unit = " in points" if objective.measure.unit == "share" else ""
+    caption = f"Winner minus baseline{unit}. The seed correlation is what the pairing by seed relies on."
     if objective.crossed:
         headers.append("with test images")
         for row, one in zip(rows, found, strict=True):
@@ -118,18 +136,40 @@ def thresholds(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         family = winner_family(summary)
         for name, value in winner_angles(summary).items():
             rows.append(
-                ["winner", release, name, *parameter_cells(family, name, value), 100 * score[0] if score else None]
+                [
+                    "winner",
+                    release,
+                    name,
+                    *parameter_cells(family, name, value),
+                    value_cell(summary.measure, summary.measure.scale * score[0]) if score else None,
+                ]
             )
     best = summary.best_of_release()
     searched = family_named(summary.config.search.family)
     for way, trial in best.items():
         for name, value in trial.angles.items():
-            rows.append([f"trial {trial.number}", way, name, *parameter_cells(searched, name, value), trial.values[0]])
+            rows.append(
+                [
+                    f"trial {trial.number}",
+                    way,
+                    name,
+                    *parameter_cells(searched, name, value),
+                    value_cell(summary.measure, trial.values[0]),
+                ]
+            )
     if not rows:
         return
     yield Heading("Best thresholds")
     yield Table(
-        ["found by", "letting go", "parameter", "radians", "degrees", "fraction of π", "score (%)"],
+        [
+            "found by",
+            "letting go",
+            "parameter",
+            "radians",
+            "degrees",
+            "fraction of π",
+            f"score{summary.measure.suffix}",
+        ],
         rows,
         f"Validation {summary.score_name}: of the winner the mean over the selection seeds; of the best trial of each way of "
         "letting go its one search seed, which flatters it.",
@@ -167,47 +207,59 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     first = summary.objectives[0]
     scores = {_HEADERS[first.metric]: first.metric}
     scores |= {_HEADERS[metric]: metric for metric in (*(other.metric for other in summary.objectives), *_PROBES)}
+    measures = {one.metric: one.measure for one in summary.objectives}
     scores[_HEADERS["test/accuracy"]] = "test/accuracy"
     rows: list[list[Cell]] = []
     for runs in summary.confirmed:
-        found = [runs.points(metric) for metric in scores.values()]
-        counted = int(np.isfinite(found[0]).sum())
-        rows.append(
-            [runs.name, mean_of(found[0]), sd_of(found[0]), counted, *(mean_of(values) for values in found[1:])]
-        )
+        columns = []
+        for metric in scores.values():
+            measure = measures.get(metric, OBJECTIVES["accuracy"])  # what is no objective here is a share
+            values = measure.scale * runs.values(metric)
+            columns.append((measure, values))
+        (_, own), *others = columns
+        mean, sd = (value_cell(measures[first.metric], value) for value in (mean_of(own), sd_of(own)))
+        rest = [value_cell(measure, mean_of(values)) for measure, values in others]
+        rows.append([runs.name, mean, sd, int(np.isfinite(own).sum()), *rest])
     names = list(scores)
+    plain = [one.measure.short for one in summary.objectives if one.measure.geometry]
+    geometry = f" ({listed(plain)}: of the training images)" if plain else ""
     yield Table(
         ["method", names[0], "sd", "seeds", *names[1:]],
         rows,
-        f"Test, percent: means over seeds {seeds[0]} to {seeds[-1]}, sd of the primary score. Last epoch, trained on the "
-        "whole published training set; the probe's strength is the one that validation chose. 'Unseen' probes are fitted on "
+        f"Test, percent{geometry}: means over seeds {seeds[0]} to {seeds[-1]}, sd of the primary score. Last epoch, trained on "
+        "the whole published training set; the probe's strength is the one that validation chose. 'Unseen' probes are fitted on "
         "test images that the network never saw, each half predicted from the other; 'before' is before the projector.",
     )
     yield Heading("Every seed", 3)
     for objective in summary.objectives:
         yield Table(
             ["method", *(f"seed {seed}" for seed in seeds)],
-            [[name, *values.tolist()] for name, values in objective.scores.items()],
-            f"Test, percent: {objective.about}.",
+            [
+                [name, *(value_cell(objective.measure, value) for value in values.tolist())]
+                for name, values in objective.scores.items()
+            ],
+            f"Training images: {objective.about}."
+            if objective.measure.geometry
+            else f"Test, percent: {objective.about}.",
         )
     yield Heading("From search to confirmation", 3)
     steps: list[list[Cell]] = [
         [
             objective.about,
-            objective.optimism.search,
-            objective.optimism.selection,
-            objective.optimism.confirmation,
-            signed(objective.optimism.from_search),
-            signed(objective.optimism.from_selection),
+            value_cell(objective.measure, objective.optimism.search),
+            value_cell(objective.measure, objective.optimism.selection),
+            value_cell(objective.measure, objective.optimism.confirmation),
+            signed(objective.optimism.from_search, objective.measure.digits),
+            signed(objective.optimism.from_selection, objective.measure.digits),
         ]
         for objective in summary.objectives
     ]
     yield Table(
         ["winner's score", "search", "selection", "confirmation", "search − conf.", "selection − conf."],
         steps,
-        "Percent: one search seed and the mean over the selection seeds, both on validation; the mean over the confirmation "
-        "seeds on test. The best of many trials flatters itself, by about what it loses from search to selection; from "
-        "validation to test the images change too, and the training set may grow.",
+        f"Percent{', geometry as it is' if plain else ''}: one search seed and the mean over the selection seeds, both on "
+        "validation; the mean over the confirmation seeds on test. The best of many trials flatters itself, by about what it "
+        "loses from search to selection; from validation to test the images change too, and the training set may grow.",
     )
 
 
@@ -218,23 +270,26 @@ def noise(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     if floor.seeds < 2:
         yield Paragraph("The noise floor is unknown: fewer than two runs of CE+ETF finished on the selection seeds.")
         return
-    scores = ", ".join(f"{value:.2f}" for value in summary.noise.points(summary.metric))
+    measure = summary.measure
+    unit, digits = measure.points, measure.digits
+    scores = ", ".join(f"{value:.{digits}f}" for value in summary.noise.shown(measure))
+    what = f"has a {measure.short} of {scores}" if measure.geometry else f"scores {scores} on validation"
     text = (
-        f"CE+ETF scores {scores} on validation over seeds {', '.join(map(str, summary.noise.seeds))}: a standard deviation "
-        f"of {floor.sd:.2f} points ({100 * floor.level:g} % interval {floor.low:.2f} to {floor.high:.2f})."
+        f"CE+ETF {what} over seeds {', '.join(map(str, summary.noise.seeds))}: a standard deviation "
+        f"of {floor.sd:.{digits}f}{unit} ({100 * floor.level:g} % interval {floor.low:.{digits}f} to {floor.high:.{digits}f})."
     )
     if math.isinf(summary.detectable):
         text += f" {rules.confirm_seeds} confirmation seeds give no verdict, so nothing could be detected."
     else:
         text += (
             f" At that spread {rules.confirm_seeds} seeds against {len(rules.baselines)} baselines detect a difference of "
-            f"{summary.detectable:.2f} points with probability 0.8, if pairing by seed helps nothing."
+            f"{summary.detectable:.{digits}f}{unit} with probability 0.8, if pairing by seed helps nothing."
         )
     halves = [
         one for one in (summary.primary.verdict.comparisons if summary.primary else ()) if math.isfinite(one.half_width)
     ]
     if halves:
-        text += f" Half-widths reached: {', '.join(f'{one.half_width:.2f} ({one.name})' for one in halves)}."
+        text += f" Half-widths reached: {', '.join(f'{one.half_width:.{digits}f} ({one.name})' for one in halves)}."
     yield Paragraph(text)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.methods import method_named
+from divfeat.objectives import OBJECTIVES
 from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.answers import read_answers
@@ -59,10 +60,17 @@ def _confirmation(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         found = {comparison.name: vars(comparison) for comparison in objective.verdict.comparisons}
         if not any(math.isfinite(entry["mean"]) for entry in found.values()):
             continue
+        measure = objective.measure
+        where = "on the training images" if measure.geometry else "on test"
+        words: dict[str, Any] = {
+            "where": where,
+            "margin": 0.0 if measure.geometry else summary.config.protocol.margin,
+            "suffix": " (points)" if measure.unit == "share" else "",
+        }
         yield (
             "confirmation" if place == 0 else f"confirmation_{objective.name}",
-            f"Winner against each baseline on test: {SCORE_NAMES[objective.name]}",
-            lambda path, found=found: figures.confirmation(found, path, margin=summary.config.protocol.margin),  # type: ignore[misc]
+            f"Winner against each baseline {where}: {SCORE_NAMES[objective.name]}",
+            lambda path, found=found, words=words: figures.confirmation(found, path, **words),  # type: ignore[misc]
         )
 
 
@@ -76,7 +84,7 @@ def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     if not family.one_angle or summary.grid is None:
         return
     grid, metric = summary.grid, f"validation {summary.score_name}"
-    baselines = {runs.name: runs.points(summary.metric) for runs in summary.baselines_on_validation}
+    baselines = {runs.name: runs.shown(summary.measure) for runs in summary.baselines_on_validation}
     method = f"HingeCE ({grid.release})"
     note = f"As good as the best: undetermined, {grid.as_good.reason}." if grid.interval is None else ""
 
@@ -125,8 +133,11 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
             values,
             path,
             names=(_threshold_name(first), _threshold_name(second)),
-            metric=f"validation {summary.score_name}",
             margin=summary.config.protocol.margin,
+            metric=_measured(summary),
+            suffix=summary.measure.suffix,
+            minimize=summary.measure.sign < 0,
+            infeasible=[trial.outcome == "infeasible" for trial in trials],
         )
 
     yield "two_thresholds", f"The search over both thresholds, letting go the way '{release}'", write
@@ -248,16 +259,59 @@ def _search(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         {
             "number": trial.number,
             "value": None if math.isnan(trial.values[0]) else trial.values[0],
-            "status": trial.status,
+            "status": "pruned" if trial.stopped else trial.outcome,
             "release": trial.release or None,
         }
         for trial in summary.trials
         if trial.status != "not finished"
     ]
     if trials:
-        metric = f"validation {summary.score_name}"
+        words: dict[str, Any] = {
+            "metric": _measured(summary),
+            "suffix": summary.measure.suffix,
+            "minimize": summary.measure.sign < 0,
+        }
         title = "The search, trial by trial"
-        yield "search", title, lambda path: figures.optimisation_history(trials, path, metric=metric)
+        yield "search", title, lambda path: figures.optimisation_history(trials, path, **words)
+    yield from _front(summary)
+
+
+def _front(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    """Both objectives of the search, where there are two."""
+    finished = [trial for trial in summary.trials if trial.status == "completed"]
+    if summary.front is None or not finished:
+        return
+    best = summary.front.trials
+    trials = [
+        {
+            "number": trial.number,
+            "values": trial.values,
+            "feasible": trial.feasible,
+            "front": trial.number in best,
+        }
+        for trial in finished
+    ]
+    first, second = (OBJECTIVES[name] for name in summary.config.search.objectives)
+    baselines = {runs.name: (runs.shown(first), runs.shown(second)) for runs in summary.baselines_on_validation}
+    names = (f"{first.short}{first.suffix}", f"{second.short}{second.suffix}")
+    winner = None if summary.winner is None else int(summary.winner["winner"]["number"])
+
+    def write(path: Path) -> str:
+        return figures.pareto_front(
+            trials,
+            path,
+            names=names,
+            directions=(first.direction, second.direction),
+            baselines=baselines,
+            winner=winner,
+        )
+
+    yield "front", "The Pareto front of the search, on validation", write
+
+
+def _measured(summary: StudySummary) -> str:
+    """The primary objective with the images it is measured on."""
+    return summary.score_name if summary.measure.geometry else f"validation {summary.score_name}"
 
 
 def _number(value: float | None) -> float:

@@ -13,16 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from divfeat.config import OBJECTIVES, ExecutionConfig, ExperimentConfig, MethodConfig, StudyConfig, build
+from divfeat.config import ExecutionConfig, ExperimentConfig, MethodConfig, StudyConfig, build
 from divfeat.errors import DataError
 from divfeat.files import read_json
 from divfeat.methods import canonical
+from divfeat.metrics.groups import by_boundary, by_shots
+from divfeat.objectives import OBJECTIVES
 from divfeat.report.answers import image_weights, read_answers
 from divfeat.report.arrays import finite
+from divfeat.report.bounds import bounds_kept, front_of
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import WINNER, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
 from divfeat.search import protocol
+from divfeat.search.constraints import excesses
 from divfeat.search.jobs import baseline, experiment, name_of
 from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.statistics import (
@@ -73,12 +78,13 @@ class _Reader:
         frozen = self.calibration is not None and self.calibration["lr"] is not None
         self.study = protocol.with_calibration(self.config, self.calibration or {}) if frozen else self.config
         self.winner = self.ledger.phase("winner")
-        self.metric = OBJECTIVES[self.config.search.objectives[0]][0]
+        self.measures = protocol.objectives(self.config)
+        self.limits = protocol.limits_of(self.study, self.record_of)
         self.looks = self._looks()
 
     def summary(self) -> StudySummary:
         noise = self._on_validation(protocol.NOISE_METHOD, MethodConfig(name=protocol.NOISE_METHOD))
-        floor = noise_floor(finite(noise.points(self.metric)))
+        floor = noise_floor(finite(noise.shown(self.measures[0])))
         rules = self.config.protocol
         arms = max(len(rules.baselines), 1)
         known = floor.seeds > 1
@@ -90,6 +96,7 @@ class _Reader:
         keys = {key for runs in confirmed for key in runs.keys}
         equals = protocol.same_baselines(self.study, self.winner["winner"]) if self.winner else ()
         on_grid = grid.runs if grid else ()
+        trials = tuple(self._trials())
         return StudySummary(
             folder=self.folder,
             place=self.folder,
@@ -101,7 +108,9 @@ class _Reader:
             equals=equals,
             confirmed=confirmed,
             objectives=tuple(self._objective(place, confirmed, equals) for place in range(self._objectives)),
-            trials=tuple(self._trials()),
+            trials=trials,
+            bounds=tuple(bounds_kept(self.limits, trials, self.winner, confirmed)),
+            front=front_of(self.measures, trials, noise),
             selected=selected,
             noise=noise,
             floor=floor,
@@ -195,10 +204,15 @@ class _Reader:
             status = "not finished" if record is None else str(record["status"])
             measure = _last_measured if status == "pruned" else protocol.metric_of
             found = [measure(record, metric) for metric in metrics]
-            values = tuple(math.nan if value is None else 100 * value for value in found)
+            shown = zip(self.measures, found, strict=True)
+            values = tuple(math.nan if value is None else measure.scale * value for measure, value in shown)
             error = cause_of(record) if record is not None and status != "completed" else ""
             stage = row["stage"]["family"] if "stage" in row else self.config.search.family
-            yield Trial(number, row["name"], row["key"], release, angles, status, values, error, stage)
+            excess: Mapping[str, float | None] = {}
+            if status == "completed":
+                excess = excesses(self.limits, lambda metric, record=record: protocol.metric_of(record, metric))  # type: ignore[misc]
+            kind = str((record or {}).get("error_kind") or "")
+            yield Trial(number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind)
 
     def _grid(self) -> tuple[Grid | None, str]:
         family, rules = family_named(self.config.search.family), self.config.protocol
@@ -206,13 +220,15 @@ class _Reader:
         if not family.one_angle:
             count = f"{len(family.parameters)} {'number' if family.others else 'angle'}{'s' * (len(family.parameters) != 1)}"
             return None, f"the family {family.name!r} has {count}, and the rule holds for one angle"
+        if self.measures[0].geometry:
+            return None, "the rule is one of scores, and the first objective is geometry"
         if rules.grid_points == 0:
             return None, "the study measures no grid (protocol.grid_points = 0)"
         if phase is None:
             return None, "the grid was not measured to the end"
         methods = [protocol.grid_method(self.study, float(angle), phase["release"]) for angle in phase["angles"]]
         runs = tuple(self._on_validation(name_of(method), method) for method in methods)
-        scores = np.stack([one.points(self.metric) for one in runs])
+        scores = np.stack([one.shown(self.measures[0]) for one in runs])
         found = as_good_as_best(scores, rules.margin, rules.alpha)
         return Grid(phase["release"], tuple(map(float, phase["angles"])), runs, scores, found), ""
 
@@ -222,8 +238,8 @@ class _Reader:
         assert self.winner is not None
         rules, row = self.config.protocol, self.winner["winner"]
         name = self.config.search.objectives[place]
-        _, metric, about = OBJECTIVES[name]
-        scores = {runs.name: runs.points(metric) for runs in confirmed}
+        measure = OBJECTIVES[name]
+        scores = {runs.name: measure.scale * runs.values(measure.test) for runs in confirmed}
         others = {key: value for key, value in scores.items() if key != WINNER}
         found = verdict(
             scores[WINNER],
@@ -233,18 +249,21 @@ class _Reader:
             alpha=rules.alpha,
             looks=self.looks,
             same_config=equals,
+            measure=measure.short if measure.geometry else "",
         )
         if reason := short_of_published(rules, confirmed):
             found = found.withheld(reason)
         crossed, note = self._crossed(name, confirmed, {one.name: one.level for one in found.comparisons})
-        chosen = 100 * np.asarray(row["values"][place] if row.get("values") else [], dtype=np.float64)
-        lost = optimism(100 * row["search_values"][place], chosen, finite(scores[WINNER]))
-        return Objective(name, metric, about, scores, found, crossed, note, lost)
+        chosen = measure.scale * np.asarray(row["values"][place] if row.get("values") else [], dtype=np.float64)
+        lost = optimism(measure.scale * row["search_values"][place], chosen, finite(scores[WINNER]))
+        return Objective(name, measure.test, measure.about, scores, found, crossed, note, lost)
 
     def _crossed(
         self, objective: str, confirmed: Sequence[Runs], levels: Mapping[str, float]
     ) -> tuple[dict[str, CrossedInterval], str]:
         """Intervals over seeds and test images by baseline, and why some or all are left out."""
+        if OBJECTIVES[objective].geometry:
+            return {}, ""
         answers = {runs.name: read_answers(self.ledger, runs, objective) for runs in confirmed}
         winner = answers.pop(WINNER)
         found = {}
@@ -252,15 +271,18 @@ class _Reader:
             if winner is None or other is None or not np.array_equal(winner.labels, other.labels):
                 continue
             if winner.complete and other.complete and min(winner.correct.shape) > 1:
-                weights = image_weights(objective, winner.labels, self._minor(confirmed))
+                weights = image_weights(objective, winner.labels, self._classes(objective, confirmed))
                 found[name] = crossed_interval((winner.correct - other.correct) * weights, level=levels[name])
         left = [name for name in answers if name not in found]
         return found, f"left out for {', '.join(left)}: some seed lacks its answers image by image" if left else ""
 
-    def _minor(self, confirmed: Sequence[Runs]) -> list[int]:
-        """The trained classes with at most `data.boundary` training images."""
+    def _classes(self, objective: str, confirmed: Sequence[Runs]) -> list[int]:
+        """The trained classes of the group that an objective is about, all where it is about no group."""
         rows: list[dict[str, Any]] = next((one["per_class"] for runs in confirmed for one in runs.completed), [])
-        return [row["class"] for row in rows if row["train_images"] <= self.config.data.boundary]
+        counts = torch.tensor([row["train_images"] for row in rows], dtype=torch.int64)
+        groups = by_boundary(counts, self.config.data.boundary) | by_shots(counts)
+        mask = groups.get(objective, torch.ones(len(rows), dtype=torch.bool)).tolist()
+        return [row["class"] for row, inside in zip(rows, mask, strict=True) if inside]
 
     def _counts(self) -> dict[str, RunCount]:
         statuses: dict[str, Counter[str]] = {}

@@ -11,15 +11,15 @@ from divfeat.report.arrays import finite
 from divfeat.report.commands import study_command
 from divfeat.report.group_words import groups_json
 from divfeat.report.outcomes import class_angles
-from divfeat.report.summary import Grid, Objective, Runs, StudySummary
+from divfeat.report.summary import Bound, Grid, Objective, Runs, StudySummary
 from divfeat.thresholds import Number, family_named
 
 
 def results_row(summary: StudySummary) -> dict[str, Any]:
     """The result of a study with what produced it (design 5.7).
 
-    Scores, differences and intervals are points; angles are given in radians, degrees and fractions of pi; what is
-    missing is None. Nothing in it depends on the machine's folders or on the time of writing.
+    Scores, differences and intervals are points, those of geometry as it is; angles are given in radians, degrees and
+    fractions of pi; what is missing is None. Nothing in it depends on the machine's folders or on the time of writing.
     """
     study, rules = summary.trained, summary.config.protocol
     row: dict[str, Any] = json_numbers(
@@ -47,7 +47,21 @@ def results_row(summary: StudySummary) -> dict[str, Any]:
             "missing": list(summary.missing),
         }
     )
+    if summary.bounds:
+        row["constraints"] = json_numbers([_bound(bound) for bound in summary.bounds])
+    if summary.front is not None:
+        row["front"] = json_numbers(asdict(summary.front))
     return row
+
+
+def _bound(bound: Bound) -> dict[str, Any]:
+    """How far it is missed in points, or as geometry is; None where that is unknown."""
+    return {
+        "constraint": bound.limit.name,
+        "bound": bound.limit.bound,
+        "infeasible_trials": bound.infeasible,
+        "winner_misses_it_by": {"selection": bound.selection, "confirmation": bound.confirmation},
+    }
 
 
 def angle(radians: float) -> dict[str, float]:

@@ -11,20 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
 from divfeat.methods import canonical
+from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.report.arrays import Floats
+from divfeat.search.constraints import Limit, feasible_top, violation
 from divfeat.search.protocol import metric_of
-from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed, select_top
+from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed
 
 WINNER = "winner"
 #: An objective's score in two or three words.
-SCORE_NAMES = {
-    "fine_probe": "fine-probe accuracy",
-    "accuracy": "accuracy",
-    "balanced": "balanced accuracy",
-    "minor": "minor-class accuracy",
-}
+SCORE_NAMES = {name: measure.short for name, measure in OBJECTIVES.items()}
 
 _OUTDATED = (
     "The search went on after this winner was frozen; the verdict is of the earlier winner. The same command goes on."
@@ -57,6 +54,10 @@ class Runs:
     def points(self, metric: str) -> Floats:
         """[S] values of a share in points, NaN where missing."""
         return 100 * self.values(metric)
+
+    def shown(self, measure: Measure) -> Floats:
+        """[S] values of a measure on validation as they are shown, points or plain numbers; NaN where missing."""
+        return measure.scale * self.values(measure.validation)
 
     @property
     def completed(self) -> list[Mapping[str, Any]]:
@@ -97,6 +98,11 @@ class Objective:
     crossed_note: str
     optimism: Optimism
 
+    @property
+    def measure(self) -> Measure:
+        """What it compares, with its unit."""
+        return OBJECTIVES[self.name]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -109,9 +115,11 @@ class Trial:
         release: Its way of letting go; "" in a family without angles, where there is nothing to let go of.
         angles: The family's parameters by name, radians; of a refinement those of its last family, with the same angles.
         status: `completed`, `pruned`, `failed` or `not finished`.
-        values: Points by objective, for a pruned trial the last that were measured; NaN where there is none.
+        values: By objective, points or plain numbers, for a pruned trial the last that were measured; NaN where there is none.
         error: Cause of a failure or a pruning, else "".
         family: In which it was drawn: of a refinement, that of its stage.
+        excess: Constraint -> how far a completed trial misses it, at most 0 where it keeps it; None where that is unknown.
+        error_kind: As its record has it.
     """
 
     number: int
@@ -123,6 +131,58 @@ class Trial:
     values: tuple[float, ...]
     error: str
     family: str = ""
+    excess: Mapping[str, float | None] = field(default_factory=dict)
+    error_kind: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it finished and keeps every constraint."""
+        return self.status == "completed" and violation(self.excess) == 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a reason of `search.stop` ended it, not the comparison with other trials."""
+        return self.status == "pruned" and self.error_kind == "stop"
+
+    @property
+    def outcome(self) -> str:
+        """Its status in words that tell what it is worth."""
+        if self.status == "completed" and not self.feasible:
+            return "infeasible"
+        return "stopped" if self.stopped else self.status
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A constraint and how it was kept.
+
+    Attributes:
+        limit: With its bound.
+        infeasible: Completed trials that miss it.
+        selection: By how much the winner misses it in the means over the selection seeds, at most 0 where it keeps it; NaN
+            where that is unknown.
+        confirmation: The same on the confirmation seeds and their metrics of the test, relative to CE+ETF there.
+    """
+
+    limit: Limit
+    infeasible: int
+    selection: float
+    confirmation: float
+
+
+@dataclass(frozen=True)
+class Front:
+    """The Pareto front of a search for two objectives, over its completed trials that keep the constraints.
+
+    Attributes:
+        trials: Numbers, by falling first objective.
+        reference: [2] corner from which the hypervolume is counted, as recorded; NaN where CE+ETF has no value.
+        hypervolume: In units of the objectives as recorded; NaN without a reference.
+    """
+
+    trials: tuple[int, ...]
+    reference: tuple[float, float]
+    hypervolume: float
 
 
 @dataclass(frozen=True)
@@ -181,6 +241,7 @@ class StudySummary:
         confirmed: Winner and baselines on the confirmation seeds; empty before a winner is frozen.
         objectives: Primary first; empty before a winner is frozen.
         trials: Proposals in order.
+        bounds: Constraints of the search; `front` its Pareto front, None for one objective.
         selected: Candidates and baselines on the selection seeds, validation.
         noise: CE+ETF on the selection seeds; `floor` is its spread in the primary objective.
         detectable: Difference in points that the confirmation detects with probability 0.8 at that floor, pairing left
@@ -206,6 +267,8 @@ class StudySummary:
     confirmed: tuple[Runs, ...]
     objectives: tuple[Objective, ...]
     trials: tuple[Trial, ...]
+    bounds: tuple[Bound, ...]
+    front: Front | None
     selected: tuple[Runs, ...]
     noise: Runs
     floor: NoiseFloor
@@ -234,7 +297,12 @@ class StudySummary:
     @property
     def metric(self) -> str:
         """The primary objective's metric on validation."""
-        return OBJECTIVES[self.config.search.objectives[0]][0]
+        return self.measure.validation
+
+    @property
+    def measure(self) -> Measure:
+        """The primary objective's."""
+        return OBJECTIVES[self.config.search.objectives[0]]
 
     @property
     def score_name(self) -> str:
@@ -276,7 +344,9 @@ class StudySummary:
         best: dict[str, Trial] = {}
         for release in self.config.search.releases:
             done = [trial for trial in self.trials if trial.release == release and trial.status == "completed"]
-            order = select_top(np.array([trial.values for trial in done]), 1) if done else np.empty(0, dtype=np.int64)
+            signs = [OBJECTIVES[name].sign for name in self.config.search.objectives]
+            values = np.array([trial.values for trial in done]).reshape(len(done), len(signs)) * signs
+            order = feasible_top(values, [violation(trial.excess) for trial in done], 1)
             if order.size:
                 best[release] = done[int(order[0])]
         return best

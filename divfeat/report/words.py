@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from divfeat.objectives import Measure
 from divfeat.thresholds import Family, Number
 
 
@@ -16,9 +17,16 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{shown:+.{digits}f}".replace("-", "−") if shown else f"{0:.{digits}f}"
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, digits: int = 2) -> str:
     """'[−0.10, +0.42]'."""
-    return "–" if math.isnan(low) or math.isnan(high) else f"[{signed(low)}, {signed(high)}]"
+    return "–" if math.isnan(low) or math.isnan(high) else f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def value_cell(measure: Measure, value: float) -> float | str | None:
+    """A cell of a table: a share in percent as it is, geometry, which may be small, to four digits."""
+    if measure.unit == "share":
+        return value
+    return None if math.isnan(value) else f"{value:.4g}".replace("-", "−")
 
 
 def fraction_of_pi(radians: float) -> str:

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-#: rung (finished epochs) -> trial -> objective there, higher is better.
+from divfeat.objectives import Direction
+
+#: rung (finished epochs) -> trial -> objective there.
 RungTable = Mapping[int, Mapping[str, float]]
 
 
-def decide(table: RungTable, trial: str, rung: int, reduction: int) -> Literal["continue", "stop"]:
+def decide(
+    table: RungTable, trial: str, rung: int, reduction: int, direction: Direction = "maximize"
+) -> Literal["continue", "stop"]:
     """Whether `trial`, whose value at `rung` is in the table, goes on.
 
     It goes on while it is among the best ``max(1, n // reduction)`` of the n trials that have reached the rung so far; a
@@ -23,8 +27,10 @@ def decide(table: RungTable, trial: str, rung: int, reduction: int) -> Literal["
         trial: Who asks.
         rung: Where it stands.
         reduction: One in `reduction` goes on.
+        direction: Which values are the best.
     """
-    values = table[rung]
+    sign = 1 if direction == "maximize" else -1
+    values = {name: sign * value for name, value in table[rung].items()}
     if len(values) < reduction:
         return "continue"
     promoted = max(1, len(values) // reduction)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from divfeat.objectives import Measure
 from divfeat.search.jobs import Job
 
 #: Seconds between two lines where there is no terminal.
@@ -21,14 +22,23 @@ class Progress:
 
     Args:
         plan: phase -> runs still to do, in order.
-        objective: Metric shown as the best so far.
+        objective: Measure of which the best so far is shown.
         concurrent: Trials at a time.
         epochs: Of one run.
         console: Where to print.
+        feasible: Whether a record keeps the search's constraints; only such are the best so far.
     """
 
-    def __init__(self, plan: Mapping[str, int], objective: str, concurrent: int, epochs: int, console: Console) -> None:
-        self.plan = dict(plan)
+    def __init__(
+        self,
+        plan: Mapping[str, int],
+        objective: Measure,
+        concurrent: int,
+        epochs: int,
+        console: Console,
+        feasible: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+    ) -> None:
+        self.plan, self.feasible = dict(plan), feasible
         self.objective, self.concurrent, self.epochs, self.console = objective, concurrent, epochs, console
         self.done: dict[str, int] = dict.fromkeys(plan, 0)
         self.failed: dict[str, int] = dict.fromkeys(plan, 0)
@@ -69,8 +79,9 @@ class Progress:
             self.failed[self.phase] = self.failed.get(self.phase, 0) + 1
         if fresh and job.key in self.began:
             self.durations.append(time.monotonic() - self.began[job.key])
-        value = record.get("metrics", {}).get(self.objective)
-        if self.phase == "search" and value is not None and (self.best is None or value > self.best[0]):
+        value, sign = record.get("metrics", {}).get(self.objective.validation), self.objective.sign
+        ahead = value is not None and (self.best is None or sign * value > sign * self.best[0])
+        if self.phase == "search" and ahead and self.feasible(record):
             self.best = (value, job.name)
         self._line()
 
@@ -101,9 +112,14 @@ class Progress:
         for name, total in self.plan.items():
             note = now if name == self.phase else ""
             if name == "search" and self.best is not None:
-                note = f"best {100 * self.best[0]:.2f} % ({self.best[1]})  {note}"
+                note = f"{self._best()}  {note}"
             table.add_row(name, f"{self.done[name]}/{total}", str(self.failed[name] or ""), note)
         return table
+
+    def _best(self) -> str:
+        assert self.best is not None
+        unit = " %" if self.objective.unit == "share" else ""
+        return f"best {self.objective.scale * self.best[0]:.2f}{unit} ({self.best[1]})"
 
     def _line(self) -> None:
         if self._live is not None or time.monotonic() - self.last_line < _LINE_SECONDS:
@@ -111,7 +127,7 @@ class Progress:
         self.last_line = time.monotonic()
         total, done = sum(self.plan.values()), sum(self.done.values())
         left = self.seconds_left()
-        best = f", best {100 * self.best[0]:.2f} % ({self.best[1]})" if self.best else ""
+        best = f", {self._best()}" if self.best else ""
         guess = f", about {clock(left)} left" if left is not None else ""
         self.console.print(f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False, soft_wrap=True)
 

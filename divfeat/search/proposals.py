@@ -16,8 +16,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from divfeat.config import OBJECTIVES, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.config import MethodConfig, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError
+from divfeat.search import protocol
+from divfeat.search.constraints import excesses
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.refine import Refinement
@@ -136,9 +138,11 @@ class Proposals:
             raise ValueError(f"search.refine={list(study.search.refine)} needs its Refinement")
         self.study, self.ledger, self.refinement = study, ledger, refinement
         self.space = search_space(study)
-        self.metrics = [OBJECTIVES[objective][0] for objective in study.search.objectives]
+        self.metrics = protocol.objective_metrics(study)
+        self.directions = [measure.direction for measure in protocol.objectives(study)]
+        self.limits = protocol.limits_of(study, ledger.record)
         self.optuna = optuna.create_study(
-            storage=storage, study_name=name, load_if_exists=True, directions=["maximize"] * len(self.metrics)
+            storage=storage, study_name=name, load_if_exists=True, directions=self.directions
         )
         self.optuna.set_metric_names(list(study.search.objectives))
         self._reconcile()
@@ -169,15 +173,20 @@ class Proposals:
         else:
             if last:
                 return
-            params = refinement.draw(number, rows, self._trials(), space, self.optuna.sampler, len(self.metrics))
+            params = refinement.draw(number, rows, self._trials(), space, self.optuna.sampler, self.directions)
             stage = {"family": family, "params": params}
             lifted = refinement.lifted(params, family, refinement.stages[-1], self.space)
         self.optuna.enqueue_trial(lifted, user_attrs={"stage": stage})
 
     def _leading_release(self) -> str:
-        """The way of letting go of the best trial so far, by the first objective."""
+        """The way of letting go of the best trial so far, by the first objective; a feasible one goes before others."""
         done = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
-        best = max(done, key=lambda trial: trial.values[0], default=None)
+        sign = protocol.objectives(self.study)[0].sign
+
+        def rank(trial: FrozenTrial) -> tuple[float, float]:
+            return -sum(max(missed, 0.0) for missed in trial.constraints.values()), sign * trial.values[0]
+
+        best = max(done, key=rank, default=None)
         first = self.study.search.releases[0]
         return first if best is None else str(best.params.get("release", first))
 
@@ -209,9 +218,14 @@ class Proposals:
         return [job for job in jobs if self.ledger.record(job.key) is None]
 
     def values(self, record: Mapping[str, Any]) -> list[float] | None:
-        """The objectives of a completed record, None where it has none."""
-        values = [record.get("metrics", {}).get(metric) for metric in self.metrics]
-        return None if record["status"] != "completed" or any(value is None for value in values) else values
+        """The objectives of a completed record, None where it lacks one, or what a constraint is about."""
+        values = [protocol.metric_of(record, metric) for metric in self.metrics]
+        missing = None in values or None in self.excess(record).values()
+        return None if missing else values  # type: ignore[return-value]
+
+    def excess(self, record: Mapping[str, Any]) -> dict[str, float | None]:
+        """Constraint -> how far a completed record misses it, at most 0 where it keeps it."""
+        return excesses(self.limits, lambda metric: protocol.metric_of(record, metric))
 
     def tell(self, number: int, record: Mapping[str, Any]) -> None:
         """Tell Optuna how trial `number` ended: complete, pruned with its rungs, or failed. Telling twice is harmless."""
@@ -222,11 +236,18 @@ class Proposals:
         if record["status"] == "pruned" or values is not None:
             self._report_rungs(trial, record)
         if values is not None:
+            self._set_constraints(trial, record)
             self.optuna.tell(number, values if len(values) > 1 else values[0])
         elif record["status"] == "pruned":
             self.optuna.tell(number, state=TrialState.PRUNED)
         else:
             self.optuna.tell(number, state=TrialState.FAIL)
+
+    def _set_constraints(self, frozen: FrozenTrial, record: Mapping[str, Any]) -> None:
+        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+        for name, missed in self.excess(record).items():
+            if missed is not None and name not in frozen.constraints:  # the latter: told before a crash
+                trial.set_constraint(name, missed)
 
     def _report_rungs(self, frozen: FrozenTrial, record: Mapping[str, Any]) -> None:
         if len(self.metrics) > 1:

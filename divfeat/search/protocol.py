@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.config import OBJECTIVES, ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
+from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
+from divfeat.objectives import OBJECTIVES, Measure
+from divfeat.search.constraints import Limit, excesses, feasible_top, limits, violation
 from divfeat.search.jobs import (
     CONFIRM_SEED,
     SEARCH_SEED,
@@ -24,7 +26,6 @@ from divfeat.search.jobs import (
     name_of,
     seed_of,
 )
-from divfeat.statistics import select_top
 from divfeat.thresholds import family_named
 
 Record = Mapping[str, Any]
@@ -97,15 +98,35 @@ def seeded_jobs(study: StudyConfig, phase: str, name: str, method: MethodConfig,
     return [Job(experiment(study, method, seed), phase, name) for seed in seeds]
 
 
+def limits_of(study: StudyConfig, record_of: RecordOf) -> tuple[Limit, ...]:
+    """The constraints with their bounds; what is relative to CE+ETF follows from its runs for the noise floor."""
+    if not study.search.constraints:
+        return ()
+    return limits(study.search.constraints, _mean_over(study, MethodConfig(name=NOISE_METHOD), record_of))
+
+
+def _mean_over(study: StudyConfig, method: MethodConfig, record_of: RecordOf) -> Callable[[str], float | None]:
+    """Validation metric -> mean over the selection seeds that have it, None without any."""
+    records = [record_of(experiment(study, method, seed).key) for seed in select_seeds(study)]
+
+    def mean(metric: str) -> float | None:
+        values = [value for value in (metric_of(record, metric) for record in records) if value is not None]
+        return float(np.mean(values)) if values else None
+
+    return mean
+
+
 def candidates(
     study: StudyConfig, proposals: Mapping[int, Mapping[str, Any]], record_of: RecordOf
 ) -> list[dict[str, Any]]:
     """The top proposals by their search score, each experiment once; on the Pareto front first for two objectives.
 
+    Only proposals that keep the search's constraints; where none does, those that miss them least.
+
     Returns:
-        Rows with `name`, `method` (mapping), `number`, `search_values`.
+        Rows with `name`, `method` (mapping), `number`, `search_values`, and `excess` where there are constraints.
     """
-    metrics = objective_metrics(study)
+    metrics, bounds = objective_metrics(study), limits_of(study, record_of)
     rows: dict[str, dict[str, Any]] = {}
     for number, proposal in proposals.items():
         record = record_of(proposal["key"])
@@ -119,11 +140,22 @@ def candidates(
             "key": proposal["key"],
             "search_values": values,
         }
+        if bounds:
+            rows[proposal["key"]]["excess"] = excesses(bounds, lambda metric, record=record: metric_of(record, metric))  # type: ignore[misc]
     found = list(rows.values())
     if not found:
         return []
-    order = select_top(np.array([row["search_values"] for row in found]), study.protocol.select_top)
+    order = _best(study, [row["search_values"] for row in found], found, study.protocol.select_top)
     return [found[index] for index in order]
+
+
+def _best(
+    study: StudyConfig, values: Sequence[Sequence[float]], rows: Sequence[Mapping[str, Any]], k: int
+) -> list[int]:
+    """Places of the k best rows by their objective values, in the objectives' directions and under the constraints."""
+    signs = [measure.sign for measure in objectives(study)]
+    missed = [violation(row.get("excess", {})) for row in rows]
+    return [int(place) for place in feasible_top(np.array(values) * signs, missed, k)]
 
 
 def selection_jobs(study: StudyConfig, chosen: Sequence[Mapping[str, Any]]) -> list[Job]:
@@ -144,25 +176,28 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
     Returns:
         Mapping with `winner` (the row, with `values` per seed and `mean`), all `candidates` and the `seeds`.
 
-    Runs do not fail at random, so a candidate that failed on a seed ranks behind every one that failed on fewer.
+    Constraints hold for the means over these seeds (`excess`); where no candidate keeps them, the one that misses them
+    least is taken. Runs do not fail at random, so a candidate that failed on a seed ranks behind every one that failed on fewer.
 
     Raises:
         ValueError: no candidate has a complete record on any selection seed.
     """
-    rows = []
+    rows, bounds = [], limits_of(study, record_of)
     for row in chosen:
         method = MethodConfig.model_validate(row["method"])
         values = seed_values(study, method, select_seeds(study), record_of)
+        kept = {"excess": excesses(bounds, _mean_over(study, method, record_of))} if bounds else {}
         rows.append(
-            dict(row) | {"values": values, "mean": [float(np.mean(column)) if column else None for column in values]}
+            dict(row)
+            | {"values": values, "mean": [float(np.mean(column)) if column else None for column in values]}
+            | kept
         )
     complete = [row for row in rows if all(mean is not None for mean in row["mean"])]
     if not complete:
         raise ValueError("no candidate of the search finished on the selection seeds")
     most = max(len(row["values"][0]) for row in complete)
     complete = [row for row in complete if len(row["values"][0]) == most]
-    means = np.array([row["mean"] for row in complete])
-    index = int(select_top(means, 1)[0])
+    (index,) = _best(study, [row["mean"] for row in complete], complete, 1)
     return {"winner": complete[index], "candidates": rows, "seeds": select_seeds(study)}
 
 
@@ -175,7 +210,7 @@ def same_baselines(study: StudyConfig, winner: Mapping[str, Any]) -> tuple[str, 
 def seed_values(
     study: StudyConfig, method: MethodConfig, seeds: Sequence[int], record_of: RecordOf
 ) -> list[list[float]]:
-    """Objective values [objectives][finished seeds] of one method on validation, shares in [0, 1]."""
+    """Objective values [objectives][finished seeds] of one method on validation, as recorded."""
     found = [record_of(experiment(study, method, seed).key) for seed in seeds]
     columns = []
     for metric in objective_metrics(study):
@@ -185,9 +220,12 @@ def seed_values(
 
 
 def grid_angles(study: StudyConfig) -> list[float]:
-    """The fixed grid over the searched range, in radians; empty where the family has other than one angle."""
+    """The fixed grid over the searched range, in radians; empty where the family has other than one angle.
+
+    Empty for geometry too: which angles are as good as the best is asked of a score.
+    """
     points = study.protocol.grid_points
-    if points == 0 or not family_named(study.search.family).one_angle:
+    if points == 0 or objectives(study)[0].geometry or not family_named(study.search.family).one_angle:
         return []
     return [float(angle) for angle in np.linspace(study.search.low, study.search.high, points)]
 
@@ -277,9 +315,14 @@ def confirmation_experiments(study: StudyConfig, method: MethodConfig, strengths
     return [experiment(study, method, seed, "confirm", probe=probe) for seed in confirm_seeds(study)]
 
 
+def objectives(study: StudyConfig) -> list[Measure]:
+    """What the search follows, the first one first."""
+    return [OBJECTIVES[name] for name in study.search.objectives]
+
+
 def objective_metrics(study: StudyConfig) -> list[str]:
     """Metric names of the objectives on validation."""
-    return [OBJECTIVES[name][0] for name in study.search.objectives]
+    return [measure.validation for measure in objectives(study)]
 
 
 def metric_of(record: Record | None, metric: str) -> float | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from divfeat import record as records
 from divfeat.cluster.trial import TrialSpec
-from divfeat.experiment import stage_key
+from divfeat.experiment import remove_stages
+from divfeat.objectives import Direction
 from divfeat.search.asha import decide
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job
@@ -44,6 +45,7 @@ class JobQueue:
         on_record: Called with every job that has its record.
         objective: Metric compared at rungs, or None where nothing is stopped early.
         reduction: Of the halving.
+        direction: Of the objective.
         table: Values at rungs known before, of a study taken up again.
         max_failed_share: Of the finished jobs, judged from the fourth on.
     """
@@ -58,12 +60,14 @@ class JobQueue:
         on_record: Callable[[Job, Mapping[str, Any]], None] = lambda job, record: None,
         objective: str | None = None,
         reduction: int = 3,
+        direction: Direction = "maximize",
         max_failed_share: float = 0.5,
         table: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         self.jobs, self.ledger, self.spec_of, self.interrupt = jobs, ledger, spec_of, interrupt
         self.followers, self.on_record = followers, on_record
-        self.objective, self.reduction, self.max_failed_share = objective, reduction, max_failed_share
+        self.objective, self.reduction, self.direction = objective, reduction, direction
+        self.max_failed_share = max_failed_share
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
         self.table = {rung: dict(values) for rung, values in (table or {}).items()}
         self.pruned: dict[str, int] = {}
@@ -102,10 +106,11 @@ class JobQueue:
                 follower.heard(job, events)
         for event in events:
             epochs = int(event["epoch"]) + 1
-            if self.objective is None or epochs not in job.rungs or self.objective not in event:
+            value = event.get(self.objective) if self.objective is not None and epochs in job.rungs else None
+            if value is None or math.isnan(value):  # geometry can be undefined
                 continue
-            self.table.setdefault(epochs, {})[key] = float(event[self.objective])
-            if decide(self.table, key, epochs, self.reduction) == "stop":
+            self.table.setdefault(epochs, {})[key] = float(value)
+            if decide(self.table, key, epochs, self.reduction, self.direction) == "stop":
                 self.pruned[key] = epochs
         return key in self.pruned
 
@@ -118,7 +123,7 @@ class JobQueue:
         if found is None:
             if key in self.pruned:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
-                shutil.rmtree(self.ledger.stages / stage_key(jobs[0].experiment), ignore_errors=True)
+                remove_stages(self.ledger.stages, jobs[0].experiment, shared=False)
             else:
                 why = "its workers were lost repeatedly" if lost else "it ended without a record"
                 status, kind = "failed", "infrastructure"

@@ -22,6 +22,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from divfeat.config import SearchConfig
+from divfeat.objectives import Direction
 from divfeat.thresholds import ThresholdContext, family_named, lift
 
 Params = Mapping[str, Any]
@@ -80,7 +81,7 @@ class Refinement:
         trials: Sequence[FrozenTrial],
         space: Space,
         sampler: optuna.samplers.BaseSampler,
-        objectives: int,
+        directions: Sequence[Direction],
     ) -> dict[str, Any]:
         """What the sampler proposes in the family of `stage`, knowing how all earlier trials went.
 
@@ -90,10 +91,10 @@ class Refinement:
             trials: Optuna's, in the space of the last family.
             space: Of the stage's family.
             sampler: Seeded for this proposal.
-            objectives: How many, all maximized.
+            directions: Of the objectives, `maximize` or `minimize`.
         """
         target = self.stages[stage]
-        study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
+        study = optuna.create_study(directions=list(directions), sampler=sampler)
         for trial in trials:
             row = rows.get(trial.number)
             if row is None or trial.state in (TrialState.FAIL, TrialState.WAITING):

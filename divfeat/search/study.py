@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.files import read_json, write_json
 from divfeat.methods import method_named
+from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol
+from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
 from divfeat.search.interrupt import Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
@@ -34,6 +37,7 @@ from divfeat.search.queue import JobQueue
 from divfeat.search.refine import Refinement, refinement
 from divfeat.statistics import noise_floor
 from divfeat.thresholds import ThresholdContext, family_named
+from divfeat.thresholds.counts import FEW, MANY
 from divfeat.tracking import Tracker
 from divfeat.tracking.store import reachable
 
@@ -109,16 +113,29 @@ class Study:
                 build(experiment(self.config, baseline(name, self.config), seed), data)
             except ConfigError as error:
                 raise ConfigError(f"baseline {name!r} of protocol.baselines: {error}") from error
-        for metric in protocol.objective_metrics(self.config):
-            if metric == "val/accuracy_minor" and not 0 < (data.class_counts <= self.config.data.boundary).sum() < len(
-                data.class_counts
-            ):
-                counts = f"{data.class_counts.min()} to {data.class_counts.max()}"
-                raise ConfigError(
-                    f"objective 'minor' needs minor and major classes, but data.boundary={self.config.data.boundary} and "
-                    f"classes have {counts} training images; set data.boundary between those"
-                )
+        self._check_groups(data)
         return data
+
+    def _check_groups(self, data: PreparedData) -> None:
+        """Accuracies of a group need classes inside and outside it."""
+        search, source = self.config.search, self.config.data
+        counts = torch.as_tensor(data.class_counts)
+        masks = by_boundary(counts, source.boundary) | by_shots(counts)
+        asked = {name: f"objective {name!r}" for name in search.objectives}
+        asked = {one.metric: f"constraint {one.name!r}" for one in search.constraints} | asked
+        for name, what in asked.items():
+            if name not in masks or 0 < int(masks[name].sum()) < len(counts):
+                continue
+            have = f"classes have {counts.min()} to {counts.max()} training images"
+            if name in by_shots(counts):
+                raise ConfigError(
+                    f"{what} needs classes of the group {name!r} and others, but {have} (many: more than {MANY}, few: "
+                    f"fewer than {FEW}); use minor or major with data.boundary between those"
+                )
+            raise ConfigError(
+                f"{what} needs minor and major classes, but data.boundary={source.boundary} and {have}; set data.boundary "
+                "between those"
+            )
 
     def _check_protocol(self) -> None:
         settings = self.config.protocol
@@ -197,9 +214,8 @@ class _Session:
         self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
         plan = protocol.planned_runs(self.config, study.execution.trials)
-        metric = protocol.objective_metrics(self.config)[0]
-        concurrent = executor.concurrent if executor else 1
-        self.progress = Progress(plan, metric, concurrent, self.config.train.epochs, study.console)
+        concurrent, first = executor.concurrent if executor else 1, protocol.objectives(self.config)[0]
+        self.progress = Progress(plan, first, concurrent, self.config.train.epochs, study.console, self._feasible)
 
     def run(self, report: Reporter) -> Any:
         study = self.study
@@ -229,14 +245,20 @@ class _Session:
                 self.tracker.finish_study(status)
 
     def _open_phases(self) -> set[str]:
-        """Phases whose failed runs may be tried again: nothing that a frozen decision rests on."""
+        """Phases whose failed runs may be tried again: nothing that a frozen decision, or a bound trials met, rests on."""
         phases = {"search", "grid", "confirm"}
         if self.ledger.phase("calibrate") is None:
             phases.add("calibrate")
         winner = self.ledger.phase("winner")
         if winner is None or winner["trials"] < self.study.execution.trials:
             phases |= {"noise", "select"}
+        if self.ledger.proposals() and any(one.than for one in self.config.search.constraints):
+            phases.discard("noise")
         return phases
+
+    def _feasible(self, record: Mapping[str, Any]) -> bool:
+        limits = protocol.limits_of(self.config, self.ledger.record)
+        return violation(excesses(limits, lambda metric: protocol.metric_of(record, metric))) == 0
 
     def _register(self) -> None:
         """Register the winner's extractor, once: of its selection runs the one at the validation median."""
@@ -310,11 +332,18 @@ class _Session:
 
     def _noise(self) -> None:
         jobs = protocol.noise_jobs(self.config)
-        self._run("noise", jobs)
+        queue = self._run("noise", jobs)
+        limits = protocol.limits_of(self.config, self.ledger.record)
+        if unknown := [limit.name for limit in limits if math.isnan(limit.bound)]:
+            raise TooManyFailuresError(
+                f"search.constraints: {', '.join(unknown)} is relative to {protocol.NOISE_METHOD}, of which no run has that "
+                f"metric: {queue.cause}"
+            )
         if self.ledger.phase("protocol") is None:
-            metric = protocol.objective_metrics(self.config)[0]
+            first = protocol.objectives(self.config)[0]
+            metric = first.validation
             values = [protocol.metric_of(self.ledger.record(job.key), metric) for job in jobs]
-            scores = [100 * value for value in values if value is not None]
+            scores = [first.scale * value for value in values if value is not None]
             floor = noise_floor(np.array(scores)).sd if len(scores) >= 2 else None
             self.ledger.write_phase(
                 "protocol",
@@ -327,6 +356,7 @@ class _Session:
                     "train": self.config.train.to_dict(),
                     "noise": {"method": protocol.NOISE_METHOD, "scores": scores, "sd": floor},
                     "pareto_rule": "closest to the utopia point of the front, objectives scaled to [0, 1]",
+                    **({"constraints": {limit.name: limit.bound for limit in limits}} if limits else {}),
                     **self.config.protocol.to_dict(),
                 },
             )
@@ -346,12 +376,13 @@ class _Session:
             return
         asha = self.config.search.asha
         self.progress.done["search"] = len(proposals) - len(proposals.pending())
-        objective = protocol.objective_metrics(self.config)[0] if asha else None
+        first = protocol.objectives(self.config)[0]
         self._run(
             "search",
             jobs(),
             on_record=told,
-            objective=objective,
+            objective=first.validation if asha else None,
+            direction=first.direction,
             reduction=asha.reduction if asha else 3,
             table=proposals.rung_table(),
         )
@@ -449,6 +480,7 @@ class _Session:
             folder=str(self.ledger.run_folder(job.key).resolve()),
             stages=str(self.ledger.stages.resolve()),
             rungs=job.rungs,
+            stop=tuple(one.to_dict() for one in self.config.search.stop) if job.phase == "search" else (),
             keep=job.phase in KEPT,
             workers=self.study.execution.workers_per_trial,
             cpus=self.study.execution.cpus_per_worker,

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from divfeat.errors import ConfigError, DataError
 from divfeat.statistics._common import ZERO_SPREAD, Floats, confidence_level, listed, t_half_width
 
-VerdictName = Literal["better", "worse", "equivalent", "not shown", "no verdict"]
+VerdictName = Literal["better", "worse", "higher", "lower", "equivalent", "not shown", "no verdict"]
 
 MIN_SEEDS = 5
 """Fewer paired seeds than this give no verdict."""
@@ -65,12 +65,14 @@ class Verdict:
         margin: of equivalence, points.
         alpha: chance that any interval misses, over all winners that were judged.
         looks: winners that these seeds and images have judged, this one included.
+        measure: what was compared where it is no score, else "".
     """
 
     comparisons: tuple[Comparison, ...]
     margin: float
     alpha: float
     looks: int = 1
+    measure: str = ""
 
     def named(self, verdict: VerdictName) -> list[str]:
         """Names of the baselines against which the verdict is `verdict`."""
@@ -96,12 +98,15 @@ class Verdict:
         phrases: dict[VerdictName, str] = {
             "better": "better than {}",
             "worse": "worse than {}",
+            "higher": "higher than {}",
+            "lower": "lower than {}",
             "equivalent": f"equivalent to {{}} (within ±{self.margin:g} points)",
             "not shown": "no difference shown against {}",
             "no verdict": "no verdict against {}",
         }
         parts = [phrase.format(listed(names)) for key, phrase in phrases.items() if (names := self.named(key))]
-        text = f"The winner: {'; '.join(parts)}."
+        who = f"{self.measure[0].upper()}{self.measure[1:]} of the winner" if self.measure else "The winner"
+        text = f"{who}: {'; '.join(parts)}."
         small = [c.name for c in self.comparisons if c.within_margin and c.verdict in ("better", "worse")]
         if small:
             text += f" The difference to {listed(small)} lies wholly within the margin of {self.margin:g} points."
@@ -127,6 +132,7 @@ def verdict(
     alpha: float = 0.05,
     looks: int = 1,
     same_config: Collection[str] = (),
+    measure: str = "",
 ) -> Verdict:
     """Judge the frozen winner against B baselines on the same S confirmation seeds.
 
@@ -146,6 +152,8 @@ def verdict(
         looks: distinct winners that were shown these seeds and images, this one included: who extends a search until
             some winner comes out better has looked as often.
         same_config: names of the baselines whose configuration the winner's equals.
+        measure: what is compared, where it is no score: then the verdicts are "higher" and "lower" for "better" and "worse",
+            and nothing is "equivalent", since the margin is one of scores.
 
     Raises:
         DataError: the lengths differ from the number of seeds, or a seed is listed twice.
@@ -163,7 +171,19 @@ def verdict(
         _compare(name, winner, _scores(name, scores, len(seeds)), tuple(seeds), margin, level, name in same_config)
         for name, scores in baseline_scores.items()
     ]
-    return Verdict(tuple(comparisons), margin, alpha, looks)
+    if measure:
+        comparisons = [replace(one, verdict=_WITHOUT_SCORE[one.verdict], within_margin=False) for one in comparisons]
+    return Verdict(tuple(comparisons), margin, alpha, looks, measure)
+
+
+#: Of what is no score.
+_WITHOUT_SCORE: dict[VerdictName, VerdictName] = {
+    "better": "higher",
+    "worse": "lower",
+    "equivalent": "not shown",
+    "not shown": "not shown",
+    "no verdict": "no verdict",
+}
 
 
 def _scores(name: str, values: ArrayLike, seeds: int) -> Floats:

@@ -217,6 +217,43 @@ def test_several_ranks_end_together(tmp_path, data):
     assert read_json(Path(spec.folder) / "record.json")["error_kind"] == "nan"
 
 
+# --- a trial that meets a reason to stop --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stop", "last", "said"),
+    [
+        ({"metric": "train/feature_norm", "above": 0.0}, 0, "stopped after 1 epochs: train/feature_norm = "),
+        ({"metric": "followed/collapse/nc1", "above": 0.0}, 0, "stopped after 1 epochs: followed/collapse/nc1 = "),
+        ({"metric": "train/loss", "below": 0.0}, None, None),
+        ({"metric": "train/accuracy", "above": 0.0}, 0, "above 0"),
+    ],
+)
+def test_a_reason_to_stop_ends_the_training_as_pruned(tmp_path, data, stop, last, said):
+    heard, spec = Heard(), make_spec(tmp_path, changed(epochs=3), stop=(stop,))
+    run_spec(spec, data, heard)
+    found = read_json(Path(spec.folder) / "record.json")
+    if last is None:
+        assert (found["status"], len(found["history"])) == ("completed", 3)
+        return
+    assert (found["status"], found["error_kind"], found["metrics"]) == ("pruned", "stop", {})
+    assert said in found["error"] and len(found["error"].splitlines()) == 1
+    assert [row["epoch"] for row in found["history"]] == list(range(last + 1))
+    assert stop["metric"] in found["history"][-1]
+    assert heard.done == [True] and heard.epochs == [[0]]  # the driver hears of the last epoch too
+    assert stages(tmp_path) == []
+
+
+def test_several_ranks_stop_together(tmp_path, data):
+    spec = make_spec(tmp_path, stop=({"metric": "train/loss", "above": 0.0},))
+    with pytest.raises(module._StoppedError):
+        run_spec(spec, data, Heard(), rank=0, every_epochs=1)
+    assert read_json(Path(spec.folder) / "record.json")["status"] == "pruned"
+    other = make_spec(tmp_path / "other", stop=({"metric": "train/loss", "above": 0.0},))
+    run_spec(other, data, Heard(), rank=1, every_epochs=1)  # is torn down with the first; decides nothing
+    assert not Path(other.folder).exists()
+
+
 # --- a trial that something else broke ----------------------------------------------------------------------------------
 
 

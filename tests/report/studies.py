@@ -6,10 +6,11 @@ import math
 import numpy as np
 import torch
 
-from divfeat.config import OBJECTIVES, ExecutionConfig, MethodConfig, ThresholdSpec
+from divfeat.config import ExecutionConfig, MethodConfig, ThresholdSpec
 from divfeat.features import FeatureSet
 from divfeat.files import write_json
 from divfeat.methods import canonical
+from divfeat.objectives import OBJECTIVES
 from divfeat.record import save_features
 from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
@@ -108,6 +109,7 @@ def completed(config):
         "cone/occupancy_60deg": 0.7,
         "cone/positive_cosine": 0.8,
         "feature/norm": 4.0,
+        "feature/log_norm": 1.4 - value,
         "train/accuracy_eval": 0.9995,
     }
     members = {
@@ -280,5 +282,6 @@ class Studied:
         found = []
         for config in protocol.confirmation_experiments(self.trained, method, self.winner["strengths"]):
             record = self.ledger.record(config.key) or {"metrics": {}}
-            found.append(100 * record["metrics"].get(OBJECTIVES[objective][1], math.nan))
+            measure = OBJECTIVES[objective]
+            found.append(measure.scale * record["metrics"].get(measure.test, math.nan))
         return np.array(found)

@@ -300,6 +300,40 @@ def test_a_trial_that_breaks_a_constraint_is_ringed_and_never_the_best(tmp_path,
     assert caption.startswith("Best: 65.0 % at 17° and 17°; 1 of 2 trials") and "3 finished trials" in caption
 
 
+def test_pareto_front(tmp_path, drawn):
+    values = [(80, 10), (78, 40), (70, 50), (69, 49), (85, 60), (NAN, 3)]
+    trials = [
+        {"number": number, "values": pair, "feasible": number != 4, "front": number < 3}
+        for number, pair in enumerate(values)
+    ]
+    lines = {"ce": ([75, 77], [30, 32]), "lost": ([NAN], [NAN])}
+    more = {"names": ("minor (%)", "rank"), "directions": ("maximize", "maximize")}
+    caption = figures.pareto_front(trials, tmp_path / "k.png", baselines=lines, winner=1, **more)
+    ax = drawn[0].axes[0]
+    assert line_named(ax, "trial").get_xydata().tolist() == [[69, 49]]
+    assert line_named(ax, "infeasible trial").get_xydata().tolist() == [[85, 60]]
+    assert line_named(ax, "Pareto front").get_xydata().tolist() == [[70, 50], [78, 40], [80, 10]]
+    assert line_named(ax, "Pareto front").get_drawstyle() == "steps-pre"
+    assert line_named(ax, "winner").get_xydata().tolist() == [[78, 40]]
+    assert line_named(ax, "ce").get_xydata().tolist() == [[76, 31]]
+    assert legend_of(ax) == ["trial", "infeasible trial", "Pareto front", "winner", "ce"]
+    assert caption.startswith("4 trials, 3 of them on the front; 1 more miss") and "more of the second" in caption
+    assert_png(tmp_path / "k.png")
+
+
+def test_a_search_for_less_with_infeasible_trials(tmp_path, drawn):
+    trials = [
+        {"number": number, "value": value, "status": status, "release": "gate"}
+        for number, (value, status) in enumerate([(3, "completed"), (1, "infeasible"), (2, "completed"), (4, "pruned")])
+    ]
+    caption = figures.optimisation_history(trials, tmp_path / "l.png", metric="norm", suffix="", minimize=True)
+    ax = drawn[0].axes[0]
+    (best,) = [line for line in ax.get_lines() if line.get_drawstyle().startswith("steps")]
+    assert best.get_ydata().tolist() == [3, 2, 2]
+    assert ax.get_ylabel() == "norm" and "infeasible" in legend_of(ax)
+    assert caption.startswith("2 finished, 1 infeasible, 1 pruned, 0 failed")
+
+
 def test_angles_by_count(tmp_path, drawn):
     counts = np.array([10, 500, 50, 120])
     angles, other = np.radians([60, 5, 40, 10]), np.radians([40, 0, 40, 0])
@@ -514,6 +548,14 @@ DEGENERATE = {
     "a class without images": lambda p: figures.angles_by_count([5, 0], [0.1, 0.2], p, others={}),
     "no group": lambda p: figures.group_accuracy_by_threshold({}, {}, p),
     "one group": lambda p: figures.group_accuracy_by_threshold({HOSTILE: [NAN, 0.1]}, {HOSTILE: [1, NAN]}, p),
+    "no front": lambda p: figures.pareto_front([], p, names=(HOSTILE, "b"), directions=("maximize", "minimize")),
+    "one point": lambda p: figures.pareto_front(
+        [{"number": 0, "values": (1.0, NAN), "feasible": True, "front": False}],
+        p,
+        names=("a", "b"),
+        directions=("maximize", "maximize"),
+        baselines={HOSTILE: ([NAN], [1.0])},
+    ),
     "no pair": lambda p: figures.two_thresholds([], [], [], p),
     "one pair": lambda p: figures.two_thresholds([0.5], [0.5], [60], p, names=(HOSTILE, "b")),
     "a line": lambda p: figures.two_thresholds(GRID.repeat(2), GRID.repeat(2), GRID.repeat(2), p),

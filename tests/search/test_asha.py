@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from divfeat.errors import ConfigError
+from divfeat.objectives import OBJECTIVES
 from divfeat.search.asha import decide
 from divfeat.search.interrupt import Interrupt
 from divfeat.search.ledger import Ledger
@@ -29,6 +30,13 @@ def test_agrees_with_counting_those_that_are_better(values, reduction, data):
     index = data.draw(st.integers(0, len(values) - 1))
     table = {4: {str(i): value for i, value in enumerate(values)}, 8: {"other": 0.0}}
     assert decide(table, str(index), 4, reduction) == naive(values, index, reduction)
+
+
+@given(VALUES, st.integers(2, 5), st.data())
+def test_what_is_to_be_minimised_mirrors_what_is_to_be_maximised(values, reduction, data):
+    index = data.draw(st.integers(0, len(values) - 1))
+    table = {4: {str(i): -value for i, value in enumerate(values)}}
+    assert decide(table, str(index), 4, reduction, "minimize") == naive(values, index, reduction)
 
 
 @given(VALUES, st.integers(2, 5))
@@ -122,6 +130,20 @@ def test_halving_spends_less_and_keeps_the_best(tmp_path, concurrent, seed):
             assert spent[key] == EPOCHS
     assert "failed" not in queue.statuses.values()
     assert not queue.stopping()
+
+
+def test_geometry_is_halved_in_its_own_direction(tmp_path):
+    """The log norm is to be small; where it is undefined nobody is stopped for it."""
+    metric, ledger = OBJECTIVES["log_norm"].validation, Ledger(tmp_path)
+    jobs = [search_job(make_study(), 0.1 * (i + 1), i, (1,)) for i in range(5)]
+    queue = JobQueue(
+        iter(jobs), ledger, lambda job: job, Interrupt(), [], objective=metric, direction="minimize", reduction=2
+    )
+    for _ in jobs:
+        queue.next()
+    values = [4.0, 5.0, 3.0, math.nan, None]
+    stopped = [queue.heard(job.key, curve([value], metric)) for job, value in zip(jobs, values, strict=True)]
+    assert stopped == [False, True, False, False, False]
 
 
 def test_without_an_objective_nothing_is_stopped(tmp_path):

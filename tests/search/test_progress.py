@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from divfeat import record as records
+from divfeat.objectives import OBJECTIVES
 from divfeat.search import progress as module
 from divfeat.search.progress import Progress, clock
 from tests.search.samples import METRIC, completed, curve, make_study, search_job
@@ -21,7 +22,7 @@ def now(monkeypatch):
 
 
 def make(**options):
-    settings = {"plan": {"noise": 2, "search": 4}, "objective": METRIC, "concurrent": 2, "epochs": 20}
+    settings = {"plan": {"noise": 2, "search": 4}, "objective": OBJECTIVES["fine_probe"], "concurrent": 2, "epochs": 20}
     text = io.StringIO()
     return Progress(**(settings | options), console=Console(file=text, width=100)), text
 
@@ -111,8 +112,19 @@ def test_without_a_terminal_a_line_comes_now_and_then(now):
 def test_in_a_terminal_the_table_is_live(now):
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=100)
-    progress = Progress({"search": 3}, METRIC, 1, 20, console)
+    progress = Progress({"search": 3}, OBJECTIVES["fine_probe"], 1, 20, console)
     with progress:
         run(progress, now, JOBS[0], 1.0)
     assert "1/3" in text.getvalue()
     assert "runs done" not in text.getvalue()
+
+
+def test_the_best_in_its_own_direction_among_what_is_feasible(now):
+    least = OBJECTIVES["log_norm"]
+    progress, _ = make(objective=least, feasible=lambda record: record["metrics"]["cone/occupancy"] < 0.5)
+    progress.phase = "search"
+    for job, value, occupancy in zip(JOBS, (3.0, 2.5, 1.0, 2.75), (0.1, 0.1, 0.9, 0.1), strict=False):
+        metrics = {least.validation: value, "cone/occupancy": occupancy}
+        progress.finished(job, completed(job.experiment, metrics), True)
+    assert progress.best == (2.5, JOBS[1].name)
+    assert "best 2.50 (" in shown(progress) and "%" not in shown(progress)

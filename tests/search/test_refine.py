@@ -171,7 +171,7 @@ def test_a_stage_draws_from_what_the_ones_before_it_measured(walk, monkeypatch):
         for name in ("tau_major", "tau_minor")
     } | {"release": optuna.distributions.CategoricalDistribution(driver.study.search.releases)}
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=1)
-    drawn = driver.proposals.refinement.draw(1, rows, trials, space, sampler, 1)
+    drawn = driver.proposals.refinement.draw(1, rows, trials, space, sampler, ["maximize"])
     assert set(drawn) == set(space)
     assert [trial.value for trial in seen] == [trial.value for trial in trials]
     for number, trial in enumerate(seen[:3]):
@@ -190,7 +190,7 @@ def test_what_runs_and_what_was_pruned_is_known_too_and_what_failed_is_not(tmp_p
     space = {name: optuna.distributions.FloatDistribution(0.0, 1.5) for name in ("tau_major", "tau_minor")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optuna, "create_study", lambda **_: study)
-        found.draw(1, rows, driver.trials, space, optuna.samplers.RandomSampler(seed=0), 1)
+        found.draw(1, rows, driver.trials, space, optuna.samplers.RandomSampler(seed=0), ["maximize"])
     assert [trial.state for trial in study.trials[:2]] == [TrialState.RUNNING, TrialState.PRUNED]
     assert study.trials[1].intermediate_values == {2: 0.2}
     assert len(study.trials) == 3  # and the one asked

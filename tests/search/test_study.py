@@ -13,11 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
 from rich.console import Console
 
+from divfeat import record as records
 from divfeat.config import ExecutionConfig, ExperimentConfig, StudyConfig
 from divfeat.errors import ConfigError, DataError
 from divfeat.files import write_json
@@ -25,6 +27,7 @@ from divfeat.search import protocol, study
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
+from divfeat.search.proposals import storage_url
 from divfeat.search.study import Study
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import METRIC, completed, make_study
@@ -354,6 +357,109 @@ def test_the_protocol_is_written_before_the_search(world: World) -> None:
     assert found["noise"]["method"] == "ce_etf" and len(found["noise"]["scores"]) == 3
     began = [row["time"] for row in world.ledger.started().values() if row["phase"] == "search"]
     assert len(began) == 4 and found["written"] <= min(began)
+
+
+# --- constraints and stop reasons -------------------------------------------------------------------------------------------
+
+#: Probe accuracy may not fall by more than 2 points below CE+ETF's.
+BOUND = {"metric": "accuracy", "at_least": -2.0, "than": "ce_etf"}
+
+
+def constrained(monkeypatch: pytest.MonkeyPatch, folder: Path, **search: Any) -> World:
+    """Wide cones are best, but accuracy falls with them: 2 points at 0.5 rad."""
+    config = make_study(protocol=SMALL, search={"releases": ["gate"], "constraints": [BOUND], **search})
+    world = World(folder, config, monkeypatch)
+
+    def outcome(config: ExperimentConfig) -> Any:
+        angle = angle_of(config)
+        found = scored(config, 0.6 + 0.1 * angle)
+        return found | {"metrics": found["metrics"] | {"val/accuracy": 0.8 - 0.04 * angle}}
+
+    world.outcome = outcome
+    return world
+
+
+def test_a_study_ends_with_a_winner_that_keeps_its_constraint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = constrained(monkeypatch, tmp_path / "a")
+    world.session(14)
+    decision = world.ledger.phase("winner")
+    assert decision is not None
+    method = decision["winner"]["method"]
+    assert 0.2 < method["thresholds"]["angles"]["tau"] <= 0.5
+    assert all(row["excess"]["accuracy >= ce_etf - 2"] <= 0 for row in decision["candidates"])
+    assert world.ledger.phase("protocol")["constraints"] == {"accuracy >= ce_etf - 2": pytest.approx(78)}  # type: ignore[index]
+    assert world.progress is not None and world.progress.best is not None
+    assert world.progress.best[0] <= 0.65 + 1e-9  # what was shown as the best so far keeps it too
+    free = constrained(monkeypatch, tmp_path / "b", constraints=[])
+    free.session(14)
+    angles = free.ledger.phase("winner")["winner"]["method"]["thresholds"]["angles"]  # type: ignore[index]
+    assert angles["tau"] > 1
+
+
+def test_a_bound_relative_to_runs_that_all_failed_ends_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = constrained(monkeypatch, tmp_path / "a")
+    plain = world.outcome
+    world.outcome = lambda config: "lost" if config.method.name == "ce_etf" and config.seed >= 1000 else plain(config)
+    with pytest.raises(TooManyFailuresError, match="accuracy >= ce_etf - 2 is relative to ce_etf, of which no run"):
+        world.session(4)
+    assert world.ledger.proposals() == {}
+
+
+def test_a_bound_that_trials_met_does_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of the noise floor is lost; mended later, it would have moved the bound that trials were judged by."""
+    world = constrained(monkeypatch, tmp_path / "a")
+    plain, second = world.outcome, protocol.select_seeds(world.config)[1]
+
+    def lossy(config: ExperimentConfig) -> Any:
+        return "lost" if config.method.name == "ce_etf" and config.seed == second else plain(config)
+
+    world.outcome = stop_in("confirm", 0, lossy)
+    with pytest.raises(StoppedError):
+        world.session(5)
+    before = protocol.limits_of(world.config, world.ledger.record)
+    world.outcome = plain
+    world.session(7)
+    assert protocol.limits_of(world.config, world.ledger.record) == before
+    assert world.ledger.record(protocol.noise_jobs(world.config)[1].key)["status"] == "failed"  # type: ignore[index]
+
+
+def test_only_trials_of_the_search_have_reasons_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = [{"metric": "train/feature_norm", "above": 10.0}]
+    world = constrained(monkeypatch, tmp_path / "a", stop=stop, constraints=[])
+    plain, found = world.outcome, {}
+    run = world.run
+
+    def watched(source: Any) -> None:
+        hand_out = source.next
+
+        def next_spec() -> Any:
+            spec = hand_out()
+            if spec is not None:
+                found[spec.key] = spec.stop
+            return spec
+
+        source.next = next_spec
+        run(source)
+
+    def outcome(config: ExperimentConfig) -> Any:
+        if angle_of(config) > 1 and config.role == "search" and config.seed < 1000:
+            return records.ended(
+                "pruned", config, "stopped after 2 epochs: train/feature_norm = 11 above 10", "stop", []
+            )
+        return plain(config)
+
+    world.run, world.outcome = watched, outcome  # type: ignore[method-assign]
+    world.session(8)
+    stops = {phase: set() for phase in ("noise", "search", "select", "confirm")}  # type: ignore[var-annotated]
+    for key, info in world.ledger.started().items():
+        stops[info["phase"]].add(bool(found[key]))
+    assert stops == {"noise": {False}, "search": {True}, "select": {False}, "confirm": {False}}
+    states = [trial.state for trial in optuna.load_study(study_name="a", storage=storage_url(world.folder)).trials]
+    assert states.count(TrialState.PRUNED) > 0 and TrialState.RUNNING not in states
+    rows = world.ledger.phase("winner")["candidates"]  # type: ignore[index]
+    assert all(row["method"]["thresholds"]["angles"].get("tau", 0) <= 1 for row in rows)
 
 
 # --- refinement -------------------------------------------------------------------------------------------------------------

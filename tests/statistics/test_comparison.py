@@ -43,6 +43,22 @@ def test_says_each_of_the_four(shift, expected):
     assert "10 paired seeds, simultaneous 95 % intervals" in result.sentence
 
 
+@pytest.mark.parametrize(
+    ("shift", "expected"), [(3.0, "higher"), (-3.0, "lower"), (0.0, "not shown"), (0.45, "not shown")]
+)
+def test_a_measure_that_is_no_score_is_never_better(shift, expected):
+    noise = np.array([0.1, -0.1] * 5) * (1 if abs(shift) != 0.45 else 10)
+    result = verdict(70 + shift + noise, {"base": np.full(10, 70.0)}, seeds=SEEDS, measure="log feature norm")
+    as_score = verdict(70 + shift + noise, {"base": np.full(10, 70.0)}, seeds=SEEDS)
+    assert result.comparisons[0].verdict == expected
+    assert result.comparisons[0].low == as_score.comparisons[0].low
+    assert result.tone == "neutral"
+    assert result.sentence.startswith("Log feature norm of the winner: ")
+    assert not any(word in result.sentence for word in ("better", "worse", "equivalent", "margin", "points"))
+    tiny = verdict(70.2 + 0.1 * noise, {"base": np.full(10, 70.0)}, seeds=SEEDS, measure="NC1")
+    assert "within the margin" not in tiny.sentence
+
+
 def test_better_comes_before_equivalent_and_says_it_is_small():
     noise = np.array([0.01, -0.01] * 5)
     result = verdict(70.2 + noise, {"base": np.full(10, 70.0)}, seeds=SEEDS, margin=0.5)

@@ -4,6 +4,7 @@ from divfeat.report.figures.by_count import accuracy_by_count, collapse_by_count
 from divfeat.report.figures.class_thresholds import angles_by_count, group_accuracy_by_threshold
 from divfeat.report.figures.comparison import confirmation, gain_by_class
 from divfeat.report.figures.features import feature_projection
+from divfeat.report.figures.front import pareto_front
 from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_by_threshold, two_thresholds
 from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
 
@@ -20,5 +21,6 @@ __all__ = [
     "gain_by_count",
     "group_accuracy_by_threshold",
     "optimisation_history",
+    "pareto_front",
     "two_thresholds",
 ]

@@ -141,7 +141,14 @@ def _class_sizes(ax: Axes, size: Floats, boundary: int, groups: Sequence[tuple[A
     label(ax, y="training\nimages")
 
 
-def confirmation(comparisons: Mapping[str, Mapping[str, Any]], path: str | Path, *, margin: float = 0.5) -> str:
+def confirmation(
+    comparisons: Mapping[str, Mapping[str, Any]],
+    path: str | Path,
+    *,
+    margin: float = 0.5,
+    where: str = "on test",
+    suffix: str = " (points)",
+) -> str:
     """Paired test differences of each seed with their interval, one row a baseline, zero line and margin band.
 
     Args:
@@ -187,11 +194,11 @@ def confirmation(comparisons: Mapping[str, Mapping[str, Any]], path: str | Path,
     ax.grid(False, axis="y")
     pad = 0.05 * (max(shown) - min(shown)) or 0.5
     ax.set_xlim(min(shown) - pad, max(shown) + pad)
-    label(ax, "Confirmation: winner minus baseline on test", "paired difference (points)")
+    label(ax, f"Confirmation: winner minus baseline {where}", f"paired difference{suffix}")
     caption = f"Tick: one seed ({seeds_text(seeds)})"
     if levels:
         level = " and ".join(f"{value:g}" for value in sorted(levels))
         caption += f"; dot and line: mean with its {level} % Student-t interval"
     if hollow:
         caption += "; hollow dot: mean of the seeds there are, no verdict"
-    return save(figure, path, f"{caption}; grey band: margin of ±{margin:g} points.")
+    return save(figure, path, f"{caption}; grey band: margin of ±{margin:g} points." if margin else f"{caption}.")

@@ -167,18 +167,22 @@ def two_thresholds(
     metric: str = "validation accuracy",
     margin: float = 0.5,
     infeasible: ArrayLike | None = None,
+    suffix: str = " (%)",
+    minimize: bool = False,
 ) -> str:
     """The objective over the plane of two thresholds (the `major_minor` family): trials, contours, the best.
 
     Args:
         tau_first: [T] radians, horizontal.
         tau_second: [T] radians, vertical.
-        objective: [T] percent; NaN = failed or pruned, drawn as a cross.
+        objective: [T]; NaN = failed or pruned, drawn as a cross.
         path: PNG to write.
         names: of the two thresholds.
         metric: what the colour shows.
-        margin: points within which the caption counts a trial as near the best.
+        margin: within which the caption counts a trial as near the best.
         infeasible: bool [T], finished trials that break a constraint: ringed, and never the best; None: there are none.
+        suffix: its unit.
+        minimize: whether less of it is what the search looks for.
 
     Returns:
         The caption, also printed on the figure.
@@ -195,21 +199,31 @@ def two_thresholds(
     handles, between = [], False
     if done.any():
         # Colours run over the better nine tenths: one collapsed trial would otherwise leave the rest in one shade.
-        low, high = float(np.quantile(z[done], 0.1)), float(z[done].max())
+        low, high = (
+            (float(z[done].min()), float(np.quantile(z[done], 0.9)))
+            if minimize
+            else (float(np.quantile(z[done], 0.1)), float(z[done].max()))
+        )
         flat = 0.5 * (high <= low)
         colours = {"cmap": "cividis", "vmin": low - flat, "vmax": high + flat}
         if done.sum() >= 12 and np.ptp(x[done]) > 1 and np.ptp(y[done]) > 1:
-            between = _contours(ax, x[done], y[done], np.maximum(z[done], low), colours)
+            between = _contours(ax, x[done], y[done], z[done].clip(low, high), colours)
         points = ax.scatter(x[done], y[done], c=z[done], s=46, edgecolors="white", linewidths=0.8, zorder=3, **colours)
-        bar = figure.colorbar(points, ax=ax, pad=0.03, extend="min" if z[done].min() < low else "neither")
-        bar.set_label(f"{plain(metric)} (%)", fontsize=10)
+        cut = (
+            ("max" if z[done].max() > high else "neither")
+            if minimize
+            else ("min" if z[done].min() < low else "neither")
+        )
+        bar = figure.colorbar(points, ax=ax, pad=0.03, extend=cut)
+        bar.set_label(f"{plain(metric)}{suffix}", fontsize=10)
         bar.ax.tick_params(labelsize=9)
     if rivals.any():
-        best = int(np.flatnonzero(rivals)[z[rivals].argmax()])
-        near = rivals & (z >= z[best] - margin)
+        best = int(np.flatnonzero(rivals)[(-z if minimize else z)[rivals].argmax()])
+        near = rivals & (np.abs(z - z[best]) <= margin)
+        value, unit = (f"{z[best]:.1f} %", " points") if suffix else (f"{z[best]:.4g}", "")
         found = (
-            f"Best: {z[best]:.1f} % at {x[best]:.0f}° and {y[best]:.0f}°; {int(near.sum())} of {int(rivals.sum())} trials lie "
-            f"within {margin:g} points of it, at {_span(x[near])} and {_span(y[near])}. "
+            f"Best: {value} at {x[best]:.0f}° and {y[best]:.0f}°; {int(near.sum())} of {int(rivals.sum())} trials lie "
+            f"within {margin:g}{unit} of it, at {_span(x[near])} and {_span(y[near])}. "
         )
         handles += ax.plot(x[best], y[best], "*", color=COLOURS[1], markersize=17, markeredgecolor="white", zorder=5,
                            label=f"best: {x[best]:.0f}° and {y[best]:.0f}°, {z[best]:.1f}")  # fmt: skip

@@ -28,6 +28,8 @@ from divfeat.report.figures._canvas import (
 
 RELEASES = {"paper": (COLOURS[0], "o"), "theorem": (COLOURS[1], "s"), "gate": (COLOURS[2], "^")}
 """Colour and marker of each way of letting go of a sample."""
+#: Opacity of a trial that misses a constraint.
+PALE = 0.3
 
 
 def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: str | Path) -> str:
@@ -72,15 +74,20 @@ def optimisation_history(
     path: str | Path,
     *,
     metric: str = "validation accuracy",
+    suffix: str = " (%)",
+    minimize: bool = False,
 ) -> str:
     """Objective by trial number with the best so far, coloured by the way of letting go of a sample.
 
     Args:
-        trials: {"number": int, "value": percent or None, "status": "completed" | "pruned" | "failed", "release": str, or
-            None where there is nothing to let go of}; a pruned trial is drawn hollow at its last value, a trial without a
-            value as a tick on the lower edge, where trials far below the others stand too.
+        trials: {"number": int, "value": float or None, "status": "completed" | "infeasible" | "pruned" | "failed", "release":
+            str, or None where there is nothing to let go of}; a pruned trial is drawn hollow at its last value, one that misses
+            a constraint pale and not among the best, a trial without a value as a tick on the lower edge, where trials far
+            below the others stand too.
         path: PNG to write.
         metric: what the objective is.
+        suffix: its unit.
+        minimize: whether less of it is better.
 
     Returns:
         The caption, also printed on the figure.
@@ -95,6 +102,7 @@ def optimisation_history(
     # An infinite value is a failure however the trial ended.
     with_value = np.isfinite(values)
     done = (status == "completed") & with_value
+    infeasible = (status == "infeasible") & with_value
     failed = (status == "failed") | ((status != "pruned") & ~with_value)
     pruned = (status == "pruned") & ~failed
     for name in dict.fromkeys([*RELEASES, *release]):
@@ -102,30 +110,39 @@ def optimisation_history(
         mine = release == name
         for some, face in ((mine & done, colour), (mine & pruned & with_value, "white")):
             ax.scatter(numbers[some], values[some], s=34, marker=marker, facecolors=face, edgecolors=colour, zorder=3)
-    best = np.maximum.accumulate(values[done]) if done.any() else np.empty(0)
+        some = mine & infeasible
+        ax.scatter(numbers[some], values[some], s=34, marker=marker, color=colour, alpha=PALE, linewidths=0, zorder=3)
+    best = (np.minimum if minimize else np.maximum).accumulate(values[done]) if done.any() else np.empty(0)
     if best.size:
         places = np.append(numbers[done], numbers.max())
         ax.step(places, np.append(best, best[-1]), where="post", color=INK, linewidth=1.6, zorder=2)
-        _frame(ax, values[done])
-    else:
+    shown = done | infeasible
+    if not shown.any():
         say_empty(ax, "no finished trial")
+    elif not minimize:
+        _frame(ax, values[shown])
     edge = ax.get_xaxis_transform()
     for some, marker in ((pruned & ~with_value, "|"), (failed, "x")):
         if not some.any():  # an empty line outside the clip would still claim room in the layout
             continue
         ax.plot(numbers[some], np.full(some.sum(), 0.02), marker, color=MUTED, markersize=7, transform=edge, zorder=3,
                 clip_on=False)  # fmt: skip
-    low = with_value & ~failed & (values < ax.get_ylim()[0]) if best.size else np.zeros(len(ordered), dtype=bool)
-    for number, name, hollow in zip(numbers[low], release[low], pruned[low], strict=True):
+    low = with_value & ~failed & (values < ax.get_ylim()[0]) if shown.any() else np.zeros(len(ordered), dtype=bool)
+    for number, name, hollow, pale in zip(numbers[low], release[low], pruned[low], infeasible[low], strict=True):
         colour, marker = RELEASES.get(name, (COLOURS[3], "D"))
         face = "white" if hollow else colour
-        ax.scatter(number, 0.02, s=34, marker=marker, facecolors=face, edgecolors=colour, transform=edge, zorder=3)
+        alpha = PALE if pale else 1.0
+        ax.scatter(
+            number, 0.02, s=34, marker=marker, facecolors=face, edgecolors=colour, alpha=alpha, transform=edge, zorder=3
+        )
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, min_n_ticks=1))
-    label(ax, f"Search: {plain(metric)} of each trial", "trial number", f"{plain(metric)} (%)")
+    label(ax, f"Search: {plain(metric)} of each trial", "trial number", f"{plain(metric)}{suffix}")
     handles = [Line2D([], [], color=INK, linewidth=1.6, label="best so far")] if best.size else []
     for name in dict.fromkeys(release):
         colour, marker = RELEASES.get(name, (COLOURS[3], "D"))
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=plain(name)))
+    if infeasible.any():
+        handles.append(Line2D([], [], color=MUTED, marker="o", alpha=PALE, linestyle="", label="infeasible"))
     if (pruned & with_value).any():
         handles.append(Line2D([], [], color=MUTED, marker="o", markerfacecolor="white", linestyle="", label="pruned"))
     if (pruned & ~with_value).any():
@@ -133,7 +150,10 @@ def optimisation_history(
     if failed.any():
         handles.append(Line2D([], [], color=MUTED, marker="x", linestyle="", label="failed"))
     legend(ax, handles)
-    caption = f"{int(done.sum())} finished, {int(pruned.sum())} pruned, {int(failed.sum())} failed; one seed a trial."
+    missed = f"{int(infeasible.sum())} infeasible, " if infeasible.any() else ""
+    caption = (
+        f"{int(done.sum())} finished, {missed}{int(pruned.sum())} pruned, {int(failed.sum())} failed; one seed a trial."
+    )
     if low.any():
         count = int(low.sum())
         caption += f" {count} value{'s' * (count != 1)} below the axis, drawn on its edge."
