@@ -143,8 +143,12 @@ def right_aligned(table: Table) -> list[bool]:
 
 def to_markdown(document: Document, folder: str | Path = ".") -> str:
     """The document as GitHub-flavoured Markdown; figures are linked relative to the folder the file will lie in."""
-    parts = [f"# {_escape(document.title)}", *(_markdown_block(block, Path(folder)) for block in document.blocks)]
-    return "\n\n".join(parts) + "\n"
+    return f"# {_escape(document.title)}\n\n{blocks_to_markdown(document.blocks, folder)}".rstrip() + "\n"
+
+
+def blocks_to_markdown(blocks: Sequence[Block], folder: str | Path = ".") -> str:
+    """Blocks alone, for a place in another text; figures are linked as in `to_markdown`."""
+    return "\n\n".join(_markdown_block(block, Path(folder)) for block in blocks)
 
 
 def _markdown_block(block: Block, folder: Path) -> str:

@@ -63,7 +63,7 @@ def answer(against: Mapping[str, Comparison], level: float) -> str:
 
 def _clause(group: str, one: Comparison, helped: bool) -> str:
     """What happens to a group; where another is helped, what it loses is the cost."""
-    measured = _difference(one) or "no seed has both scores"
+    measured = difference(one) or "no seed has both scores"
     if one.verdict == "no verdict":
         return f"no verdict on {group} classes ({measured})"
     if one.verdict == "better":
@@ -104,7 +104,7 @@ def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Table(
         ["winner minus", *found.groups],
         [
-            [name, *(_difference(found.comparisons[group][place]) for group in found.groups)]
+            [name, *(difference(found.comparisons[group][place]) for group in found.groups)]
             for place, name in enumerate(names)
         ],
         f"Points, paired by seed; the intervals of all baselines and groups hold together at {100 * found.level:.4g} %.",
@@ -120,7 +120,7 @@ def spread(values: Floats) -> str | None:
     return f"{mean:.2f}" if np.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
 
 
-def _difference(one: Comparison) -> str | None:
+def difference(one: Comparison) -> str | None:
     """'+0.42 [−0.10, +0.94]'; None where no seed has both scores."""
     if np.isnan(one.mean):
         return None

@@ -1,0 +1,296 @@
+"""The long-tail table out of several studies: `python -m divfeat.report.long_tail STUDY... [--readme FILE] [--out FOLDER]`.
+
+Rows are methods, columns data sets, one study each; cells are means and standard deviations over the confirmation seeds on
+test, last epoch. Ledgers alone are read. The same ledgers give the same text, so that a block of a README can be rebuilt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from divfeat.errors import DataError, DivfeatError
+from divfeat.files import finite, write_json, write_text
+from divfeat.metrics.groups import FEW_BELOW, MANY_ABOVE
+from divfeat.report.arrays import Floats, mean_of, sd_of
+from divfeat.report.commands import study_command
+from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
+from divfeat.report.group_words import difference, spread
+from divfeat.report.groups import BALANCED, REFERENCE, group_masks, group_scores
+from divfeat.report.published import short_of_published
+from divfeat.report.reading import read_summary
+from divfeat.report.summary import WINNER, Runs, StudySummary
+from divfeat.search.ledger import Ledger
+from divfeat.statistics import Comparison, verdict
+
+BEGIN, END = "<!-- long-tail-table:begin -->", "<!-- long-tail-table:end -->"
+#: Test accuracy over all images, as a column beside `balanced` and the groups.
+ACCURACY = "accuracy"
+#: What the searched winner is called in a table of several studies, whose winners differ.
+WINNER_ROW = "winner of the search"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method in one study.
+
+    Attributes:
+        configuration: What people call the configuration, as `gate 65.0 deg` of a winner.
+        scores: `accuracy`, `balanced` and groups -> [S] points on test, NaN where missing.
+        gain: Balanced accuracy against CE+ETF, paired by seed; None of CE+ETF itself and where it was not confirmed.
+        trials: That its own settings were tuned with; None where they were not.
+        parameters: Of the network; None where no run finished.
+        feature_dim: Of the features; None where no run finished.
+    """
+
+    configuration: str
+    scores: Mapping[str, Floats]
+    gain: Comparison | None
+    trials: int | None
+    parameters: int | None
+    feature_dim: int | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One data set: its study, the groups its classes form, and the methods confirmed on it; `note` says why no verdict."""
+
+    title: str
+    summary: StudySummary
+    groups: tuple[str, ...]
+    entries: Mapping[str, Entry]
+    note: str
+
+
+@dataclass(frozen=True)
+class LongTailTable:
+    """Columns in the order the studies were given."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def methods(self) -> list[str]:
+        """Rows: every method confirmed in any study, in the order they are met, the winner last."""
+        names = dict.fromkeys(name for column in self.columns for name in column.entries)
+        return [*(name for name in names if name != WINNER_ROW), *(name for name in names if name == WINNER_ROW)]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """As tables: all data sets beside each other, then the groups of each."""
+        return [_overview(self), *(block for column in self.columns for block in _groups(column, self.methods))]
+
+    @property
+    def markdown(self) -> str:
+        """The tables, without a title."""
+        return blocks_to_markdown(self.blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and what produced them, as JSON types: scores and differences in points, missing ones None."""
+        found: dict[str, Any] = finite(
+            {"methods": self.methods, "data": [_column_json(column) for column in self.columns]}
+        )
+        return found
+
+
+def long_tail_table(folders: Sequence[str | Path]) -> LongTailTable:
+    """Read the studies in `folders`, one a data set.
+
+    Raises:
+        DataError: no study, one given twice, or one that has confirmed nothing yet.
+    """
+    if not folders:
+        raise DataError("a long-tail table needs the folder of at least one study")
+    summaries = [read_summary(folder) for folder in folders]
+    names = [summary.config.preset for summary in summaries]
+    for place, summary in enumerate(summaries):
+        if not any(runs.completed for runs in summary.confirmed):
+            raise DataError(f"{summary.folder} has confirmed nothing yet; run the study to its end, or leave it out")
+        if any(summary.folder == other.folder for other in summaries[:place]):
+            raise DataError(f"{summary.folder} is given twice; give each study once")
+    # Two studies of one preset are told apart by their own names.
+    titles = [s.name if names.count(name) > 1 else name for s, name in zip(summaries, names, strict=True)]
+    return LongTailTable(tuple(_column(title, s) for title, s in zip(titles, summaries, strict=True)))
+
+
+def rebuild_block(text: str, block: str) -> str:
+    """`text` with what stands between the two marks replaced by `block`; doing it again changes nothing.
+
+    Raises:
+        DataError: the marks are missing, doubled or in the wrong order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise DataError(
+            f"the text needs the lines {BEGIN} and {END} once each, in this order, around the table's place"
+        )
+    before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+
+
+# --- from ledgers -----------------------------------------------------------------------------------------------------------
+
+
+def _column(title: str, summary: StudySummary) -> Column:
+    groups = (BALANCED, *group_masks(summary))
+    note = short_of_published(summary.config.protocol, summary.confirmed)
+    gains = _gains(summary, note)
+    tuned = Ledger(summary.folder).phase("tuned") or {}
+    entries = {}
+    for runs in summary.confirmed:
+        facts = [record["provenance"] for record in runs.completed]
+        trials = len(summary.trials) if runs.name == WINNER else (tuned.get(runs.name) or {}).get("trials")
+        entries[WINNER_ROW if runs.name == WINNER else runs.name] = Entry(
+            configuration=str(summary.winner["winner"]["name"])
+            if runs.name == WINNER and summary.winner
+            else runs.name,
+            scores={ACCURACY: runs.points("test/accuracy"), **group_scores(runs, groups)},
+            gain=gains.get(runs.name),
+            trials=trials,
+            parameters=facts[0]["parameter_count"] if facts else None,
+            feature_dim=facts[0]["feature_dim"] if facts else None,
+        )
+    return Column(title, summary, groups, entries, note)
+
+
+def _gains(summary: StudySummary, note: str) -> dict[str, Comparison]:
+    """Each method against CE+ETF in balanced accuracy; the intervals of a study hold together; no verdict under a `note`."""
+    reference = summary.confirmed_as(REFERENCE)
+    others = [runs for runs in summary.confirmed if runs is not reference]
+    if reference is None or summary.primary is None:
+        return {}
+    rules, looks = summary.config.protocol, summary.primary.verdict.looks
+
+    def compare(runs: Runs) -> Comparison:
+        found = verdict(
+            runs.points(f"test/accuracy_{BALANCED}"),
+            {REFERENCE: reference.points(f"test/accuracy_{BALANCED}")},
+            seeds=runs.seeds,
+            margin=rules.margin,
+            alpha=rules.alpha,
+            looks=looks * len(others),
+        )
+        return (found.withheld(note) if note else found).comparisons[0]
+
+    return {runs.name: compare(runs) for runs in others}
+
+
+# --- as tables --------------------------------------------------------------------------------------------------------------
+
+
+def _overview(table: LongTailTable) -> Table:
+    headers = ["method"]
+    for column in table.columns:
+        headers += [f"{column.title}: {what}" for what in ("accuracy", "balanced", f"balanced minus {REFERENCE}")]
+    rows: list[list[Cell]] = []
+    for method in table.methods:
+        cells: list[Cell] = [method]
+        for column in table.columns:
+            entry = column.entries.get(method)
+            cells += ["", "", ""] if entry is None else [
+                spread(entry.scores[ACCURACY]), spread(entry.scores[BALANCED]), difference(entry.gain) if entry.gain else "",
+            ]  # fmt: skip
+        rows.append(cells)
+    caption = "Test, percent: mean and standard deviation over the confirmation seeds, last epoch. " + " ".join(
+        f"{column.title}: {_told(column)}." for column in table.columns
+    )
+    return Table(headers, rows, f"{caption} Empty: not in that study.")
+
+
+def _told(column: Column) -> str:
+    """Seeds, level and what won, in words."""
+    summary = column.summary
+    rules, seeds = summary.config.protocol, len(summary.confirmed[0].seeds)
+    text = f"{seeds} seeds, {summary.config.train.epochs} epochs"
+    if summary.primary is not None and any(entry.gain for entry in column.entries.values()):
+        level = 100 * (1 - rules.alpha / summary.primary.verdict.looks)
+        text += f", differences paired by seed with intervals that hold together at {level:.4g} %"
+    if WINNER_ROW in column.entries:
+        text += f"; the winner is {column.entries[WINNER_ROW].configuration}"
+    return text + (f"; no verdict: {column.note}" if column.note else "")
+
+
+def _groups(column: Column, methods: Sequence[str]) -> list[Block]:
+    """One row a method of the study: its groups, what it was tuned with and how large it is."""
+    groups = [group for group in column.groups if group != BALANCED]
+    rows: list[list[Cell]] = []
+    for method in methods:
+        if (entry := column.entries.get(method)) is not None:
+            seeds = int(np.isfinite(entry.scores[BALANCED]).sum())
+            sizes = [entry.trials, entry.parameters, entry.feature_dim]
+            rows.append([method, *(spread(entry.scores[group]) for group in groups), seeds, *sizes])
+    boundary = column.summary.config.data.boundary
+    caption = (
+        f"Test, percent, means over the classes of a group. Minor: at most {boundary} training images; many: above {MANY_ABOVE}; "
+        f"few: below {FEW_BELOW}. Trials: that its own settings were tuned with."
+    )
+    headers = ["method", *groups, "seeds", "trials", "parameters", "feature dim."]
+    return [Heading(column.title, 4), Table(headers, rows, caption), Paragraph(f"Study {_source(column)}.")]
+
+
+def _source(column: Column) -> str:
+    facts = column.summary.provenance
+    commit = facts["commit"] if isinstance(facts["commit"], str) else ", ".join(facts["commit"] or ["unknown"])
+    seeds = column.summary.confirmed[0].seeds
+    return f"{column.summary.config.identity}, commit {commit}, seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _column_json(column: Column) -> dict[str, Any]:
+    summary = column.summary
+    return {
+        "title": column.title,
+        "study": summary.name,
+        "config_hash": summary.config.identity,
+        "command": study_command(summary, where=False),
+        "seeds": list(summary.confirmed[0].seeds),
+        "epochs": summary.config.train.epochs,
+        "provenance": dict(summary.provenance),
+        "test_reads": summary.test_reads,
+        "no_verdict": column.note or None,
+        "groups": list(column.groups),
+        "methods": {
+            name: {
+                "configuration": entry.configuration,
+                "scores": {group: values.tolist() for group, values in entry.scores.items()},
+                "mean": {group: mean_of(values) for group, values in entry.scores.items()},
+                "sd": {group: sd_of(values) for group, values in entry.scores.items()},
+                f"balanced_minus_{REFERENCE}": asdict(entry.gain) if entry.gain else None,
+                "trials": entry.trials,
+                "parameter_count": entry.parameters,
+                "feature_dim": entry.feature_dim,
+            }
+            for name, entry in column.entries.items()
+        },
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the long-tail table of the studies given; returns the exit code."""
+    flags = argparse.ArgumentParser(prog="python -m divfeat.report.long_tail", description=main.__doc__)
+    flags.add_argument("studies", nargs="+", metavar="STUDY", help="folder of a study, one a data set")
+    flags.add_argument("--readme", metavar="FILE", help=f"rebuild the block between {BEGIN} and {END} in this file")
+    flags.add_argument("--out", metavar="FOLDER", help="write long_tail.md and long_tail.json there")
+    given = flags.parse_args(arguments)
+    try:
+        table = long_tail_table(given.studies)
+        if given.readme:
+            path = Path(given.readme)
+            if not path.is_file():
+                raise DataError(f"--readme {path}: there is no such file")
+            write_text(path, rebuild_block(path.read_text(encoding="utf-8"), table.markdown))
+        if given.out:
+            write_text(Path(given.out) / "long_tail.md", table.markdown + "\n")
+            write_json(Path(given.out) / "long_tail.json", table.to_dict())
+    except DivfeatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table.markdown)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

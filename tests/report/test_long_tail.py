@@ -1,0 +1,174 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from divfeat.errors import DataError
+from divfeat.report.long_tail import BEGIN, END, WINNER_ROW, long_tail_table, main, rebuild_block
+from divfeat.search import protocol
+from tests.report.studies import Studied, completed, ended
+
+
+def record(job):
+    if job.phase == "confirm" and job.name == "ce" and job.experiment.seed == 2003:
+        return ended(job.experiment, "failed", "no")
+    return completed(job.experiment)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two data sets whose studies share some methods; in the second a run of ce was lost."""
+    place = tmp_path_factory.mktemp("runs")
+    first = Studied(
+        place / "one", preset="digits-lt", data={"boundary": 25}, protocol={"baselines": ["ce", "ce_etf", "ldam"]}
+    ).all()
+    first.ledger.write_phase("tuned", {"ldam": {"trials": 12}})
+    second = Studied(
+        place / "two",
+        preset="digits",
+        data={"train_level": "fine"},
+        record=record,
+        protocol={"grid_points": 0, "baselines": ["ce", "ce_etf", "focal"]},
+    ).all()
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def table(runs):
+    return long_tail_table([study.ledger.folder for study in runs])
+
+
+def points_of(study, name, metric):
+    """[S] points straight from the records."""
+    method = protocol.confirmed_methods(study.trained, study.winner["winner"])[name]
+    made = protocol.confirmation_experiments(study.trained, method, study.winner["strengths"])
+    records = [study.ledger.record(config.key) for config in made]
+    return np.array([100 * found["metrics"].get(f"test/{metric}", math.nan) for found in records])
+
+
+def cells(table, heading, method):
+    """Of a method's row in the table whose first header is there, after `heading`."""
+    text = table.markdown.replace("\\", "")
+    text = text[text.index(heading) :]
+    (line, *_) = [line for line in text.splitlines() if line.startswith(f"| {method} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def shown(values):
+    values = values[np.isfinite(values)]
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+
+def test_rows_are_methods_and_columns_data_sets(runs, table):
+    assert table.methods == ["ce", "ce_etf", "ldam", "focal", WINNER_ROW]
+    assert [column.title for column in table.columns] == ["digits-lt", "digits"]
+    for method in ("ce", "ce_etf"):
+        found = cells(table, "| method", method)
+        for place, study in ((0, runs[0]), (3, runs[1])):
+            assert found[place] == shown(points_of(study, method, "accuracy"))
+            assert found[place + 1] == shown(points_of(study, method, "accuracy_balanced"))
+    winner = cells(table, "| method", WINNER_ROW)
+    assert winner[0] == shown(points_of(runs[0], "winner", "accuracy"))
+    assert f"the winner is {runs[0].winner['winner']['name']}" in table.markdown
+
+
+def test_a_method_missing_in_a_study_is_an_empty_cell(table):
+    assert cells(table, "| method", "ldam")[3:] == ["", "", ""] and cells(table, "| method", "focal")[:3] == [
+        "",
+        "",
+        "",
+    ]
+    assert cells(table, "| method", "ldam")[0] and cells(table, "| method", "focal")[3]
+
+
+def test_paired_differences_to_the_reference(runs, table):
+    study = runs[0]
+    critical = stats.t.ppf(1 - 0.05 / (2 * 3), 4)  # winner, ce and ldam against ce_etf
+    for name in ("winner", "ce", "ldam"):
+        gain = points_of(study, name, "accuracy_balanced") - points_of(study, "ce_etf", "accuracy_balanced")
+        half = critical * gain.std(ddof=1) / math.sqrt(5)
+        row = WINNER_ROW if name == "winner" else name
+        text = f"{gain.mean():+.2f} [{gain.mean() - half:+.2f}, {gain.mean() + half:+.2f}]".replace("-", "−")
+        assert cells(table, "| method", row)[2] == text
+        assert table.columns[0].entries[row].gain.low == pytest.approx(gain.mean() - half)
+    assert cells(table, "| method", "ce_etf")[2] == ""
+    assert table.columns[1].entries["ce"].gain.verdict == "no verdict"  # a seed was lost
+
+
+def test_groups_trials_and_sizes_of_each_data_set(runs, table):
+    found = cells(table, "#### digits-lt", "ldam")
+    groups = ["major", "minor", "medium", "few"]
+    assert found == [
+        *(shown(points_of(runs[0], "ldam", f"accuracy_{group}")) for group in groups),
+        "5",
+        "12",
+        "1234",
+        "8",
+    ]
+    assert cells(table, "#### digits-lt", WINNER_ROW)[-4:] == ["5", "7", "1234", "8"]
+    assert cells(table, "#### digits-lt", "ce")[-3:] == ["–", "1234", "8"]
+    assert cells(table, "#### digits\n", "ce") == ["4", "–", "1234", "8"]  # classes of one size form no groups
+    for study in runs:
+        assert f"Study {study.config.identity}, commit abc, seeds 2000 to 2004." in table.markdown
+
+
+def test_numbers_with_what_produced_them(runs, table):
+    found = json.loads(json.dumps(table.to_dict(), allow_nan=False))
+    one, two = found["data"]
+    assert (one["config_hash"], two["config_hash"]) == tuple(study.config.identity for study in runs)
+    assert one["seeds"] == [2000, 2001, 2002, 2003, 2004] and one["provenance"]["commit"] == "abc"
+    assert one["methods"]["ldam"]["scores"]["minor"] == pytest.approx(points_of(runs[0], "ldam", "accuracy_minor"))
+    assert two["methods"]["ce"]["scores"]["accuracy"][3] is None
+    assert str(runs[0].ledger.folder.parent) not in json.dumps(found)
+
+
+def test_a_recipe_under_its_published_row_says_so(tmp_path):
+    Studied(tmp_path / "s", preset="digits-lt", protocol={"published_ce": 99.0}).all()
+    made = long_tail_table([tmp_path / "s"])
+    assert "no verdict: ce_no_projector reaches" in made.markdown.replace("\\", "")
+    assert {e.gain.verdict for e in made.columns[0].entries.values() if e.gain} == {"no verdict"}
+    assert made.to_dict()["data"][0]["no_verdict"]
+
+
+def test_studies_of_one_preset_are_told_apart(tmp_path, runs):
+    Studied(tmp_path / "other", preset="digits-lt", protocol={"baselines": ["ce"]}).all()
+    made = long_tail_table([runs[0].ledger.folder, tmp_path / "other"])
+    assert [column.title for column in made.columns] == ["one", "other"]
+    assert made.columns[1].entries["ce"].gain is None  # CE+ETF was not confirmed there
+
+
+def test_the_command_rebuilds_a_block_and_writes_both_files(tmp_path, runs, table, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\nbefore\n\n{BEGIN}\nold\n{END}\n\nafter\n", encoding="utf-8")
+    line = [*(str(study.ledger.folder) for study in runs), "--readme", str(readme), "--out", str(tmp_path / "out")]
+    assert main(line) == 0
+    once = readme.read_text(encoding="utf-8")
+    assert once == f"# Title\n\nbefore\n\n{BEGIN}\n\n{table.markdown}\n\n{END}\n\nafter\n"
+    assert main(line) == 0 and readme.read_text(encoding="utf-8") == once
+    assert (tmp_path / "out" / "long_tail.md").read_text(encoding="utf-8") == table.markdown + "\n"
+    assert json.loads((tmp_path / "out" / "long_tail.json").read_text(encoding="utf-8")) == table.to_dict()
+    assert table.markdown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}"])
+def test_a_text_without_both_marks_in_order_is_left_alone(text):
+    with pytest.raises(DataError, match="once each, in this order"):
+        rebuild_block(text, "table")
+
+
+def test_what_cannot_be_a_column_is_refused(tmp_path, runs, capsys):
+    folder = runs[0].ledger.folder
+    Studied(tmp_path / "begun", preset="digits-lt").begin()
+    for folders, message in (
+        ([], "at least one study"),
+        ([folder, folder], "is given twice"),
+        ([tmp_path / "begun"], "has confirmed nothing yet"),
+        ([tmp_path / "none"], "holds no study"),
+    ):
+        with pytest.raises(DataError, match=message):
+            long_tail_table(folders)
+    assert main([str(tmp_path / "none")]) == 1 and "error: " in capsys.readouterr().err
+    assert main([str(folder), "--readme", str(tmp_path / "no.md")]) == 1
+    assert "there is no such file" in capsys.readouterr().err
