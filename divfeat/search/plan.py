@@ -49,7 +49,7 @@ class Plan:
         confirm_seeds: Seeds of the confirmation.
         baselines: How many.
         detectable: Difference that is detected with probability 0.8, in standard deviations of a seed.
-        noise: Standard deviation of a seed in points, where the study has measured it already.
+        noise: Standard deviation of a seed, where the study has measured it already; in points unless `unit` is "".
     """
 
     name: str
@@ -67,6 +67,7 @@ class Plan:
     baselines: int
     detectable: float
     noise: float | None
+    unit: str = " points"
 
     @property
     def seconds(self) -> float:
@@ -91,7 +92,9 @@ class Plan:
         )
         points = ""
         if self.noise:
-            points = f" = {self.detectable * self.noise:.2f} points at the noise floor measured here ({self.noise:.2f})"
+            points = (
+                f" = {self.detectable * self.noise:.2f}{self.unit} at the noise floor measured here ({self.noise:.2f})"
+            )
         say(
             f"{self.confirm_seeds} seeds against {self.baselines} baselines detect a difference of {self.detectable:.2f} "
             f"standard deviations of a seed with probability 0.8{points}"
@@ -144,6 +147,7 @@ def make_plan(runner: Study) -> Plan:
         baselines=len(rules.baselines),
         detectable=detectable_difference(1.0, rules.confirm_seeds, len(rules.baselines), alpha=rules.alpha),
         noise=None if noise is None else noise["noise"]["sd"],
+        unit=protocol.objectives(study)[0].points,
     )
 
 

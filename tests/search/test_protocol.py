@@ -269,6 +269,11 @@ def test_the_grid_spans_the_searched_range_for_one_angle_only():
     assert protocol.grid_angles(make_study("digits-lt", protocol={"grid_points": 9})) == []
 
 
+def test_geometry_has_no_grid_of_what_is_as_good():
+    for objectives, points in ((["numerical_rank"], 0), (["fine_probe", "numerical_rank"], 8)):
+        assert len(protocol.grid_angles(make_study(search={"objectives": objectives}))) == points
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_grid_shares_its_zero_with_the_noise_floor(release):
     study = make_study()

@@ -179,6 +179,39 @@ def test_a_stage_draws_from_what_the_ones_before_it_measured(walk, monkeypatch):
         assert (trial.params["tau_major"], trial.params["tau_minor"]) == (tau, tau)
 
 
+def test_a_stage_knows_directions_and_constraints(tmp_path):
+    """Of the first ways of letting go `paper` has the least norm, but only `theorem` keeps the bound: it leads."""
+    norms = {"gate": 1.0, "paper": 0.5, "theorem": 3.0}
+    bound = {"metric": "numerical_rank", "at_least": 2.0}
+    driver = Refined(tmp_path, objectives=["log_norm"], constraints=[bound], stages=("global", "major_minor"), trials=9)
+
+    def tell(job):
+        release = driver.rows[job.number]["params"]["release"]
+        metrics = {"feature/log_norm": norms[release], "collapse/numerical_rank": 1.0 + 2 * (release == "theorem")}
+        driver.tell(job, completed(job.experiment, metrics))
+
+    for _ in range(3):
+        tell(driver.proposals.ask())
+    assert driver.proposals._leading_release() == "theorem"
+    drawn, studies = driver.proposals.refinement, []
+    real = optuna.create_study
+    space = driver.proposals.space  # the last stage's
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna, "create_study", lambda **how: studies.append(real(**how)) or studies[-1])
+        directions = driver.proposals.directions
+        drawn.draw(1, driver.ledger.proposals(), driver.trials, space, optuna.samplers.RandomSampler(), directions)
+    assert studies[0].direction.name == "MINIMIZE"
+    assert [trial.constraints for trial in studies[0].trials[:3]] == [trial.constraints for trial in driver.trials[:3]]
+    assert driver.trials[0].constraints == {"numerical_rank >= 2": 1.0}
+    free = Refined(tmp_path / "free", objectives=["log_norm"], stages=("global", "major_minor"), trials=9)
+    for _ in range(3):
+        job = free.proposals.ask()
+        free.tell(
+            job, completed(job.experiment, {"feature/log_norm": norms[free.rows[job.number]["params"]["release"]]})
+        )
+    assert free.proposals._leading_release() == "paper"
+
+
 def test_what_runs_and_what_was_pruned_is_known_too_and_what_failed_is_not(tmp_path):
     driver = Refined(tmp_path, asha={"first_rung": 2, "reduction": 2}, releases=["gate"])
     running, pruned, failed = (driver.proposals.ask() for _ in range(3))
