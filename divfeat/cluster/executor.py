@@ -32,7 +32,11 @@ class JobSource(Protocol):
     """Hands out trials and hears what becomes of them; called from the driver's one thread."""
 
     def next(self) -> TrialSpec | None:
-        """The next trial, or None when there are no more."""
+        """The next trial, or None when there are no more, or, while `waiting`, none that may start now."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether trials are left that others must make room for."""
 
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         """New epochs of a trial; returns whether it should stop here."""
@@ -243,7 +247,7 @@ class _Queue(_Unpickled, Searcher):
             return Searcher.FINISHED
         spec = self.source.next()
         if spec is None:
-            return Searcher.FINISHED
+            return None if self.source.waiting else Searcher.FINISHED  # None: Tune asks again
         self.keys[trial_id] = spec.key
         return {"spec": spec.to_json()}
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from divfeat.errors import DataError, DivfeatError
 from divfeat.files import finite, write_json, write_text
-from divfeat.metrics.groups import FEW_BELOW, MANY_ABOVE
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.commands import study_command
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
@@ -28,6 +27,7 @@ from divfeat.report.reading import read_summary
 from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
 from divfeat.statistics import Comparison, verdict
+from divfeat.thresholds.counts import FEW, MANY
 
 BEGIN, END = "<!-- long-tail-table:begin -->", "<!-- long-tail-table:end -->"
 #: Test accuracy over all images, as a column beside `balanced` and the groups.
@@ -225,8 +225,8 @@ def _groups(column: Column, methods: Sequence[str]) -> list[Block]:
             rows.append([method, *(spread(entry.scores[group]) for group in groups), seeds, *sizes])
     boundary = column.summary.config.data.boundary
     caption = (
-        f"Test, percent, means over the classes of a group. Minor: at most {boundary} training images; many: above {MANY_ABOVE}; "
-        f"few: below {FEW_BELOW}. Trials: that its own settings were tuned with."
+        f"Test, percent, means over the classes of a group. Minor: at most {boundary} training images; many: above {MANY}; "
+        f"few: below {FEW}. Trials: that its own settings were tuned with."
     )
     headers = ["method", *groups, "seeds", "trials", "parameters", "feature dim."]
     return [Heading(column.title, 4), Table(headers, rows, caption), Paragraph(f"Study {_source(column)}.")]

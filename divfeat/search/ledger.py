@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -107,8 +108,12 @@ class Ledger:
 
     @property
     def stages(self) -> Path:
-        """Folder of the checkpoints of running experiments."""
+        """Folder of the checkpoints of running experiments, and of first stages that several share."""
         return self.folder / "stages"
+
+    def remove_stages(self) -> None:
+        """Nothing goes on from a checkpoint any more."""
+        shutil.rmtree(self.stages, ignore_errors=True)
 
     def start(self, key: str, info: dict[str, Any]) -> None:
         """Note that an experiment is launched; noting it again changes nothing."""

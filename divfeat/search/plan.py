@@ -44,7 +44,9 @@ class Plan:
         scored: Validation images.
         parameters: Of the network.
         concurrent: Trials at a time.
+        trainings: What the runs cost, in trainings of a method in one stage: first stages are shared.
         seconds_per_run: Measured on a few warm steps, without the start of Ray's processes.
+        scoring_seconds: Those of them that follow the training.
         bytes: On disk.
         confirm_seeds: Seeds of the confirmation.
         baselines: How many.
@@ -61,7 +63,9 @@ class Plan:
     scored: int
     parameters: int
     concurrent: int
+    trainings: float
     seconds_per_run: float
+    scoring_seconds: float
     bytes: int
     confirm_seeds: int
     baselines: int
@@ -72,7 +76,8 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of the whole study, with as many trials at a time as fit."""
-        return math.ceil(sum(self.runs.values()) / self.concurrent) * self.seconds_per_run
+        runs, trainings = (math.ceil(count / self.concurrent) for count in (sum(self.runs.values()), self.trainings))
+        return runs * self.scoring_seconds + trainings * (self.seconds_per_run - self.scoring_seconds)
 
     def print(self, console: Console) -> None:
         """Say it."""
@@ -90,6 +95,10 @@ class Plan:
             f"{sum(self.runs.values())} runs of {self.epochs} epochs on {self.images} images, scored on {self.scored}; "
             f"{self.parameters:,} parameters"
         )
+        if self.trainings != sum(self.runs.values()):
+            say(
+                f"second stages cost other than a training, and share their first: about {self.trainings:.0f} trainings in all"
+            )
         points = ""
         if self.noise:
             points = (
@@ -118,7 +127,7 @@ def make_plan(runner: Study) -> Plan:
     data = runner.check()
     rules = study.protocol
     runs = protocol.planned_runs(study, execution.trials)
-    seconds, parameters, width = _warm_up(runner, data)
+    seconds, scoring, parameters, width = _warm_up(runner, data)
     worker = execution.workers_per_trial, execution.cpus_per_worker, execution.gpus_per_worker
     if execution.address is None:
         concurrent = Capacity([this_machine()], *worker).concurrency(execution.max_concurrent)
@@ -141,8 +150,10 @@ def make_plan(runner: Study) -> Plan:
         scored=len(data.evaluation),
         parameters=parameters,
         concurrent=concurrent,
+        trainings=sum(protocol.planned_trainings(study, execution.trials).values()),
         seconds_per_run=seconds,
-        bytes=kept + features + in_mlflow + concurrent * 2 * weights,
+        scoring_seconds=scoring,
+        bytes=kept + features + in_mlflow + (concurrent + len(protocol.shared_stages(study))) * 2 * weights,
         confirm_seeds=rules.confirm_seeds,
         baselines=len(rules.baselines),
         detectable=detectable_difference(1.0, rules.confirm_seeds, len(rules.baselines), alpha=rules.alpha),
@@ -151,8 +162,9 @@ def make_plan(runner: Study) -> Plan:
     )
 
 
-def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int, int]:
-    """Seconds of one run, extrapolated from a few steps, probes and metrics; parameters and features of the network.
+def _warm_up(runner: Study, data: PreparedData) -> tuple[float, float, int, int]:
+    """Seconds of one run and of what follows its training, extrapolated from a few steps, probes and metrics; parameters and
+    features of the network.
 
     Steps are timed once they are warm; what follows the training is taken to grow with the images it looks at.
     """
@@ -172,4 +184,5 @@ def _warm_up(runner: Study, data: PreparedData) -> tuple[float, int, int]:
     clocks = [row["time"] for row in result.history]
     per_step = (clocks[_TIMED_EPOCH] - clocks[_TIMED_EPOCH - 1]) / 1000 / -(-images // config.train.batch_size)
     extractor = result.extractor
-    return per_step * steps * config.train.epochs + after, extractor.parameter_count, extractor.feature_dim
+    training = per_step * steps * config.train.epochs
+    return training + after, after, extractor.parameter_count, extractor.feature_dim

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
+from divfeat.experiment import stage_key
+from divfeat.methods import first_stage, parts_of
 from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.search.constraints import Limit, excesses, feasible_top, limits, violation
 from divfeat.search.jobs import (
@@ -26,6 +28,7 @@ from divfeat.search.jobs import (
     name_of,
     seed_of,
 )
+from divfeat.second import SECONDS
 from divfeat.thresholds import family_named
 
 Record = Mapping[str, Any]
@@ -337,14 +340,46 @@ def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
     """Runs of each phase before anything is known; shared ones are counted where they are first needed."""
     protocol = study.protocol
     seeds = protocol.select_seeds
-    baselines = set(protocol.baselines) - {NOISE_METHOD}
+    baselines = distinct_baselines(study)
+    measured = baselines.keys() & {method_key(MethodConfig(name=NOISE_METHOD))}
     grid = len([angle for angle in grid_angles(study) if angle > 0]) * seeds  # the angle 0 is CE+ETF, the noise floor
     plan = {
         "calibrate": len(calibration_jobs(study)),
         "noise": seeds,
         "search": trials,
-        "select": (min(protocol.select_top, trials) + len(baselines)) * seeds,
+        "select": (min(protocol.select_top, trials) + len(baselines) - len(measured)) * seeds,
         "grid": grid,
-        "confirm": (1 + len(protocol.baselines)) * protocol.confirm_seeds,
+        "confirm": (1 + len(baselines)) * protocol.confirm_seeds,
     }
     return {name: runs for name, runs in plan.items() if runs}
+
+
+def planned_trainings(study: StudyConfig, trials: int) -> dict[str, float]:
+    """`planned_runs` by what they cost, in trainings of a method in one stage: a first stage is trained once a seed."""
+    protocol = study.protocol
+    baselines = distinct_baselines(study).values()
+    noise = {method_key(MethodConfig(name=NOISE_METHOD))}
+    firsts = {method_key(first_stage(method)) for method in baselines}
+    seconds = 0.0
+    for method in baselines:
+        parts = parts_of(method)
+        if parts.second != "none":
+            seconds += SECONDS[parts.second].trainings(parts, study.train.epochs)
+    costs = {
+        "select": (min(protocol.select_top, trials) + len(firsts - noise) + seconds) * protocol.select_seeds,
+        "confirm": (1 + len(firsts) + seconds) * protocol.confirm_seeds,
+    }
+    return {name: costs.get(name, float(runs)) for name, runs in planned_runs(study, trials).items()}
+
+
+def distinct_baselines(study: StudyConfig) -> dict[str, MethodConfig]:
+    """`method_key` -> baseline: two names of one training count once."""
+    methods = [baseline(name, study) for name in study.protocol.baselines]
+    return {method_key(method): method for method in methods}
+
+
+def shared_stages(study: StudyConfig) -> frozenset[str]:
+    """Keys of the first stages of all planned runs in two stages: whoever trains one leaves its checkpoint to the others."""
+    methods = [method for method in distinct_baselines(study).values() if parts_of(method).second != "none"]
+    seeds = [("search", seed) for seed in select_seeds(study)] + [("confirm", seed) for seed in confirm_seeds(study)]
+    return frozenset(stage_key(experiment(study, method, seed, role)) for method in methods for role, seed in seeds)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from divfeat import record as records
 from divfeat.cluster.trial import TrialSpec
-from divfeat.experiment import remove_stages
+from divfeat.experiment import first_stage_done, remove_stages, stage_key
 from divfeat.objectives import Direction
 from divfeat.search.asha import decide
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
@@ -48,6 +48,9 @@ class JobQueue:
         direction: Of the objective.
         table: Values at rungs known before, of a study taken up again.
         max_failed_share: Of the finished jobs, judged from the fourth on.
+        shares: Whether other runs can go on from a job's first stage, which then outlives it.
+        held: How many jobs may wait for a first stage that a running one trains, while jobs behind them go first. Jobs that
+            are made from what finished before them should not be made long before their turn.
     """
 
     def __init__(
@@ -63,11 +66,15 @@ class JobQueue:
         direction: Direction = "maximize",
         max_failed_share: float = 0.5,
         table: Mapping[int, Mapping[str, float]] | None = None,
+        shares: Callable[[Job], bool] = lambda job: False,
+        held: int = 1,
     ) -> None:
         self.jobs, self.ledger, self.spec_of, self.interrupt = jobs, ledger, spec_of, interrupt
         self.followers, self.on_record = followers, on_record
         self.objective, self.reduction, self.direction = objective, reduction, direction
         self.max_failed_share = max_failed_share
+        self.shares, self.most_held = shares, held
+        self.held: list[Job] = []
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
         self.table = {rung: dict(values) for rung, values in (table or {}).items()}
         self.pruned: dict[str, int] = {}
@@ -76,8 +83,11 @@ class JobQueue:
         self.fatal: Exception | None = None
 
     def next(self) -> TrialSpec | None:
-        """The next job without a record."""
-        for job in self.jobs:
+        """The next job without a record whose first stage nobody is training just now.
+
+        None while `waiting` says so means: not yet.
+        """
+        for job in self._in_turn():
             found = self.ledger.record(job.key)
             if found is not None:
                 self._finish(job, found, fresh=False)
@@ -97,6 +107,35 @@ class JobQueue:
             if self.stopping():
                 return None
         return None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether jobs are left that can start once another has trained their first stage."""
+        return bool(self.held)
+
+    def _in_turn(self) -> Iterator[Job]:
+        """Jobs that may start: those held back as soon as their first stage is free, then new ones."""
+        for job in list(self.held):
+            if not self._in_training(job):
+                self.held.remove(job)
+                yield job
+        while len(self.held) < self.most_held:
+            new = next(self.jobs, None)
+            if new is None:
+                return
+            if self._in_training(new):
+                self.held.append(new)
+            else:
+                yield new
+
+    def _in_training(self, job: Job) -> bool:
+        """Whether another experiment trains this one's first stage: two must not write one checkpoint."""
+        if job.key in self.running or self.ledger.record(job.key) is not None:
+            return False
+        stage = stage_key(job.experiment)
+        return any(stage_key(jobs[0].experiment) == stage for jobs in self.running.values()) and not first_stage_done(
+            self.ledger.stages, job.experiment
+        )
 
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         """Pass epochs on and compare at rungs."""
@@ -123,7 +162,7 @@ class JobQueue:
         if found is None:
             if key in self.pruned:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
-                remove_stages(self.ledger.stages, jobs[0].experiment, shared=False)
+                remove_stages(self.ledger.stages, jobs[0].experiment, shared=self.shares(jobs[0]))
             else:
                 why = "its workers were lost repeatedly" if lost else "it ended without a record"
                 status, kind = "failed", "infrastructure"

@@ -20,9 +20,9 @@ from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
-from divfeat.experiment import build
+from divfeat.experiment import build, stage_key
 from divfeat.files import read_json, write_json
-from divfeat.methods import method_named
+from divfeat.methods import method_named, parts_of
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol
@@ -211,6 +211,7 @@ class _Session:
         frozen = ledger.phase("calibrate")
         # Replaced once learning rate and weight decay are frozen.
         self.config = protocol.with_calibration(study.config, frozen) if frozen else study.config
+        self.shared: frozenset[str] = frozenset()
         self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
         plan = protocol.planned_runs(self.config, study.execution.trials)
@@ -230,6 +231,7 @@ class _Session:
             if self.executor is not None:
                 with self.progress:
                     self._phases()
+                self.ledger.remove_stages()
                 self.ledger.write_phase("done", {"trials": len(self.ledger.proposals()), "time": time.time()})
             self._register()
             made = report()
@@ -426,8 +428,11 @@ class _Session:
     def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> JobQueue:
         """Run the jobs that have no record yet."""
         self._phase(phase)
+        self.shared = protocol.shared_stages(self.config)
+        held = 1
         if isinstance(jobs, Sequence):
             jobs = self._without_done(self._plan(phase, jobs))
+            held += len(jobs)
         queue = JobQueue(
             iter(jobs),
             self.ledger,
@@ -435,6 +440,8 @@ class _Session:
             self.interrupt,
             [self.following, self.progress],
             max_failed_share=self.study.execution.max_failed_share,
+            shares=self._shares,
+            held=held,
             **options,
         )
         if isinstance(jobs, Sequence) and not jobs:
@@ -473,6 +480,10 @@ class _Session:
         self.progress.done.setdefault(phase, 0)
         self.progress.failed.setdefault(phase, 0)
 
+    def _shares(self, job: Job) -> bool:
+        """Whether what the job leaves of its first stage may serve another: then it stays until the study is done."""
+        return parts_of(job.experiment.method).second != "none" or stage_key(job.experiment) in self.shared
+
     def _spec(self, job: Job) -> TrialSpec:
         return TrialSpec(
             key=job.key,
@@ -482,6 +493,7 @@ class _Session:
             rungs=job.rungs,
             stop=tuple(one.to_dict() for one in self.config.search.stop) if job.phase == "search" else (),
             keep=job.phase in KEPT,
+            shared=self._shares(job),
             workers=self.study.execution.workers_per_trial,
             cpus=self.study.execution.cpus_per_worker,
             gpus=self.study.execution.gpus_per_worker,

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.tune.search import Searcher
 
 from divfeat import record
 from divfeat.cluster import trial as module
-from divfeat.cluster.executor import Capacity
+from divfeat.cluster.executor import Capacity, _Queue
 from divfeat.cluster.trial import TrialSpec, fault_of, run_spec
 from divfeat.config import MethodConfig, ThresholdSpec
 from divfeat.data.prepare import prepare
 from divfeat.errors import ConfigError, DataError, NonFiniteError
+from divfeat.experiment import stage_key
 from divfeat.files import read_json, read_lines, write_json
 from divfeat.search.jobs import experiment
 from tests.search.samples import METRIC, make_study
@@ -319,6 +321,62 @@ def test_a_trial_lost_after_its_training_goes_on_from_its_checkpoint(tmp_path, d
     assert record["metrics"] == whole["metrics"]
     assert [row["train/loss"] for row in record["history"]] == [row["train/loss"] for row in whole["history"]]
     assert stages(tmp_path) == []
+
+
+# --- two stages ---------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_one_first_stage_train_it_once(tmp_path, data):
+    """Whichever comes first; records are those of runs that train it themselves."""
+    whole = {name: uninterrupted(tmp_path / "alone", data, changed(name)) for name in ("ce", "crt", "tau_norm")}
+    for order in (("ce", "crt", "tau_norm"), ("tau_norm", "crt", "ce")):
+        folder = tmp_path / order[0]
+        for index, name in enumerate(order):
+            heard, spec = Heard(), make_spec(folder, changed(name), shared=True)
+            run_spec(spec, data, heard)
+            first, second = ([] if index else [0, 1]), (list(range(2, 12)) if name == "crt" else [])
+            assert heard.epochs == [first + second]
+            assert read_json(Path(spec.folder) / "record.json")["metrics"] == whole[name]["metrics"]
+            assert {path.parent.name for path in stages(folder)} == {stage_key(changed("ce"))}
+
+
+def test_a_run_alone_leaves_no_stage(tmp_path, data):
+    run_spec(make_spec(tmp_path, changed("crt")), data, Heard())
+    assert stages(tmp_path) == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_second_stage_that_diverges_leaves_a_shared_first(tmp_path, data, shared):
+    method = MethodConfig(name="crt", second_lr=1e30)
+    spec = make_spec(tmp_path, experiment(STUDY, method, 0), shared=shared)
+    run_spec(spec, data, Heard())
+    record = read_json(Path(spec.folder) / "record.json")
+    assert (record["status"], record["error_kind"]) == ("failed", "nan")
+    assert {path.parent.name for path in stages(tmp_path)} == ({stage_key(changed("ce"))} if shared else set())
+    run_spec(make_spec(tmp_path, changed("ce"), shared=shared), data, heard := Heard())
+    assert heard.epochs == [[] if shared else [0, 1]]
+
+
+class Source:
+    """Hands out one trial, then has others wait for it."""
+
+    def __init__(self, spec):
+        self.specs, self.waiting = [spec], True
+
+    def next(self):
+        return self.specs.pop() if self.specs else None
+
+    def stopping(self):
+        return False
+
+
+def test_tune_asks_again_while_trials_wait(tmp_path):
+    source = Source(make_spec(tmp_path))
+    queue = _Queue(source)
+    assert TrialSpec.from_json(queue.suggest("a")["spec"]).key == queue.keys["a"]
+    assert queue.suggest("b") is None
+    source.waiting = False
+    assert queue.suggest("b") == Searcher.FINISHED
 
 
 # --- whose fault --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from divfeat import record as records
 from divfeat.config import MethodConfig
+from divfeat.experiment import stage_key
 from divfeat.losses import RELEASES
 from divfeat.methods import canonical
 from divfeat.search import protocol
@@ -453,6 +454,44 @@ def test_the_plan_counts_the_distinct_experiments_of_any_protocol(
         },
     )
     assert protocol.planned_runs(study, trials) == walk(study, trials)
+
+
+TWO_STAGES = ["ce", "crt", "tau_norm", "ncm", "balanced_softmax", "logit_adjustment", "ce_etf"]
+
+
+def test_the_plan_counts_two_names_of_one_training_once():
+    study = make_study("digits-lt", protocol={"baselines": TWO_STAGES})
+    assert protocol.planned_runs(study, 20) == walk(study, 20)
+    assert list(protocol.distinct_baselines(study).values()) == [
+        *(MethodConfig(name=name) for name in ("ce", "crt", "tau_norm", "ncm", "logit_adjustment", "ce_etf"))
+    ]
+
+
+def test_the_plan_knows_that_first_stages_are_trained_once():
+    """60 epochs: CE, logit adjustment, three candidates; CE+ETF is the noise floor. cRT's ten epochs cost a third."""
+    study = make_study("digits-lt", protocol={"baselines": TWO_STAGES, "select_top": 3})
+    runs, costs = protocol.planned_runs(study, 20), protocol.planned_trainings(study, 20)
+    crt = 10 / 60 / 3
+    assert (runs["select"], costs["select"]) == ((3 + 5) * 3, pytest.approx((3 + 2 + crt) * 3))
+    assert (runs["confirm"], costs["confirm"]) == ((1 + 6) * 5, pytest.approx((1 + 3 + crt) * 5))
+    assert {name: costs[name] for name in ("calibrate", "noise", "search")} == {
+        "calibrate": 2,
+        "noise": 3,
+        "search": 20,
+    }
+    plain = make_study("digits-lt")
+    assert protocol.planned_trainings(plain, 20) == protocol.planned_runs(plain, 20)
+    alone = make_study("digits-lt", protocol={"baselines": ["m2m"]})
+    assert protocol.planned_trainings(alone, 20)["confirm"] == pytest.approx((1 + 1 + 5) * 5)
+
+
+def test_first_stages_of_two_stage_baselines_are_shared():
+    study = make_study("digits-lt", protocol={"baselines": TWO_STAGES})
+    ce = [("search", seed) for seed in protocol.select_seeds(study)]
+    ce += [("confirm", seed) for seed in protocol.confirm_seeds(study)]
+    expected = {stage_key(experiment(study, MethodConfig(name="ce"), seed, role)) for role, seed in ce}
+    assert protocol.shared_stages(study) == expected and len(expected) == 8
+    assert protocol.shared_stages(make_study("digits-lt")) == frozenset()
 
 
 def test_metric_of_reads_completed_records_only(table):

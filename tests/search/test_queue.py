@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from divfeat import record as records
 from divfeat.config import MethodConfig
+from divfeat.experiment import stage_key
+from divfeat.files import write_json
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job, experiment
 from divfeat.search.ledger import Ledger
@@ -257,6 +259,101 @@ def test_no_more_aliases_are_taken_once_it_stops(room):
     opened = room(jobs())
     opened.queue.next()
     assert opened.queue.next() is None
+
+
+# --- a first stage that several share ------------------------------------------------------------------------------------
+
+
+def two_stages(name, seed=0, **settings):
+    method = MethodConfig.model_validate({"name": name, **settings})
+    return Job(experiment(STUDY, method, seed), "select", name)
+
+
+SHARING = [two_stages(name, seed) for seed in (1000, 1001) for name in ("ce", "crt", "tau_norm", "ncm")]
+
+
+def test_another_job_goes_first_while_a_first_stage_is_trained(room):
+    ce, crt, tau = SHARING[:3]
+    opened = room([crt, ce, tau, JOBS[0]], held=9)
+    assert opened.queue.next() is crt and not opened.queue.waiting
+    assert opened.queue.next() is JOBS[0]
+    assert opened.queue.next() is None and opened.queue.waiting
+    assert opened.witness.of("started") == [(crt.key, None), (JOBS[0].key, 0)]
+    opened.succeed(crt)
+    assert opened.queue.next() is ce
+    assert opened.queue.next() is None and opened.queue.waiting
+    opened.fail(ce)  # also a first stage that failed is nobody's any more
+    assert opened.queue.next() is tau
+    assert opened.queue.next() is None and not opened.queue.waiting
+
+
+def test_a_finished_first_stage_serves_several_at_a_time(room):
+    ce, crt, tau = SHARING[:3]
+    opened = room([crt, ce, tau], held=9)
+    assert opened.queue.next() is crt
+    assert opened.queue.next() is None
+    write_json(opened.ledger.stages / stage_key(crt.experiment) / "done.json", {})
+    assert [opened.queue.next(), opened.queue.next()] == [ce, tau]
+    assert not opened.queue.waiting
+
+
+def test_jobs_made_from_results_are_not_made_before_their_turn(room):
+    asked = []
+
+    def jobs():
+        for job in SHARING[:4]:
+            asked.append(job)
+            yield job
+
+    opened = room(jobs())
+    assert opened.queue.next() is SHARING[0]
+    for _ in range(3):
+        assert opened.queue.next() is None and opened.queue.waiting
+    assert asked == SHARING[:2]
+    opened.succeed(SHARING[0])
+    assert opened.queue.next() is SHARING[1]
+    assert opened.queue.next() is None
+    assert asked == SHARING[:3]
+
+
+@settings(max_examples=40, deadline=None)
+@given(order=st.permutations(range(8)), concurrent=st.integers(1, 4), held=st.sampled_from([1, 9]), data=st.data())
+def test_no_two_train_one_first_stage_and_all_run(order, concurrent, held, data):
+    jobs = [SHARING[i] for i in order] + JOBS[:2]
+    with tempfile.TemporaryDirectory() as folder:
+        room, running = Room(folder, jobs, held=held), {}
+        done = set()
+        while True:
+            job = room.queue.next() if len(running) < concurrent else None
+            if job is not None:
+                stages = [stage_key(other.experiment) for other in running.values()]
+                assert stage_key(job.experiment) not in set(stages) - done
+                running[job.key] = job
+                continue
+            if not running:
+                break
+            job = running[data.draw(st.sampled_from(sorted(running)))]
+            stage = stage_key(job.experiment)
+            if stage not in done and data.draw(st.booleans()):
+                write_json(room.ledger.stages / stage / "done.json", {})
+                done.add(stage)
+                continue
+            room.succeed(running.pop(job.key))
+        assert not room.queue.waiting
+        assert {key for key, _ in room.witness.of("started")} == {job.key for job in jobs}
+        assert len(room.told) == len(jobs)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_what_was_pruned_leaves_its_first_stage_to_others(room, shares):
+    opened = room(objective=METRIC, reduction=2, shares=lambda job: shares)
+    best, worse = opened.queue.next(), opened.queue.next()
+    folder = opened.ledger.stages / stage_key(worse.experiment)
+    write_json(folder / "done.json", {})
+    opened.queue.heard(best.key, curve([0.9]))
+    assert opened.queue.heard(worse.key, curve([0.1]))
+    opened.queue.ended(worse.key, lost=False)
+    assert folder.exists() is shares
 
 
 # --- failures -----------------------------------------------------------------------------------------------------------

@@ -528,3 +528,30 @@ def test_fewer_trials_than_stages_are_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match=r"--trials 2 leaves some of the 3 stages.*global, count_curve, per_class"):
         world.session(2)
     assert not world.folder.exists()
+
+
+def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CE, which cRT follows, leaves its checkpoint at the seeds of both; nothing is left in the end."""
+    both = make_study(
+        "digits-lt", protocol=SMALL | {"baselines": ["ce", "crt", "focal"]}, search={"releases": ["gate"]}
+    )
+    world = World(tmp_path / "study", both, monkeypatch)
+    shared: dict[str, set[bool]] = {}
+    spec_of = study._Session._spec
+
+    def watched(session: Any, job: Any) -> Any:
+        spec = spec_of(session, job)
+        shared.setdefault(f"{job.phase} {job.experiment.method.name}", set()).add(spec.shared)
+        write_json(Path(spec.stages) / "stage" / "done.json", {})
+        return spec
+
+    def outcome(config: ExperimentConfig) -> Any:
+        found = scored(config, 0.5)
+        return found | {"metrics": found["metrics"] | {"val/accuracy_balanced": 0.5, "test/accuracy_balanced": 0.5}}
+
+    monkeypatch.setattr(study._Session, "_spec", watched)
+    world.outcome = outcome
+    world.session(2)
+    assert shared["select ce"] == shared["select crt"] == shared["confirm ce"] == shared["confirm crt"] == {True}
+    assert shared["select focal"] == shared["noise ce_etf"] == shared["search hinge_ce"] == {False}
+    assert not world.ledger.stages.exists()
