@@ -361,6 +361,11 @@ class StopConfig(_Frozen):
 class SearchConfig(_Frozen):
     """What is searched, and how."""
 
+    method: MethodConfig = Field(
+        MethodConfig(),
+        description="whose thresholds: hinge_ce, hinge_la, or one with further parts, by name or mapping",
+    )
+    own: tuple[str, ...] = Field((), description="parts of it whose values are searched together with the thresholds")
     family: str = "global"
     refine: tuple[str, ...] = Field(
         (), description="plainer families searched first, in this order (divfeat.search.refine)"
@@ -374,6 +379,11 @@ class SearchConfig(_Frozen):
     constraints: tuple[ConstraintConfig, ...] = Field((), description="bounds that the winner keeps on validation")
     stop: tuple[StopConfig, ...] = Field((), description="reasons to end a training of the search early")
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @field_validator("family")
     @classmethod
     def _family(cls, value: str) -> str:
@@ -386,6 +396,7 @@ class SearchConfig(_Frozen):
         from divfeat.thresholds import family_named
 
         family_named(self.family).space(self.low, self.high)
+        self._check_method()
         self._check_stages()
         for name in self.objectives:
             if name not in OBJECTIVES:
@@ -415,6 +426,27 @@ class SearchConfig(_Frozen):
                 "sampler 'cmaes' ignores constraints; use tpe, gp or nsga2 (qmc and random follow no trial)"
             )
 
+    def _check_method(self) -> None:
+        from divfeat.methods import METHODS, method_named, parts_of
+        from divfeat.ranges import RANGES
+
+        parts = parts_of(self.method)
+        if not method_named(self.method.name).hinge:
+            hinged = " or ".join(name for name, method in METHODS.items() if method.hinge)
+            raise ValueError(f"method={self.method.name!r} has no thresholds to search; use {hinged}")
+        if self.method.thresholds != ThresholdSpec() or self.method.release != "paper":
+            raise ValueError("method: its thresholds and release are what is searched; leave them out")
+        if len(set(self.own)) != len(self.own):
+            raise ValueError(f"own={list(self.own)}: name no part twice")
+        for name in self.own:
+            if name not in RANGES:
+                raise ConfigError(unknown("part with a searched range", name, RANGES))
+            if not RANGES[name].holds(getattr(parts, name)):
+                raise ValueError(
+                    f"own={list(self.own)}: the first value of {name} is {getattr(parts, name)}, outside the searched range "
+                    f"{RANGES[name]}; set method.{name} to one inside"
+                )
+
     def _check_stages(self) -> None:
         from divfeat.thresholds import family_named
 
@@ -437,6 +469,9 @@ class ProtocolConfig(_Frozen):
     """Fixed before the search (design 5); every number here is part of the study's identity."""
 
     baselines: tuple[str, ...] = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
+    tune: bool = Field(
+        False, description="search the baselines' own numbers on validation, with as many trials as ours"
+    )
     learning_rates: tuple[float, ...] = Field((), description="tried with CE before the search; empty keeps train.lr")
     weight_decays: tuple[float, ...] = Field(
         (), description="tried with CE before the search; empty keeps the preset's"
@@ -478,7 +513,7 @@ class StudyConfig(_Frozen):
     model: ModelConfig
     train: TrainConfig
     probe: ProbeConfig = ProbeConfig()
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = Field(default_factory=SearchConfig)  # not made here: its validation reads the methods
     protocol: ProtocolConfig = ProtocolConfig()
     seed: int = Field(0, ge=0)
 
@@ -526,8 +561,8 @@ _NEVER = ("download", "expected_split")
 _LATER: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
-    "search": (SearchConfig, ("refine", "constraints", "stop")),
-    "protocol": (ProtocolConfig, ("published_ce",)),
+    "search": (SearchConfig, ("refine", "constraints", "stop", "method", "own")),
+    "protocol": (ProtocolConfig, ("published_ce", "tune")),
 }
 
 
@@ -547,6 +582,8 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A default as JSON has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -283,7 +283,8 @@ def _second(
         return other, method.objective
 
     checkpoint = stages / second_key(config) / "checkpoint.pt" if stages else None
-    first = FirstStage(learner, config, parts, data, rank, world, checkpoint, observer, fresh)
+    trained_as = config.model_copy(update={"train": train_of(config.method, config.train)})
+    first = FirstStage(learner, trained_as, parts, data, rank, world, checkpoint, observer, fresh)
     return SECONDS[parts.second].run(first)
 
 

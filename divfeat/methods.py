@@ -94,6 +94,8 @@ class Method:
         frame: Whether the classifier is a frozen simplex ETF; else it is learned.
         hinge: Whether thresholds apply.
         parts: Values of the parts where the configuration gives none.
+        searched: The parts whose values are the method's own numbers: they are searched where it stands as a baseline
+            (`protocol.tune`), in their ranges (divfeat.ranges), the published values above first.
     """
 
     summary: str
@@ -101,6 +103,7 @@ class Method:
     frame: bool = False
     hinge: bool = False
     parts: Parts = OFF
+    searched: tuple[str, ...] = ()
 
     @property
     def structure(self) -> tuple[bool, bool, bool]:
@@ -118,12 +121,14 @@ METHODS: dict[str, Method] = {
     "ce_smooth": Method(
         "cross-entropy with label smoothing 0.1 (HingeCE, 4.1)",
         parts=Parts(label_smoothing=0.1),
+        searched=("label_smoothing",),
     ),
     "ce_etf": Method("cross-entropy with a frozen simplex ETF (HingeCE, 'CE+ETF')", frame=True),
     "ce_etf_smooth": Method(
         "CE+ETF with label smoothing 0.1 (HingeCE, 'Smooth+ETF')",
         frame=True,
         parts=Parts(label_smoothing=0.1),
+        searched=("label_smoothing",),
     ),
     "hinge_ce": Method(
         "CE over hinged logits of a frozen simplex ETF (HingeCE, equation 7)",
@@ -133,10 +138,12 @@ METHODS: dict[str, Method] = {
     "focal": Method(
         "focal loss over a softmax, gamma 1 (Lin et al. 2018, as LDAM's code has it)",
         parts=Parts(focal=1.0),
+        searched=("focal",),
     ),
     "mixup": Method(
         "CE on images mixed in pairs, alpha 1 (Zhang et al. 2018)",
         parts=Parts(mixup=1.0),
+        searched=("mixup",),
     ),
     "resampling": Method(
         "CE on batches in which every class is drawn alike (class-balanced sampling)",
@@ -145,32 +152,61 @@ METHODS: dict[str, Method] = {
     "class_balanced": Method(
         "CE with class-balanced weights, beta 0.9999 (Cui et al. 2019)",
         parts=Parts(class_balanced=0.9999),
+        searched=("class_balanced",),
     ),
-    "ldam": Method("margins by class count on a cosine classifier (Cao et al. 2019)", parts=_LDAM),
+    "ldam": Method(
+        "margins by class count on a cosine classifier (Cao et al. 2019)",
+        parts=_LDAM,
+        searched=("margin", "scale"),
+    ),
     "ldam_drw": Method(
         "LDAM, class-balanced weights after 0.8 of the epochs (Cao et al. 2019)",
         parts=replace(_LDAM, class_balanced=0.9999, deferred=0.8),
+        searched=("margin", "scale", "class_balanced", "deferred"),
     ),
-    "logit_adjustment": Method("CE of v + log prior (Menon et al. 2021, the loss)", parts=_ADJUSTED),
-    "balanced_softmax": Method("the same loss by its other name (Ren et al. 2020)", parts=_ADJUSTED),
+    "logit_adjustment": Method(
+        "CE of v + log prior (Menon et al. 2021, the loss)",
+        parts=_ADJUSTED,
+        searched=("logit_adjustment",),
+    ),
+    "balanced_softmax": Method(
+        "the same loss by its other name (Ren et al. 2020)",
+        parts=_ADJUSTED,
+        searched=("logit_adjustment",),
+    ),
     "etf_dr": Method(
         "frozen simplex ETF with dot regression on batch-normalised features of length 1, mixup (Yang et al. 2022)",
         frame=True,
         parts=Parts(loss="dot_regression", scale=1.0, feature_norm=True, mixup=1.0),
+        searched=("mixup",),
     ),
-    "ce_etf_la": Method("CE+ETF with logit adjustment: hinge_la without cones", frame=True, parts=_ADJUSTED),
-    "hinge_la": Method("HingeCE with logit adjustment after the hinge", frame=True, hinge=True, parts=_ADJUSTED),
+    "ce_etf_la": Method(
+        "CE+ETF with logit adjustment: hinge_la without cones",
+        frame=True,
+        parts=_ADJUSTED,
+        searched=("logit_adjustment",),
+    ),
+    "hinge_la": Method(
+        "HingeCE with logit adjustment after the hinge",
+        frame=True,
+        hinge=True,
+        parts=_ADJUSTED,
+        searched=("logit_adjustment",),
+    ),
     "crt": Method(
         "CE, then a new classifier on frozen features, classes sampled alike (Kang et al. 2020, cRT)",
         parts=with_second(OFF, "crt"),
+        searched=("second_lr",),
     ),
     "lws": Method(
         "CE, then one factor a class on its logits, learned on frozen features (Kang et al. 2020, LWS)",
         parts=with_second(OFF, "lws"),
+        searched=("second_lr",),
     ),
     "tau_norm": Method(
         "CE, then w_k / ||w_k|| without bias (Kang et al. 2020, tau-normalised)",
         parts=with_second(OFF, "tau_norm"),
+        searched=("exponent",),
     ),
     "ncm": Method(
         "CE, then the nearest mean of centred features of length 1 (Kang et al. 2020, NCM)",
@@ -179,14 +215,17 @@ METHODS: dict[str, Method] = {
     "post_hoc_la": Method(
         "CE, then v - log prior (Menon et al. 2021, post hoc)",
         parts=with_second(OFF, "post_hoc"),
+        searched=("prior_strength",),
     ),
     "m2m": Method(
         "CE, then a second network on images translated from major to minor classes (Kim et al. 2020, M2m)",
         parts=with_second(OFF, "m2m"),
+        searched=("m2m_beta", "m2m_gamma", "m2m_lambda"),
     ),
     "oltr": Method(
         "CE, then features enriched from a memory of centroids (Liu et al. 2019, OLTR, without attention)",
         parts=with_second(OFF, "oltr"),
+        searched=("second_lr", "centroid_loss"),
     ),
 }
 
@@ -228,6 +267,12 @@ def train_of(config: MethodConfig, train: TrainConfig) -> TrainConfig:
     parts = parts_of(config)
     replaced = {name: getattr(parts, name) for name in _OF_TRAINING}
     return train.model_copy(update={name: value for name, value in replaced.items() if value is not None})
+
+
+def spelled_out(config: MethodConfig, train: TrainConfig) -> MethodConfig:
+    """The method, canonical, with all it is trained with: the same for two that one study trains alike."""
+    resolved = train_of(config, train)
+    return canonical(config.model_copy(update={name: getattr(resolved, name) for name in _OF_TRAINING}))
 
 
 def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, Any]) -> None:

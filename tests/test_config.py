@@ -30,6 +30,7 @@ from divfeat.config import (
 )
 from divfeat.errors import ConfigError, unknown
 from divfeat.objectives import OBJECTIVES
+from divfeat.second import SECONDS
 from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
 
 STUDY: dict[str, Any] = {
@@ -463,6 +464,7 @@ OTHER: dict[str, Any] = {
     "probe.solver": "sgd",
     "search.family": "major_minor",
     "search.refine": ["global"],
+    "search.own": ["logit_adjustment"],
     "search.releases": ["gate"],
     "search.objectives": ["accuracy"],
     "search.sampler": "random",
@@ -506,13 +508,23 @@ ALONG: dict[str, dict[str, Any]] = {
     "data.n_max": {"data": {"imbalance": 10.0}},
     "data.tail": {"data": {"imbalance": 10.0}},
     "search.refine": {"search": {"family": "major_minor"}},
+    "search.own": {"search": {"method": {"name": "hinge_la"}}},
+    "search.method.margin": {"search": {"method": {"scale": 30}}},
+    "search.method.deferred": {"search": {"method": {"class_balanced": 0.9999}}},
+    **{
+        f"search.method.{name}": {"search": {"method": {"second": second}}}
+        for second, stage in SECONDS.items()
+        for name in stage.settings
+    },
     "method.thresholds.family": {"method": {"thresholds": {"angles": {"tau": 0.3}}}},
     "method.thresholds.angles": {"method": {"thresholds": {"family": "global"}}},
 }
 
 
 def another(path: tuple[str, ...], value: Any) -> Any:
-    name = ".".join(path)
+    name = ".".join(path).replace("search.method.", "method.") if path[:2] == ("search", "method") else ".".join(path)
+    if path == ("search", "method", "name"):
+        return "hinge_la"
     if name in OTHER:
         return OTHER[name]
     if isinstance(value, bool):
@@ -547,7 +559,12 @@ def read(value: Any, path: tuple[str, ...]) -> Any:
 
 #: Decide no result: the images' content hash does.
 NO_RESULT = {("data", "download"): True, ("data", "expected_split"): "0123456789abcdef"}
-STUDY_FIELDS = [path for path in leaves(study()) if path not in (("preset",), *NO_RESULT)]
+#: They are what is searched, or mean nothing on frozen axes, and are refused where they are given.
+SEARCHED = [
+    ("search", "method", *rest)
+    for rest in (("thresholds", "family"), ("thresholds", "angles"), ("release",), ("exponent",))
+]
+STUDY_FIELDS = [path for path in leaves(study()) if path not in (("preset",), *NO_RESULT, *SEARCHED)]
 EXPERIMENT_FIELDS = [path for path in leaves(experiment()) if path not in NO_RESULT]
 
 
@@ -735,6 +752,50 @@ def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
     method = {"name": "hinge_ce", "thresholds": {"family": "global", "angles": {"tau": 0.5}}, "release": "gate"}
     fields = {name: getattr(made, name) for name in ("data", "model", "train", "probe")}
     assert build(ExperimentConfig, {**fields, "method": method, "seed": 3}).key == KEYS[preset]
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"method": "ce_etf"}, "search: method='ce_etf' has no thresholds to search; use hinge_ce or hinge_la"),
+        ({"method": "hinge"}, "unknown method 'hinge'. Did you mean 'hinge_la'?"),
+        (
+            {"method": {"name": "hinge_la", "release": "gate"}},
+            "thresholds and release are what is searched; leave them out",
+        ),
+        (
+            {"method": {"deferred": 0.5}},
+            "search: method.deferred=0.5 says when class weights start, and 'hinge_ce' has none",
+        ),
+        ({"method": {"scael": 3}}, "unknown setting 'search.method.scael'. Did you mean 'search.method.scale'?"),
+        (
+            {"own": ["logit_adjustment"]},
+            "the first value of logit_adjustment is 0.0, outside the searched range 0.25 to 3; set",
+        ),
+        ({"own": ["mixup"]}, "the first value of mixup is None, outside the searched range 0.1 to 2, log scale; set"),
+        ({"own": ["tau"], "method": "hinge_la"}, "unknown part with a searched range 'tau'"),
+        ({"own": ["logit_adjustment"] * 2, "method": "hinge_la"}, "name no part twice"),
+        (
+            {"own": ["class_balanced"], "method": {"class_balanced": 0.5}},
+            "class_balanced is 0.5, outside the searched range 0.9 to 0.99999, log scale of 1 - it; set",
+        ),
+    ],
+)
+def test_bases_of_a_search_that_are_refused(search: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        study(search=search)
+    assert message in str(caught.value)
+
+
+def test_a_base_by_name_or_as_a_mapping_is_the_same() -> None:
+    by_name, mapping = study(search={"method": "hinge_la"}), study(search={"method": {"name": "hinge_la"}})
+    assert by_name == mapping and by_name.identity == mapping.identity != study().identity
+    plain = study(search={"method": "hinge_ce", "own": []})
+    assert plain.identity == study().identity
+    found, _, _ = make_configs(
+        "digits", overrides=parse_assignments(["search.method=hinge_la", "search.own=[logit_adjustment]"])
+    )
+    assert build(StudyConfig, found.to_dict()) == found and found.search.own == ("logit_adjustment",)
 
 
 def test_releases_and_objectives_agree_with_the_rest() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from divfeat.config import MethodConfig
+from divfeat.methods import method_named, parts_of
 from divfeat.objectives import OBJECTIVES
+from divfeat.ranges import RANGES
 from divfeat.report import tradeoffs
 from divfeat.report.arrays import mean_of
 from divfeat.report.commands import extractor_lines, mlflow_command, mlflow_server, optuna_command, study_command
@@ -13,7 +16,7 @@ from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table
 from divfeat.report.findings import Plots, figures_of
 from divfeat.report.summary import StudySummary, Trial
 from divfeat.report.words import value_cell
-from divfeat.search.jobs import name_of
+from divfeat.search.jobs import name_of, numbers_in_short
 from divfeat.statistics import listed
 from divfeat.thresholds import Number, Offset, family_named
 
@@ -42,7 +45,7 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     )
     if family.parameters:
         text += f", {_ranges(summary)}; ways of letting go: {listed(search.releases)}"
-    text += f"; sampler {search.sampler}"
+    text += f"{_searched_method(summary)}; sampler {search.sampler}"
     if search.refine:
         stages = [
             f"{sum(t.family == name for t in summary.trials)} in '{name}'" for name in (*search.refine, search.family)
@@ -87,6 +90,51 @@ def _shown(summary: StudySummary, trial: Trial) -> list[Cell]:
     return [value_cell(OBJECTIVES[name], value) for name, value in zip(names, trial.values, strict=True)]
 
 
+def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:
+    """What the baselines' own numbers are, and how they were found."""
+    if not summary.own_numbers:
+        return
+    yield Heading("The baselines' own numbers")
+    if not summary.config.protocol.tune:
+        names = [one.name for one in summary.own_numbers]
+        yield Paragraph(
+            f"Not searched (protocol.tune is off): {listed(names)} {'stand' if len(names) > 1 else 'stands'} as published. A "
+            "baseline that was not tuned is not beaten."
+        )
+        return
+    rows: list[list[Cell]] = [
+        [
+            one.name,
+            one.trials,
+            one.completed,
+            numbers_in_short(one.published),
+            "not frozen yet" if one.found is None else numbers_in_short(one.found),
+            value_cell(summary.measure, one.score),
+        ]
+        for one in summary.own_numbers
+    ]
+    ranges = {part: RANGES[part] for one in summary.own_numbers for part in one.published}
+    yield Table(
+        ["baseline", "trials", "completed", "as published", "found", f"{summary.score_name}{summary.measure.suffix}"],
+        rows,
+        "Searched on validation the way the thresholds are, one search a baseline: the same seed, objective, sampler and number "
+        "of trials, the published values first; the best few again on the selection seeds, whose mean is given and decides. "
+        f"Ranges: {'; '.join(f'{part} {side}' for part, side in ranges.items())}.",
+    )
+
+
+def _searched_method(summary: StudySummary) -> str:
+    """The searched method where it is not plain HingeCE, and what of it is searched too; else ""."""
+    search = summary.config.search
+    if search.method == MethodConfig():
+        return ""
+    named = method_named(search.method.name)
+    changed = numbers_in_short(parts_of(search.method).other_than(named.parts))
+    text = f"; thresholds of {search.method.name}{f' with {changed}' if changed else ''}"
+    own = [f"its {part} ({RANGES[part]})" for part in search.own]
+    return f"{text}, {listed(own)} searched with them" if own else text
+
+
 def _ranges(summary: StudySummary) -> str:
     """Of the angles together, of each other parameter by its name."""
     search = summary.config.search
@@ -107,7 +155,8 @@ def _proposed(summary: StudySummary, trial: Trial) -> str:
     if not trial.angles:
         return trial.name
     family = family_named(summary.config.search.family)
-    if family.others or summary.config.search.refine:
+    search = summary.config.search
+    if family.others or search.refine or search.method != MethodConfig():
         return trial.name
     angles = " / ".join(f"{math.degrees(value):.1f}°" for value in trial.angles.values())
     return f"{trial.release} {angles}" + (" (= CE+ETF)" if trial.name == "ce_etf" else "")

@@ -149,6 +149,7 @@ def document(summary: StudySummary, plots: Plots) -> Document:
         findings.collapse,
         findings.classes,
         account.search,
+        account.own_numbers,
         account.calibration,
         account.reads_of_test,
         account.provenance,

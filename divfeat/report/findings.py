@@ -13,8 +13,10 @@ from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
 from divfeat.report.outcomes import as_good_text, class_angles, terminal_text, winner_angles, winner_family
 from divfeat.report.plots import Plot
-from divfeat.report.summary import Objective, StudySummary
+from divfeat.report.summary import WINNER, Objective, StudySummary
 from divfeat.report.words import angle_cells, interval, parameter_cells, signed, value_cell
+from divfeat.search.jobs import baseline, name_of
+from divfeat.search.protocol import method_key
 from divfeat.statistics import MIN_SEEDS, listed
 from divfeat.thresholds import family_named
 
@@ -79,10 +81,19 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
                 f" The search was extended, and the same seeds and test images judged {looks} winners: each gets an equal "
                 "share of the chance of an error, or extending until something looks better would end in a verdict."
             )
+            if rules.tune:
+                text += " The settings of baselines that tuning on has replaced are counted among them."
         if geometry := [one.measure.short for one in summary.objectives if one.measure.geometry]:
             text += (
                 f" Of geometry ({listed(geometry)}) a verdict says higher, lower or not shown, by the same intervals: it is no "
                 "score, so nothing of it is better or equivalent."
+            )
+        for names in _one_training(summary):
+            text += f" {listed(names)} are one training here: their rows say the same twice."
+        if not summary.has_no_cones:
+            text += (
+                f" No baseline is the searched method without cones ({name_of(baseline('no_cones', summary.config))}): what the "
+                "winner gains may come from what it has besides them."
             )
         if len(summary.objectives) > 1:
             text += (
@@ -94,6 +105,15 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
 def _where(objective: Objective) -> str:
     """On what the confirmation measures it."""
     return "on the training images of the confirmation" if objective.measure.geometry else "on test"
+
+
+def _one_training(summary: StudySummary) -> list[list[str]]:
+    """Baselines that tuning has made the same: a study refuses those that are the same from the start."""
+    names: dict[str, list[str]] = {}
+    for runs in summary.confirmed:
+        if runs.name != WINNER:
+            names.setdefault(method_key(runs.method), []).append(runs.name)
+    return [some for some in names.values() if len(some) > 1]
 
 
 def _comparisons(objective: Objective) -> Table:

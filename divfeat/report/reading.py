@@ -22,14 +22,15 @@ from divfeat.methods import canonical
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.objectives import OBJECTIVES
 from divfeat.report.answers import image_weights, read_answers
-from divfeat.report.arrays import finite
+from divfeat.report.arrays import finite, mean_of
 from divfeat.report.bounds import bounds_kept, front_of
 from divfeat.report.published import short_of_published
-from divfeat.report.summary import WINNER, Grid, Objective, RunCount, Runs, StudySummary, Trial, cause_of
+from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount, Runs, StudySummary, Trial, cause_of
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses
-from divfeat.search.jobs import baseline, experiment, name_of
+from divfeat.search.jobs import baseline, experiment, name_of, own_numbers, own_values_of
 from divfeat.search.ledger import FORMAT, Ledger
+from divfeat.search.tuning import baselines, tunable, tuned_methods
 from divfeat.statistics import (
     CrossedInterval,
     as_good_as_best,
@@ -80,6 +81,8 @@ class _Reader:
         self.winner = self.ledger.phase("winner")
         self.measures = protocol.objectives(self.config)
         self.limits = protocol.limits_of(self.study, self.record_of)
+        self.decided = self.ledger.phase("tuned") or {}
+        self.baselines = baselines(self.study, tuned_methods(self.decided))
         self.looks = self._looks()
 
     def summary(self) -> StudySummary:
@@ -94,7 +97,8 @@ class _Reader:
         counts = self._counts()
         reads = self.ledger.test_reads()
         keys = {key for runs in confirmed for key in runs.keys}
-        equals = protocol.same_baselines(self.study, self.winner["winner"]) if self.winner else ()
+        tuned = tuned_methods(self.decided)
+        equals = protocol.same_baselines(self.study, self.winner["winner"], tuned) if self.winner else ()
         on_grid = grid.runs if grid else ()
         trials = tuple(self._trials())
         return StudySummary(
@@ -127,6 +131,8 @@ class _Reader:
             provenance=self._provenance(confirmed, (noise, *selected)),
             missing=tuple(self._missing(confirmed, selected, noise, on_grid, counts)),
             notes=tuple(_notes((*confirmed, *on_grid, *selected, noise))),
+            own_numbers=tuple(self._own_numbers()),
+            has_no_cones=self._has_no_cones(),
         )
 
     # --- runs -------------------------------------------------------------------------------------------------------------
@@ -151,27 +157,30 @@ class _Reader:
     def _confirmed(self) -> tuple[Runs, ...]:
         if self.winner is None:
             return ()
-        seeds = protocol.confirm_seeds(self.study)
+        seeds, winner = protocol.confirm_seeds(self.study), MethodConfig.model_validate(self.winner["winner"]["method"])
         return tuple(
             self._runs(
                 name, method, seeds, protocol.confirmation_experiments(self.study, method, self.winner["strengths"])
             )
-            for name, method in protocol.confirmed_methods(self.study, self.winner["winner"]).items()
+            for name, method in {WINNER: winner, **self.baselines}.items()
         )
 
     def _selected(self) -> tuple[Runs, ...]:
         if self.winner is None:
             return ()
         methods = [(row["name"], MethodConfig.model_validate(row["method"])) for row in self.winner["candidates"]]
-        methods += [(name, baseline(name, self.study)) for name in self.config.protocol.baselines]
+        methods += self.baselines.items()
         return tuple(self._on_validation(name, method) for name, method in methods)
 
     def _outdated(self) -> bool:
         """Whether an extended search has brought up candidates that the frozen winner was not chosen among."""
         if self.winner is None:
             return False
-        now = protocol.candidates(self.study, self.ledger.proposals(), self.record_of)
-        return {row["key"] for row in now} != {row["key"] for row in self.winner["candidates"]}
+        frozen = {"": self.winner} | self.decided
+        now = {name: protocol.candidates(self.study, self.ledger.proposals(name), self.record_of) for name in frozen}
+        return any(
+            {row["key"] for row in now[name]} != {row["key"] for row in frozen[name]["candidates"]} for name in frozen
+        )
 
     def _registered(self) -> dict[str, Any] | None:
         """The extractor in MLflow's registry, unless it is an earlier winner's."""
@@ -182,7 +191,10 @@ class _Reader:
         return found if found["key"] in self._on_validation(WINNER, method).keys else None
 
     def _looks(self) -> int:
-        """Distinct winners that the confirmation's seeds and test images have judged, the present one included."""
+        """Distinct winners that the confirmation's seeds and test images have judged, the present one included.
+
+        A baseline's setting that an extension replaced was judged too, and counts.
+        """
         if self.winner is None:
             return 1
         methods = [MethodConfig.model_validate(self.winner["winner"]["method"])]
@@ -191,16 +203,41 @@ class _Reader:
             if record is not None and record["status"] == "completed":
                 methods.append(MethodConfig.model_validate(record["config"]["method"]))
         present, *seen = map(protocol.method_key, methods)
-        own = {protocol.method_key(baseline(name, self.study)) for name in self.config.protocol.baselines}
+        own = set(map(protocol.method_key, self.baselines.values()))
         return len({present, *seen} - own | {present})
+
+    def _own_numbers(self) -> Iterator[OwnNumbers]:
+        searched = tunable(self.study)
+        for name in self.config.protocol.baselines:
+            parts = own_numbers(name, self.study)
+            if not parts:
+                continue
+            found = self.decided.get(name)
+            rows = self.ledger.proposals(name) if name in searched else {}
+            records = [self.record_of(row["key"]) for row in rows.values()]
+            done = sum(record is not None and record["status"] == "completed" for record in records)
+            score = self._on_validation(name, self.baselines[name]).shown(self.measures[0])
+            yield OwnNumbers(
+                name,
+                own_values_of(baseline(name, self.study), parts),
+                own_values_of(self.baselines[name], parts) if found or name not in searched else None,
+                len(rows),
+                done,
+                mean_of(score),
+            )
+
+    def _has_no_cones(self) -> bool:
+        """Compared as published: a tuned one is the same method all the same."""
+        published = {protocol.method_key(baseline(name, self.study)) for name in self.config.protocol.baselines}
+        return protocol.method_key(baseline("no_cones", self.study)) in published
 
     def _trials(self) -> Iterator[Trial]:
         metrics = protocol.objective_metrics(self.config)
-        searched = bool(family_named(self.config.search.family).parameters)
+        searched = family_named(self.config.search.family).parameters
         for number, row in sorted(self.ledger.proposals().items()):
             record = self.record_of(row["key"])
-            angles = dict(row["params"])
-            release = angles.pop("release", self.config.search.releases[0]) if searched else ""
+            angles = {name: row["params"][name] for name in searched}
+            release = row["params"].get("release", self.config.search.releases[0]) if searched else ""
             status = "not finished" if record is None else str(record["status"])
             measure = _last_measured if status == "pruned" else protocol.metric_of
             found = [measure(record, metric) for metric in metrics]
@@ -226,7 +263,8 @@ class _Reader:
             return None, "the study measures no grid (protocol.grid_points = 0)"
         if phase is None:
             return None, "the grid was not measured to the end"
-        methods = [protocol.grid_method(self.study, float(angle), phase["release"]) for angle in phase["angles"]]
+        own = phase.get("own")
+        methods = [protocol.grid_method(self.study, float(angle), phase["release"], own) for angle in phase["angles"]]
         runs = tuple(self._on_validation(name_of(method), method) for method in methods)
         scores = np.stack([one.shown(self.measures[0]) for one in runs])
         found = as_good_as_best(scores, rules.margin, rules.alpha)

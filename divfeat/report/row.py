@@ -39,6 +39,10 @@ def results_row(summary: StudySummary) -> dict[str, Any]:
             else {"status": "undetermined", "reason": summary.grid_note},
             "noise_floor": asdict(summary.floor),
             "detectable_difference": summary.detectable,
+            "own_numbers": {
+                one.name: {name: value for name, value in asdict(one).items() if name != "name"}
+                for one in summary.own_numbers
+            },
             "protocol": rules.to_dict() | {"trials": len(summary.trials), "search": summary.config.search.to_dict()},
             "train": study.train.to_dict(),
             "test_reads": summary.test_reads,

@@ -186,6 +186,27 @@ class Front:
 
 
 @dataclass(frozen=True)
+class OwnNumbers:
+    """What became of a baseline's own numbers.
+
+    Attributes:
+        name: Of the baseline.
+        published: Values by part.
+        found: Those it is confirmed with; None before they are frozen.
+        trials: Proposals; 0 where they are not searched.
+        completed: How many of them finished.
+        score: Mean over the selection seeds in points, NaN where there is none.
+    """
+
+    name: str
+    published: Mapping[str, float]
+    found: Mapping[str, float] | None
+    trials: int
+    completed: int
+    score: float
+
+
+@dataclass(frozen=True)
 class Grid:
     """The fixed grid of a one-dimensional family: G angles, their runs, scores [G, S] on validation."""
 
@@ -254,6 +275,8 @@ class StudySummary:
         provenance: Of the confirmation: a value where its runs agree, a list where they do not.
         missing: Sentences on what is not there.
         notes: What the runs themselves say, with their number.
+        own_numbers: Of the baselines that have any.
+        has_no_cones: Whether a baseline is the searched method without cones.
     """
 
     folder: Path
@@ -283,6 +306,8 @@ class StudySummary:
     provenance: Mapping[str, Any]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
+    own_numbers: tuple[OwnNumbers, ...]
+    has_no_cones: bool
 
     @property
     def name(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec
 from divfeat.errors import ConfigError, unknown
 from divfeat.methods import METHODS, canonical, method_named, parts_of
 from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
@@ -18,6 +19,8 @@ _SEEDS_PER_STUDY = 10_000
 PAPER_MINOR = 2 / 9 * math.pi
 #: Angles that a name tells one by one.
 _MOST_ANGLES = 6
+#: Baselines made from the searched method.
+_OF_THE_SEARCH = ("hinge_fixed", "no_cones")
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ def experiment(
 
 
 def baseline(name: str, study: StudyConfig) -> MethodConfig:
-    """A baseline by name: a method without thresholds, or one with the paper's fixed thresholds as printed.
+    """A baseline by name, its own numbers as published: a method without thresholds, or one with the paper's fixed thresholds.
 
-    `hinge_fixed` is HingeCE, `hinge_la` HingeCE with logit adjustment, at tau+ = 13/36 pi for every class (tables 1 and 3); on a
+    `no_cones` is the searched method (`search.method`) without thresholds. `hinge_fixed` is the searched method, by default
+    HingeCE, and `hinge_la` HingeCE with logit adjustment, at tau+ = 13/36 pi for every class (tables 1 and 3); on a
     long tail, the best threshold of figure 5 (2/9 pi, between both ranges the paper gives) on minor classes and none on
     major ones (section 4.2), wherever the search too gives classes different angles. That there is a tail the
     configuration tells before a class is counted: it cuts one, or it searches a family that follows the counts (or refines
@@ -85,19 +89,44 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     Raises:
         ConfigError: unknown name.
     """
-    known = [*[m for m in METHODS if m != "hinge_ce"], "hinge_fixed"]
+    known = [*[m for m in METHODS if m != "hinge_ce"], *_OF_THE_SEARCH]
     if name not in known:
         raise ConfigError(unknown("baseline", name, known))
-    method = "hinge_ce" if name == "hinge_fixed" else name
-    if not method_named(method).hinge:
-        return MethodConfig(name=method)
+    method = study.search.method if name in _OF_THE_SEARCH else MethodConfig(name=name)
+    if name == "no_cones" or not method_named(method.name).hinge:
+        return method
     families = [family_named(name) for name in (*study.search.refine, study.search.family)]
     has_tail = study.data.imbalance is not None or any(family.by_count for family in families)
     if has_tail and families[-1].varies:
         thresholds = ThresholdSpec(family="major_minor", angles={"tau_major": 0.0, "tau_minor": PAPER_MINOR})
     else:
         thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
-    return MethodConfig(name=method, thresholds=thresholds, release="paper")
+    return method.model_copy(update={"thresholds": thresholds, "release": "paper"})
+
+
+def own_numbers(name: str, study: StudyConfig) -> tuple[str, ...]:
+    """Parts whose values are searched where the baseline `name` is tuned; none of what is fixed by definition."""
+    if name in _OF_THE_SEARCH:
+        return study.search.own if name == "no_cones" else ()
+    return method_named(name).searched
+
+
+def searched_method(
+    study: StudyConfig, thresholds: ThresholdSpec, release: Release, own: Mapping[str, float]
+) -> MethodConfig:
+    """The searched method at these thresholds, with the values of the parts that are searched together with them."""
+    return study.search.method.model_copy(update={"thresholds": thresholds, "release": release, **own})
+
+
+def own_values_of(method: MethodConfig, names: Iterable[str]) -> dict[str, float]:
+    """What `method` has in these parts."""
+    parts = parts_of(method)
+    return {name: getattr(parts, name) for name in names}
+
+
+def numbers_in_short(values: Mapping[str, object]) -> str:
+    """`margin=0.31 scale=18.2`."""
+    return " ".join(f"{part}={_short(value)}" for part, value in values.items())
 
 
 def name_of(method: MethodConfig) -> str:
@@ -111,7 +140,7 @@ def name_of(method: MethodConfig) -> str:
             f"{method.release} {angles_in_short(method.thresholds)}".strip(),
         ]
     changed = parts_of(method).other_than(named.parts)
-    return " ".join([*words, *(f"{part}={_short(value)}" for part, value in changed.items())])
+    return " ".join([*words, *([numbers_in_short(changed)] if changed else [])])
 
 
 def _short(value: object) -> str:

@@ -2,7 +2,7 @@
 
 study.json               identity of the study
 execution.json           how it was last run
-proposals/<number>.json  what Optuna proposed
+proposals/<number>.json  what Optuna proposed; proposals/<baseline>/<number>.json for a baseline that is tuned
 runs/<key>/record.json   one finished experiment, written by the process that ran it, by atomic rename
 runs/<key>/events.jsonl  one line an epoch; the key of an event is its epoch, the last line of an epoch counts
 runs/<key>/start.json    what was launched: phase, name, seed
@@ -153,9 +153,10 @@ class Ledger:
             path = self.run_folder(key) / "record.json"
             path.replace(path.with_name(f"failed-{int(record['finished'])}.json"))
             keys.append(key)
-        for number, row in self.proposals().items():
-            if row["key"] in keys:
-                self.write_proposal(number, row | {"lost": True})
+        for of in ("", *(path.name for path in (self.folder / "proposals").glob("*/"))):
+            for number, row in self.proposals(of).items():
+                if row["key"] in keys:
+                    self.write_proposal(number, row | {"lost": True}, of)
         return keys
 
     def event(self, key: str, event: dict[str, Any]) -> None:
@@ -168,13 +169,13 @@ class Ledger:
 
     # --- proposals and phases ------------------------------------------------------------------------------------------
 
-    def write_proposal(self, number: int, proposal: dict[str, Any]) -> None:
-        """What Optuna proposed as trial `number`."""
-        write_json(self.folder / "proposals" / f"{number:05d}.json", {"number": number, **proposal})
+    def write_proposal(self, number: int, proposal: dict[str, Any], of: str = "") -> None:
+        """What Optuna proposed as trial `number`, of the search or of the baseline `of`."""
+        write_json(self.folder / "proposals" / of / f"{number:05d}.json", {"number": number, **proposal})
 
-    def proposals(self, *, lost: bool = False) -> dict[int, dict[str, Any]]:
-        """Proposals by number; with `lost` also those that were made anew since their run was lost."""
-        found = (read_json(path) for path in sorted((self.folder / "proposals").glob("*.json")))
+    def proposals(self, of: str = "", *, lost: bool = False) -> dict[int, dict[str, Any]]:
+        """Proposals of the search, or of a baseline, by number; with `lost` also those made anew since their run was lost."""
+        found = (read_json(path) for path in sorted((self.folder / "proposals" / of).glob("*.json")))
         return {row["number"]: row for row in found if lost or not row.get("lost")}
 
     def phase(self, name: str) -> dict[str, Any] | None:

@@ -134,7 +134,7 @@ def make_plan(runner: Study) -> Plan:
     else:  # a cluster is not joined for a plan
         concurrent = execution.max_concurrent or 1
     several = f"{rules.select_seeds}, on validation"
-    one = {"search": "1", "calibrate": "1", "confirm": f"{rules.confirm_seeds} new ones, on test"}
+    one = {"search": "1", "calibrate": "1", "tune": "1", "confirm": f"{rules.confirm_seeds} new ones, on test"}
     weights = 4 * parameters
     features = runs["confirm"] * (len(data.train) + len(data.evaluation)) * (4 * width + 16)
     kept = sum(runs.get(phase, 0) for phase in KEPT) * weights

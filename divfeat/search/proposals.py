@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from divfeat.config import MethodConfig, StudyConfig, ThresholdSpec
-from divfeat.errors import ConfigError
+from divfeat.config import StudyConfig
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.refine import Refinement
+from divfeat.search.subjects import Subject, search_space, threshold_method, threshold_subject, tried_first
 from divfeat.seeding import stream_seed
-from divfeat.thresholds import family_named
 
 #: Trials a model-based sampler sees before it models: the settings tried first count.
 _STARTUP_TRIALS = 8
@@ -61,59 +60,6 @@ def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseS
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def search_space(study: StudyConfig, name: str | None = None) -> dict[str, BaseDistribution]:
-    """The family's numbers, angles in radians, and the way of letting go where more than one is searched.
-
-    Args:
-        study: Family, box, ways of letting go.
-        name: Of another family than the study's.
-
-    Raises:
-        ConfigError: the sampler cannot search this space.
-    """
-    family = family_named(name or study.search.family)
-    space: dict[str, BaseDistribution] = {
-        dimension.name: FloatDistribution(dimension.low, dimension.high)
-        for dimension in family.space(study.search.low, study.search.high)
-    }
-    if study.search.sampler == "cmaes" and len(space) < 2:
-        raise ConfigError(
-            f"sampler 'cmaes' needs two numbers or more, the family {family.name!r} has {len(space)}; "
-            "use search.sampler=tpe (or gp, qmc, random)"
-        )
-    if len(study.search.releases) > 1 and space:
-        space["release"] = CategoricalDistribution(study.search.releases)
-    return space
-
-
-def tried_first(study: StudyConfig, name: str | None = None, release: str | None = None) -> list[dict[str, Any]]:
-    """The family's settings inside the searched box: the first one under every way of letting go, the others under one.
-
-    Args:
-        study: Family, box, ways of letting go.
-        name: Of another family than the study's.
-        release: The one way of letting go for all of them.
-
-    Under `theorem` an angle is at most 45 degrees: beyond half the angle between axes the loss cannot fall below log K
-    (`divfeat.losses.theorem_tau_minus`), and that half is above 45 degrees for any number of classes.
-    """
-    family = family_named(name or study.search.family)
-    box = {side.name: side for side in family.space(study.search.low, study.search.high)}
-    releases = (release,) if release else study.search.releases
-    rows: list[dict[str, Any]] = []
-    for index, setting in enumerate(family.tried_first):
-        if any(not box[name].low <= value <= box[name].high for name, value in setting.items()):
-            continue
-        for way in releases if index == 0 else releases[:1]:
-            widest = math.pi / 4 if way == "theorem" else math.pi
-            values = {
-                name: value if family.other(name) else max(box[name].low, min(value, widest))
-                for name, value in setting.items()
-            }
-            rows.append(values | ({"release": way} if len(study.search.releases) > 1 and setting else {}))
-    return rows
-
-
 class Proposals:
     """Asks Optuna for experiments and tells it how they went.
 
@@ -122,6 +68,7 @@ class Proposals:
         ledger: Truth; proposals are noted there before they run.
         storage: Optuna storage URL; opens in optuna-dashboard.
         name: Of the Optuna study.
+        subject: What is varied; None for the study's own search.
         refinement: Stages of the search; needed where the study has `search.refine`.
 
     Raises:
@@ -129,15 +76,22 @@ class Proposals:
     """
 
     def __init__(
-        self, study: StudyConfig, ledger: Ledger, storage: str, name: str, refinement: Refinement | None = None
+        self,
+        study: StudyConfig,
+        ledger: Ledger,
+        storage: str,
+        name: str,
+        refinement: Refinement | None = None,
+        subject: Subject | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # Multivariate TPE, GP and metric names are marked experimental in Optuna; the range in pyproject.toml is tested.
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        if study.search.refine and refinement is None:
+        if study.search.refine and refinement is None and subject is None:
             raise ValueError(f"search.refine={list(study.search.refine)} needs its Refinement")
         self.study, self.ledger, self.refinement = study, ledger, refinement
-        self.space = search_space(study)
+        self.subject = subject or threshold_subject(study)
+        self.space = self.subject.space
         self.metrics = protocol.objective_metrics(study)
         self.directions = [measure.direction for measure in protocol.objectives(study)]
         self.limits = protocol.limits_of(study, ledger.record)
@@ -149,7 +103,7 @@ class Proposals:
 
     def __len__(self) -> int:
         """Proposals that count towards `--trials`: not those that a fault since mended took away."""
-        return len(self.ledger.proposals())
+        return len(self._rows())
 
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""
@@ -160,7 +114,7 @@ class Proposals:
 
     def _refine(self, refinement: Refinement) -> None:
         """Enqueue what the present stage proposes; nothing where the last stage leaves it to the study's own sampler."""
-        rows = self.ledger.proposals(lost=True)
+        rows = self._rows(lost=True)
         number = refinement.present(rows.values())
         family, last = refinement.stages[number], number == len(refinement.stages) - 1
         space = search_space(self.study, family)
@@ -192,13 +146,11 @@ class Proposals:
 
     def job(self, number: int, params: Mapping[str, Any], stage: Mapping[str, Any] | None = None) -> Job:
         """The experiment that the parameters of trial `number` stand for; of a refinement, as its stage drew it."""
-        family = stage["family"] if stage else self.study.search.family
-        params = stage["params"] if stage else params
-        release = params.get("release", self.study.search.releases[0])
-        angles = {name: value for name, value in params.items() if name != "release"}
-        method = MethodConfig(name="hinge_ce", thresholds=ThresholdSpec(family=family, angles=angles), release=release)
+        method = (
+            threshold_method(self.study, stage["params"], stage["family"]) if stage else self.subject.method(params)
+        )
         config = experiment(self.study, method, seed_of(self.study, SEARCH_SEED))
-        return Job(config, "search", name_of(method), number, self.rungs)
+        return Job(config, self.subject.phase, name_of(method), number, self.rungs)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -214,7 +166,7 @@ class Proposals:
 
     def pending(self) -> list[Job]:
         """Proposals without a record, in order: what a resumed study runs first."""
-        jobs = [self.job(number, row["params"], row.get("stage")) for number, row in self.ledger.proposals().items()]
+        jobs = [self.job(number, row["params"], row.get("stage")) for number, row in self._rows().items()]
         return [job for job in jobs if self.ledger.record(job.key) is None]
 
     def values(self, record: Mapping[str, Any]) -> list[float] | None:
@@ -260,7 +212,7 @@ class Proposals:
     def rung_table(self) -> dict[int, dict[str, float]]:
         """The first objective at every rung reached so far, by key: what a resumed halving goes on from."""
         table: dict[int, dict[str, float]] = {}
-        for row in self.ledger.proposals().values():
+        for row in self._rows().values():
             record = self.ledger.record(row["key"])
             history = self.ledger.events(row["key"]) if record is None else record["history"]
             for epochs, value in self._rung_values(history).items():
@@ -272,46 +224,50 @@ class Proposals:
         found = {epochs: rows.get(epochs, {}).get(self.metrics[0]) for epochs in self.rungs}
         return {epochs: value for epochs, value in found.items() if value is not None}
 
+    def _rows(self, *, lost: bool = False) -> dict[int, dict[str, Any]]:
+        return self.ledger.proposals(self.subject.name, lost=lost)
+
     def _trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
 
     def _seed_sampler(self, number: int) -> None:
-        seed = stream_seed(self.study.seed, "sampler", number) % 2**32
+        own = (self.subject.name,) if self.subject.name else ()
+        seed = stream_seed(self.study.seed, "sampler", *own, number) % 2**32
         self.optuna.sampler = make_sampler(self.study.search.sampler, seed, self.study.seed)
 
     def _note(self, trial: optuna.trial.Trial) -> Job:
         """Draw what the trial lacks and write it into the ledger."""
         for name, values in self.space.items():
             if isinstance(values, FloatDistribution):
-                trial.suggest_float(name, values.low, values.high)
+                trial.suggest_float(name, values.low, values.high, log=values.log)
             elif isinstance(values, CategoricalDistribution):
                 trial.suggest_categorical(name, values.choices)
         stage = trial.user_attrs.get("stage")
         job = self.job(trial.number, trial.params, stage)
         row = {"params": trial.params, "key": job.key, "name": job.name} | ({"stage": stage} if stage else {})
-        self.ledger.write_proposal(trial.number, row)
+        self.ledger.write_proposal(trial.number, row, self.subject.name)
         return job
 
     def _reconcile(self) -> None:
         """Bring Optuna's storage in line with the ledger: after a crash, with the storage lost or an older copy of it."""
-        noted = self.ledger.proposals(lost=True)
+        noted = self._rows(lost=True)
         for number in range(len(self._trials()), max(noted, default=-1) + 1):  # unknown to Optuna: tell it again
             known = noted.get(number)
             self.optuna.add_trial(
-                create_trial(state=TrialState.RUNNING, params=known["params"], distributions=self.space)
+                create_trial(state=TrialState.RUNNING, params=known["params"], distributions=dict(self.space))
                 if known
                 else create_trial(state=TrialState.FAIL)
             )
-        for setting in [] if self.refinement else tried_first(self.study)[len(self._trials()) :]:
-            self.optuna.enqueue_trial(setting)
+        for setting in [] if self.refinement else self.subject.first[len(self._trials()) :]:
+            self.optuna.enqueue_trial(dict(setting))
         while any(trial.state == TrialState.WAITING and trial.number in noted for trial in self._trials()):
-            self.optuna.ask(self.space)  # an older copy: take up what was enqueued, in the same order
+            self.optuna.ask(dict(self.space))  # an older copy: take up what was enqueued, in the same order
         running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         for trial in running:
             if trial.number not in noted:  # killed between ask and note: the same draw again
                 self._seed_sampler(trial.number)
                 self._note(optuna.trial.Trial(self.optuna, trial._trial_id))
-        noted = self.ledger.proposals(lost=True)
+        noted = self._rows(lost=True)
         for trial in running:
             row = noted[trial.number]
             record = self.ledger.record(row["key"])
@@ -323,7 +279,7 @@ class Proposals:
 
     def _propose_again(self, lost: Iterable[Mapping[str, Any]]) -> None:
         """Enqueue what was lost, unless it has been proposed again since: the paper's own settings are among it."""
-        live = [row["params"] for row in self.ledger.proposals().values()]
+        live = [row["params"] for row in self._rows().values()]
         waiting = [trial.system_attrs["fixed_params"] for trial in self._trials() if trial.state == TrialState.WAITING]
         for row in lost:
             for again in (live, waiting):

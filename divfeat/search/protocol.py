@@ -1,13 +1,13 @@
 """The phases of a study as lists of jobs and decisions: what design section 5 calls the protocol.
 
-calibrate -> noise -> search -> select -> grid -> confirm. Every function here is pure: it reads records and returns jobs or
-a decision; who runs the jobs and who writes the decision down is `divfeat.search.study`.
+calibrate -> noise -> search -> tune -> select -> grid -> confirm. Every function here is pure: it reads records and returns
+jobs or a decision; who runs the jobs and who writes the decision down is `divfeat.search.study`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,22 @@ from divfeat.search.jobs import (
     SEARCH_SEED,
     SELECT_SEED,
     Job,
-    baseline,
     canonical,
     experiment,
     name_of,
+    own_values_of,
+    searched_method,
     seed_of,
 )
+from divfeat.search.tuning import AS_PUBLISHED, Tuned, baselines, tunable
 from divfeat.second import SECONDS
 from divfeat.thresholds import family_named
 
 Record = Mapping[str, Any]
 RecordOf = Callable[[str], Record | None]
+#: Baseline -> candidates for its own numbers, as of `candidates`.
+Rivals = Mapping[str, Sequence[Mapping[str, Any]]]
+NO_RIVALS: Rivals = {}
 
 #: What CE's learning rate and weight decay are frozen on (design 5.1).
 CALIBRATION_METRIC = "val/accuracy"
@@ -161,16 +166,47 @@ def _best(
     return [int(place) for place in feasible_top(np.array(values) * signs, missed, k)]
 
 
-def selection_jobs(study: StudyConfig, chosen: Sequence[Mapping[str, Any]]) -> list[Job]:
-    """Candidates and baselines on the selection seeds; baselines too, since their probe strengths are frozen here."""
+def selection_jobs(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rivals: Rivals = NO_RIVALS) -> list[Job]:
+    """Candidates and baselines on the selection seeds; baselines too, since their probe strengths are frozen here.
+
+    Args:
+        study: Baselines, seeds.
+        chosen: Candidates of the search.
+        rivals: Candidates of the baselines that are tuned, which stand for them; one without any is run as published.
+    """
     jobs = []
-    for row in chosen:
-        jobs += seeded_jobs(
-            study, "select", row["name"], MethodConfig.model_validate(row["method"]), select_seeds(study)
-        )
-    for name in study.protocol.baselines:
-        jobs += seeded_jobs(study, "select", name, baseline(name, study), select_seeds(study))
+    for row in (*chosen, *(row for rows in rivals.values() for row in rows)):
+        method = MethodConfig.model_validate(row["method"])
+        jobs += seeded_jobs(study, "select", row["name"], method, select_seeds(study))
+    for name, method in baselines(study).items():
+        if not rivals.get(name):
+            jobs += seeded_jobs(study, "select", name, method, select_seeds(study))
     return jobs
+
+
+def tuned_decision(
+    study: StudyConfig, rivals: Rivals, trials: Mapping[str, int], record_of: RecordOf
+) -> dict[str, Any]:
+    """The best setting of each tuned baseline, by the rule that decides the winner.
+
+    Args:
+        study: At the frozen learning rate and weight decay.
+        rivals: Candidates by baseline.
+        trials: How many proposals they were chosen among, by baseline.
+        record_of: The ledger's records.
+
+    Returns:
+        Baseline -> mapping as of `winner_decision`, with `trials`; its `winner` is None where no candidate finished: such a
+        baseline stays as published.
+    """
+    decision = {}
+    for name, rows in rivals.items():
+        try:
+            found = winner_decision(study, rows, record_of)
+        except ValueError:
+            found = {"winner": None, "candidates": [dict(row) for row in rows], "seeds": select_seeds(study)}
+        decision[name] = found | {"trials": trials[name]}
+    return decision
 
 
 def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], record_of: RecordOf) -> dict[str, Any]:
@@ -204,10 +240,10 @@ def winner_decision(study: StudyConfig, chosen: Sequence[Mapping[str, Any]], rec
     return {"winner": complete[index], "candidates": rows, "seeds": select_seeds(study)}
 
 
-def same_baselines(study: StudyConfig, winner: Mapping[str, Any]) -> tuple[str, ...]:
+def same_baselines(study: StudyConfig, winner: Mapping[str, Any], tuned: Tuned = AS_PUBLISHED) -> tuple[str, ...]:
     """Baselines whose configuration the winner has."""
     key = method_key(MethodConfig.model_validate(winner["method"]))
-    return tuple(name for name in study.protocol.baselines if method_key(baseline(name, study)) == key)
+    return tuple(name for name, method in baselines(study, tuned).items() if method_key(method) == key)
 
 
 def seed_values(
@@ -233,34 +269,51 @@ def grid_angles(study: StudyConfig) -> list[float]:
     return [float(angle) for angle in np.linspace(study.search.low, study.search.high, points)]
 
 
-def grid_jobs(study: StudyConfig, release: Release) -> list[Job]:
-    """The one-dimensional family over its grid, at the winner's way of letting go, on the selection seeds."""
+def grid_jobs(study: StudyConfig, release: Release, own: Mapping[str, float] | None = None) -> list[Job]:
+    """The one-dimensional family over its grid, at the winner's way of letting go, on the selection seeds.
+
+    Args:
+        study: Family, range, number of points.
+        release: Way of letting go.
+        own: The winner's values of the parts that are searched together with the angles; None where there are none.
+    """
     jobs = []
     for angle in grid_angles(study):
-        method = grid_method(study, angle, release)
+        method = grid_method(study, angle, release, own)
         jobs += seeded_jobs(study, "grid", name_of(method), method, select_seeds(study))
     return jobs
 
 
-def grid_method(study: StudyConfig, angle: float, release: Release) -> MethodConfig:
+def grid_method(
+    study: StudyConfig, angle: float, release: Release, own: Mapping[str, float] | None = None
+) -> MethodConfig:
     """The method at one angle of the grid."""
     (parameter,) = family_named(study.search.family).parameters
     spec = ThresholdSpec(family=study.search.family, angles={parameter: angle})
-    return MethodConfig(name="hinge_ce", thresholds=spec, release=release)
+    return searched_method(study, spec, release, own or {})
 
 
-def confirmed_methods(study: StudyConfig, winner: Mapping[str, Any]) -> dict[str, MethodConfig]:
+def grid_own(study: StudyConfig, winner: Mapping[str, Any]) -> dict[str, float]:
+    """The winner's values of the parts that are searched together with the angles: the grid's too."""
+    return own_values_of(MethodConfig.model_validate(winner["method"]), study.search.own)
+
+
+def confirmed_methods(
+    study: StudyConfig, winner: Mapping[str, Any], tuned: Tuned = AS_PUBLISHED
+) -> dict[str, MethodConfig]:
     """Winner and baselines by name."""
-    return {"winner": MethodConfig.model_validate(winner["method"])} | {
-        name: baseline(name, study) for name in study.protocol.baselines
-    }
+    return {"winner": MethodConfig.model_validate(winner["method"])} | baselines(study, tuned)
 
 
 Strengths = Mapping[str, Mapping[str, float]]
 
 
 def frozen_strengths(
-    study: StudyConfig, winner: Mapping[str, Any], record_of: RecordOf, known: Strengths
+    study: StudyConfig,
+    winner: Mapping[str, Any],
+    record_of: RecordOf,
+    known: Strengths,
+    tuned: Tuned = AS_PUBLISHED,
 ) -> dict[str, Mapping[str, float]]:
     """What the confirmation's probes take over from validation: the median strength over the selection seeds.
 
@@ -269,12 +322,13 @@ def frozen_strengths(
         winner: Its row.
         record_of: The ledger's records.
         known: Strengths frozen before; these stay, since their confirmation may have read the test set.
+        tuned: Baselines that are not as published.
 
     Returns:
         `method_key` -> field of `ProbeConfig` -> strength; without a method that no selection run of which was finished.
     """
     frozen = dict(known)
-    for method in confirmed_methods(study, winner).values():
+    for method in confirmed_methods(study, winner, tuned).values():
         strengths = _median_strengths(study, method, record_of)
         if strengths is not None:
             frozen.setdefault(method_key(method), strengths)
@@ -301,10 +355,12 @@ def method_key(method: MethodConfig) -> str:
     return digest(canonical(method).to_dict())
 
 
-def confirmation_jobs(study: StudyConfig, winner: Mapping[str, Any], strengths: Strengths) -> list[Job]:
+def confirmation_jobs(
+    study: StudyConfig, winner: Mapping[str, Any], strengths: Strengths, tuned: Tuned = AS_PUBLISHED
+) -> list[Job]:
     """Winner and baselines on new seeds, trained as published; the probe's strength is the one validation chose."""
     jobs = []
-    for name, method in confirmed_methods(study, winner).items():
+    for name, method in confirmed_methods(study, winner, tuned).items():
         jobs += [Job(config, "confirm", name) for config in confirmation_experiments(study, method, strengths)]
     return jobs
 
@@ -340,16 +396,19 @@ def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
     """Runs of each phase before anything is known; shared ones are counted where they are first needed."""
     protocol = study.protocol
     seeds = protocol.select_seeds
-    baselines = distinct_baselines(study)
-    measured = baselines.keys() & {method_key(MethodConfig(name=NOISE_METHOD))}
-    grid = len([angle for angle in grid_angles(study) if angle > 0]) * seeds  # the angle 0 is CE+ETF, the noise floor
+    searched = tunable(study)
+    noise = {method_key(MethodConfig(name=NOISE_METHOD))}
+    every = {name: method_key(method) for name, method in baselines(study).items()}
+    fixed = {key for name, key in every.items() if name not in searched} - noise
+    on_grid = {method_key(grid_method(study, angle, study.search.releases[0])) for angle in grid_angles(study)}
     plan = {
         "calibrate": len(calibration_jobs(study)),
         "noise": seeds,
         "search": trials,
-        "select": (min(protocol.select_top, trials) + len(baselines) - len(measured)) * seeds,
-        "grid": grid,
-        "confirm": (1 + len(baselines)) * protocol.confirm_seeds,
+        "tune": trials * len(searched),
+        "select": (min(protocol.select_top, trials) * (1 + len(searched)) + len(fixed)) * seeds,
+        "grid": len(on_grid - noise - fixed) * seeds,
+        "confirm": (1 + len(set(every.values()))) * protocol.confirm_seeds,
     }
     return {name: runs for name, runs in plan.items() if runs}
 
@@ -357,29 +416,63 @@ def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
 def planned_trainings(study: StudyConfig, trials: int) -> dict[str, float]:
     """`planned_runs` by what they cost, in trainings of a method in one stage: a first stage is trained once a seed."""
     protocol = study.protocol
-    baselines = distinct_baselines(study).values()
+    top = min(protocol.select_top, trials)
+    every, searched = baselines(study), tunable(study)
+    fixed = [method for name, method in every.items() if name not in searched]
+    varied = [every[name] for name in searched]
     noise = {method_key(MethodConfig(name=NOISE_METHOD))}
-    firsts = {method_key(first_stage(method)) for method in baselines}
-    seconds = 0.0
-    for method in baselines:
-        parts = parts_of(method)
-        if parts.second != "none":
-            seconds += SECONDS[parts.second].trainings(parts, study.train.epochs)
     costs = {
-        "select": (min(protocol.select_top, trials) + len(firsts - noise) + seconds) * protocol.select_seeds,
-        "confirm": (1 + len(firsts) + seconds) * protocol.confirm_seeds,
+        "tune": _at_one_seed(study, [], varied, trials, set()),
+        "select": (top + _at_one_seed(study, fixed, varied, top, noise)) * protocol.select_seeds,
+        "confirm": (1 + _at_one_seed(study, list(every.values()), [], 1, set())) * protocol.confirm_seeds,
     }
     return {name: costs.get(name, float(runs)) for name, runs in planned_runs(study, trials).items()}
 
 
+def _at_one_seed(
+    study: StudyConfig, fixed: Sequence[MethodConfig], varied: Sequence[MethodConfig], times: int, trained: Set[str]
+) -> float:
+    """Trainings that methods take at one seed.
+
+    Args:
+        study: Epochs.
+        fixed: Run once.
+        varied: Run with other numbers every time, which are those of the second stage where there is one.
+        times: How often.
+        trained: Keys of methods that are trained already.
+    """
+    firsts = {
+        method_key(first_stage(method))
+        for method in (*fixed, *varied)
+        if method in fixed or _second(study, method) is not None
+    }
+    found = float(len(firsts - trained))
+    for method in fixed:
+        found += _second(study, method) or 0.0
+    for method in varied:
+        second = _second(study, method)
+        found += times * (1.0 if second is None else second)
+    return found
+
+
+def _second(study: StudyConfig, method: MethodConfig) -> float | None:
+    """What the second stage of a method costs, in trainings; None where it has none."""
+    parts = parts_of(method)
+    return None if parts.second == "none" else SECONDS[parts.second].trainings(parts, study.train.epochs)
+
+
 def distinct_baselines(study: StudyConfig) -> dict[str, MethodConfig]:
     """`method_key` -> baseline: two names of one training count once."""
-    methods = [baseline(name, study) for name in study.protocol.baselines]
-    return {method_key(method): method for method in methods}
+    return {method_key(method): method for method in baselines(study).values()}
 
 
 def shared_stages(study: StudyConfig) -> frozenset[str]:
-    """Keys of the first stages of all planned runs in two stages: whoever trains one leaves its checkpoint to the others."""
+    """Keys of the first stages of all planned runs in two stages: whoever trains one leaves its checkpoint to the others.
+
+    Tuning varies the numbers of a second stage, which its first does not hang on.
+    """
     methods = [method for method in distinct_baselines(study).values() if parts_of(method).second != "none"]
     seeds = [("search", seed) for seed in select_seeds(study)] + [("confirm", seed) for seed in confirm_seeds(study)]
+    if study.protocol.tune:
+        seeds.append(("search", seed_of(study, SEARCH_SEED)))
     return frozenset(stage_key(experiment(study, method, seed, role)) for method in methods for role, seed in seeds)

@@ -65,14 +65,14 @@ class Refinement:
         return ends
 
     def lifted(self, params: Params, source: str, target: str, space: Space) -> dict[str, Any]:
-        """Parameters with the same angles in another family, inside its space; the way of letting go goes along."""
-        numbers = {name: value for name, value in params.items() if name != "release"}
-        found: dict[str, Any] = lift(numbers, source, target, self.context)
+        """Parameters with the same angles in another family, inside its space; what is no threshold goes along."""
+        thresholds = family_named(source).parameters
+        found: dict[str, Any] = lift({name: params[name] for name in thresholds}, source, target, self.context)
         for name, value in found.items():
             side = space[name]
             if isinstance(side, FloatDistribution):  # of a box that does not begin at 0, offsets can lead out below
                 found[name] = min(max(value, side.low), side.high)
-        return found | ({"release": params["release"]} if "release" in params else {})
+        return found | {name: value for name, value in params.items() if name not in thresholds}
 
     def draw(
         self,

@@ -16,13 +16,13 @@ from rich.console import Console
 
 from divfeat.cluster.executor import RayExecutor
 from divfeat.cluster.trial import TrialSpec
-from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig
+from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig, digest
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
 from divfeat.experiment import build, stage_key
 from divfeat.files import read_json, write_json
-from divfeat.methods import method_named, parts_of
+from divfeat.methods import method_named, parts_of, spelled_out
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol
@@ -32,9 +32,11 @@ from divfeat.search.interrupt import Interrupt, StoppedError, TooManyFailuresErr
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
-from divfeat.search.proposals import Proposals, search_space, storage_url
+from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.queue import JobQueue
 from divfeat.search.refine import Refinement, refinement
+from divfeat.search.subjects import baseline_subject, corners, own_space, search_space, threshold_method
+from divfeat.search.tuning import AS_PUBLISHED, Tuned, tunable, tuned_methods
 from divfeat.statistics import noise_floor
 from divfeat.thresholds import ThresholdContext, family_named
 from divfeat.thresholds.counts import FEW, MANY
@@ -105,14 +107,17 @@ class Study:
         families = [family_named(name) for name in (*search.refine, search.family)]
         for family, release in itertools.product(families, search.releases):
             for corner in family.corners(search.low, search.high):
-                spec = {"family": family.name, "angles": corner}
-                method = MethodConfig.model_validate({"name": "hinge_ce", "thresholds": spec, "release": release})
-                build(experiment(self.config, method, seed), data)
+                for own in corners(own_space(search.own)):
+                    method = threshold_method(self.config, {**corner, **own, "release": release}, family.name)
+                    build(experiment(self.config, method, seed), data)
         for name in self.config.protocol.baselines:  # after what was asked for by name: they rest on it
             try:
                 build(experiment(self.config, baseline(name, self.config), seed), data)
             except ConfigError as error:
                 raise ConfigError(f"baseline {name!r} of protocol.baselines: {error}") from error
+        for subject in [baseline_subject(self.config, name) for name in tunable(self.config)]:
+            for corner in corners(subject.space):
+                build(experiment(self.config, subject.method(corner), seed), data)
         self._check_groups(data)
         return data
 
@@ -142,6 +147,14 @@ class Study:
         names = settings.baselines
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"protocol.baselines={list(names)}: give at least one, none twice")
+        trained: dict[str, str] = {}
+        for name in names:
+            key = digest(spelled_out(baseline(name, self.config), self.config.train).to_dict())
+            if trained.setdefault(key, name) != name:
+                raise ConfigError(
+                    f"protocol.baselines={list(names)}: {trained[key]!r} and {name!r} are one training here, and twice in the "
+                    "verdict it would take a second share of protocol.alpha; leave one of them out"
+                )
         if any(lr <= 0 for lr in settings.learning_rates):
             raise ConfigError(f"protocol.learning_rates={list(settings.learning_rates)} must be positive")
         if any(decay < 0 for decay in settings.weight_decays):
@@ -212,6 +225,7 @@ class _Session:
         # Replaced once learning rate and weight decay are frozen.
         self.config = protocol.with_calibration(study.config, frozen) if frozen else study.config
         self.shared: frozenset[str] = frozenset()
+        self.tuned: Tuned = AS_PUBLISHED  # replaced once the baselines' own numbers are frozen
         self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
         plan = protocol.planned_runs(self.config, study.execution.trials)
@@ -248,7 +262,7 @@ class _Session:
 
     def _open_phases(self) -> set[str]:
         """Phases whose failed runs may be tried again: nothing that a frozen decision, or a bound trials met, rests on."""
-        phases = {"search", "grid", "confirm"}
+        phases = {"search", "tune", "grid", "confirm"}
         if self.ledger.phase("calibrate") is None:
             phases.add("calibrate")
         winner = self.ledger.phase("winner")
@@ -298,13 +312,16 @@ class _Session:
         proposals = Proposals(
             self.config, self.ledger, storage_url(self.study.folder), self.study.name, self._refinement()
         )
-        self._search(proposals)
-        winner = self._select(len(proposals))
-        grid = protocol.grid_jobs(self.config, self._grid_release(winner))
+        self._search("search", proposals, self.study.execution.trials)
+        tuning = self._tune(len(proposals))
+        winner = self._select(len(proposals), tuning)
+        own = protocol.grid_own(self.config, winner["winner"])
+        grid = protocol.grid_jobs(self.config, self._grid_release(winner), own)
         if grid:
             self._run("grid", grid)
             angles, seeds = protocol.grid_angles(self.config), protocol.select_seeds(self.config)
-            self.ledger.write_phase("grid", {"release": self._grid_release(winner), "angles": angles, "seeds": seeds})
+            decision = {"release": self._grid_release(winner), "angles": angles, "seeds": seeds}
+            self.ledger.write_phase("grid", decision | ({"own": own} if own else {}))
         self._confirm(winner)
 
     def _refinement(self) -> Refinement | None:
@@ -363,24 +380,26 @@ class _Session:
                 },
             )
 
-    def _search(self, proposals: Proposals) -> None:
+    def _search(self, phase: str, proposals: Proposals, trials: int) -> None:
+        """Ask and tell until there are so many proposals, all with their record."""
+
         def jobs() -> Iterator[Job]:
             yield from proposals.pending()
-            while len(proposals) < self.study.execution.trials:
+            while len(proposals) < trials:
                 yield proposals.ask()
 
         def told(job: Job, record: Mapping[str, Any]) -> None:
             assert job.number is not None
             proposals.tell(job.number, record)
 
-        if len(proposals) >= self.study.execution.trials and not proposals.pending():
-            self.progress.done["search"] = len(proposals)
+        pending = len(proposals.pending())
+        self.progress.done[phase] = self.progress.done.get(phase, 0) + len(proposals) - pending
+        if len(proposals) >= trials and not pending:
             return
         asha = self.config.search.asha
-        self.progress.done["search"] = len(proposals) - len(proposals.pending())
         first = protocol.objectives(self.config)[0]
         self._run(
-            "search",
+            phase,
             jobs(),
             on_record=told,
             objective=first.validation if asha else None,
@@ -389,23 +408,56 @@ class _Session:
             table=proposals.rung_table(),
         )
 
-    def _select(self, trials: int) -> dict[str, Any]:
-        """The winner among `trials` proposals. Frozen once decided: a resume must not choose again after test was read."""
-        frozen = self.ledger.phase("winner")
-        if frozen is not None and frozen["trials"] == trials:
-            jobs = self._plan("select", protocol.selection_jobs(self.config, frozen["candidates"]))
+    def _tune(self, trials: int) -> dict[str, int]:
+        """Search the baselines' own numbers, each in as many trials as the search had.
+
+        Returns:
+            Proposals by baseline.
+        """
+        names, made = tunable(self.config), {}
+        if names:
+            self.progress.plan["tune"] = trials * len(names)
+        for name in names:
+            subject = baseline_subject(self.config, name)
+            storage = storage_url(self.study.folder)
+            proposals = Proposals(self.config, self.ledger, storage, f"{self.study.name}.{name}", subject=subject)
+            self._search("tune", proposals, trials)
+            made[name] = len(proposals)
+        return made
+
+    def _select(self, trials: int, tuning: Mapping[str, int]) -> dict[str, Any]:
+        """The winner among `trials` proposals. Frozen once decided: a resume must not choose again after test was read.
+
+        So are the tuned baselines, each among its own proposals (`tuning`); what they were frozen among is told with them.
+        """
+        frozen, known = self.ledger.phase("winner"), self.ledger.phase("tuned") or {}
+        decided = {name: found["trials"] for name, found in known.items()} == dict(tuning)
+        if decided:
+            rivals = {name: found["candidates"] for name, found in known.items()}
+        else:
+            rivals = {
+                name: protocol.candidates(self.config, self.ledger.proposals(name), self.ledger.record)
+                for name in tuning
+            }
+        if decided and frozen is not None and frozen["trials"] == trials:
+            self.tuned = tuned_methods(known)
+            jobs = self._plan("select", protocol.selection_jobs(self.config, frozen["candidates"], rivals))
             self._skip("select", jobs)
             return frozen
         chosen = protocol.candidates(self.config, self.ledger.proposals(), self.ledger.record)
         if not chosen:
             raise TooManyFailuresError("no trial of the search was completed, so there is nothing to select from")
-        self._run("select", protocol.selection_jobs(self.config, chosen))
+        self._run("select", protocol.selection_jobs(self.config, chosen, rivals))
+        if not decided:
+            known = protocol.tuned_decision(self.config, rivals, tuning, self.ledger.record)
+            self.ledger.write_phase("tuned", known)
+        self.tuned = tuned_methods(known)
         try:
             winner = protocol.winner_decision(self.config, chosen, self.ledger.record)
         except ValueError as error:
             raise TooManyFailuresError(str(error)) from error
-        known = frozen["strengths"] if frozen is not None else {}
-        strengths = protocol.frozen_strengths(self.config, winner["winner"], self.ledger.record, known)
+        before = frozen["strengths"] if frozen is not None else {}
+        strengths = protocol.frozen_strengths(self.config, winner["winner"], self.ledger.record, before, self.tuned)
         winner |= {"trials": trials, "strengths": strengths}
         self.ledger.write_phase("winner", winner)
         return winner
@@ -415,7 +467,7 @@ class _Session:
         return method.release if method_named(method.name).hinge else self.config.search.releases[0]
 
     def _confirm(self, winner: Mapping[str, Any]) -> None:
-        jobs = protocol.confirmation_jobs(self.config, winner["winner"], winner["strengths"])
+        jobs = protocol.confirmation_jobs(self.config, winner["winner"], winner["strengths"], self.tuned)
         if any(self.ledger.record(job.key) is None for job in jobs):
             assert self.executor is not None
             data = prepare(self.config.data, "confirm", root=self.study.root)

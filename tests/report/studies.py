@@ -6,15 +6,17 @@ import math
 import numpy as np
 import torch
 
-from divfeat.config import ExecutionConfig, MethodConfig, ThresholdSpec
+from divfeat.config import ExecutionConfig, MethodConfig
 from divfeat.features import FeatureSet
 from divfeat.files import write_json
-from divfeat.methods import canonical
+from divfeat.methods import canonical, method_named
 from divfeat.objectives import OBJECTIVES
 from divfeat.record import save_features
 from divfeat.search import protocol
-from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
+from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, name_of, seed_of
 from divfeat.search.ledger import FORMAT, Ledger
+from divfeat.search.subjects import own_params, threshold_method
+from divfeat.search.tuning import tuned_methods
 from divfeat.settings import make_configs
 from divfeat.thresholds import ThresholdContext, family_named
 
@@ -192,6 +194,7 @@ class Studied:
         self.config, _, _ = make_configs(preset, small)
         self.record = record or (lambda job: completed(job.experiment))
         self.ledger, self.trained = Ledger(folder), self.config
+        self.rivals = {}
         write_json(
             folder / "study.json",
             {"format": FORMAT, "identity": self.config.identity, "config": self.config.to_dict(), "created": 0.0},
@@ -235,36 +238,58 @@ class Studied:
             if len(angles) > 1:  # so that what families of several angles search is spread
                 angles[family.parameters[0]] *= 0.5 + 0.1 * (number % 3)
             release = search.releases[number % len(search.releases)]
-            spec = ThresholdSpec(family=search.family, angles=angles)
-            method = MethodConfig(name="hinge_ce", thresholds=spec, release=release)
+            params = ({**angles, "release": release} if angles else {}) | own_params(search.method, search.own)
+            method = threshold_method(self.trained, {**params, "release": release})
             config = experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED))
-            params = {**angles, "release": release} if angles else {}
             proposal = {"params": params, "key": config.key, "name": name_of(method)}
             self.ledger.write_proposal(number, proposal)
             self._run([Job(config, "search", name_of(method), number)])
         return self
 
+    def tune(self, name, *settings):
+        """One trial of a baseline for each of these values of its parts."""
+        for number, values in enumerate(settings):
+            method = baseline(name, self.trained).model_copy(update=values)
+            job = Job(
+                experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED)), "tune", name_of(method), number
+            )
+            params = own_params(method, values)
+            self.ledger.write_proposal(number, {"params": params, "key": job.key, "name": job.name}, name)
+            self._run([job])
+        self.rivals[name] = protocol.candidates(self.trained, self.ledger.proposals(name), self.ledger.record)
+        return self
+
     def select(self):
         """Candidates, winner, grid."""
         chosen = protocol.candidates(self.trained, self.ledger.proposals(), self.ledger.record)
-        self._run(protocol.selection_jobs(self.trained, chosen))
+        self._run(protocol.selection_jobs(self.trained, chosen, self.rivals))
+        trials = {name: len(self.ledger.proposals(name)) for name in self.rivals}
+        decision = protocol.tuned_decision(self.trained, self.rivals, trials, self.ledger.record)
+        if decision:
+            self.ledger.write_phase("tuned", decision)
+        self.tuned = tuned_methods(decision)
         known = (self.ledger.phase("winner") or {}).get("strengths", {})
         self.winner = protocol.winner_decision(self.trained, chosen, self.ledger.record)
-        strengths = protocol.frozen_strengths(self.trained, self.winner["winner"], self.ledger.record, known)
+        strengths = protocol.frozen_strengths(
+            self.trained, self.winner["winner"], self.ledger.record, known, self.tuned
+        )
         self.winner |= {"trials": len(self.ledger.proposals()), "strengths": strengths}
         self.ledger.write_phase("winner", self.winner)
         winner = canonical(MethodConfig.model_validate(self.winner["winner"]["method"]))
-        release = winner.release if winner.name == "hinge_ce" else self.trained.search.releases[0]
-        grid = protocol.grid_jobs(self.trained, release)
+        release = winner.release if method_named(winner.name).hinge else self.trained.search.releases[0]
+        own = protocol.grid_own(self.trained, self.winner["winner"])
+        grid = protocol.grid_jobs(self.trained, release, own)
         if grid:
             self._run(grid)
             angles, seeds = protocol.grid_angles(self.trained), protocol.select_seeds(self.trained)
-            self.ledger.write_phase("grid", {"release": release, "angles": angles, "seeds": seeds})
+            decision = {"release": release, "angles": angles, "seeds": seeds}
+            self.ledger.write_phase("grid", decision | ({"own": own} if own else {}))
         return self
 
     def confirm(self):
         """Winner and baselines on new seeds."""
-        self._run(protocol.confirmation_jobs(self.trained, self.winner["winner"], self.winner["strengths"]))
+        winner, strengths = self.winner["winner"], self.winner["strengths"]
+        self._run(protocol.confirmation_jobs(self.trained, winner, strengths, self.tuned))
         return self
 
     def all(self):
@@ -278,7 +303,7 @@ class Studied:
 
     def confirmed(self, name, objective="fine_probe"):
         """Test scores of a confirmed method in points, straight from the records; NaN for what did not finish."""
-        method = protocol.confirmed_methods(self.trained, self.winner["winner"])[name]
+        method = protocol.confirmed_methods(self.trained, self.winner["winner"], self.tuned)[name]
         found = []
         for config in protocol.confirmation_experiments(self.trained, method, self.winner["strengths"]):
             record = self.ledger.record(config.key) or {"metrics": {}}

@@ -17,6 +17,7 @@ from divfeat.search.jobs import (
     canonical,
     experiment,
     name_of,
+    own_numbers,
     seed_of,
 )
 from divfeat.search.protocol import method_key
@@ -210,6 +211,22 @@ def test_baselines_by_name():
 
     for family, expected in (("global", fixed.thresholds), ("count_curve", tail), ("each_10", tail)):
         assert baseline("hinge_fixed", make_study("digits-lt", search={"family": family})).thresholds == expected
+
+
+def test_the_baselines_of_another_base_follow_it():
+    base = {"name": "hinge_ce", "logit_adjustment": 1.0, "class_balanced": 0.9999, "deferred": 0.8}
+    study = make_study(search={"method": base, "own": ["deferred"]})
+    fixed, bare = baseline("hinge_fixed", study), baseline("no_cones", study)
+    assert fixed == baseline("hinge_fixed", STUDY).model_copy(
+        update={name: base[name] for name in base if name != "name"}
+    )
+    assert name_of(fixed) == "hinge_la paper 65.0 deg class_balanced=0.9999 deferred=0.8"
+    assert name_of(bare) == "ce_etf_la class_balanced=0.9999 deferred=0.8"
+    assert baseline("hinge_la", study) == baseline("hinge_la", STUDY)
+    assert canonical(baseline("no_cones", STUDY)) == ETF
+    assert canonical(baseline("no_cones", make_study(search={"method": "hinge_la"}))) == MethodConfig(name="ce_etf_la")
+    assert own_numbers("no_cones", study) == ("deferred",) and own_numbers("hinge_fixed", study) == ()
+    assert own_numbers("no_cones", STUDY) == ()
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"hinge_ce"}))

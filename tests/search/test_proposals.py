@@ -10,8 +10,10 @@ from optuna.trial import TrialState
 
 from divfeat import record as records
 from divfeat.errors import ConfigError
+from divfeat.search.jobs import experiment
 from divfeat.search.ledger import Ledger
-from divfeat.search.proposals import Proposals, make_sampler, search_space, storage_url, tried_first
+from divfeat.search.proposals import Proposals, make_sampler, storage_url
+from divfeat.search.subjects import search_space, tried_first
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import METRIC, SECOND, bowl, completed, curve, make_study
 
@@ -215,6 +217,43 @@ def test_settings_of_numbers_that_are_no_angles(make):
     driver.run(6)
     assert all(set(row) == {"tau_head", "tau_tail", "bend"} and -2 <= row["bend"] <= 2 for row in driver.params)
     assert {row["bend"] for row in driver.params[:5]} == {0.0, 1.0}
+
+
+def test_own_numbers_are_searched_together_with_the_angles(make):
+    """They start where the method has them, and go along with the angles of every stage and release."""
+    base = {"name": "hinge_la", "logit_adjustment": 1.5, "class_balanced": 0.999}
+
+    def objective(config):
+        parts = config.method
+        lacking = math.log10(1 - parts.class_balanced) + 4
+        return 0.9 - (parts.logit_adjustment - 2.5) ** 2 - 0.1 * lacking**2 - 0.01 * bowl(config)
+
+    own = ["logit_adjustment", "class_balanced"]
+    driver = make(method=base, own=own, releases=["gate"], objective=objective)
+    space = search_space(driver.study)
+    assert set(space) == {"tau", "logit_adjustment", "1-class_balanced"} and space["1-class_balanced"].log
+    rows = tried_first(driver.study)
+    assert len(rows) == 4 and all(row["logit_adjustment"] == 1.5 for row in rows)
+    assert all(row["1-class_balanced"] == pytest.approx(0.001) for row in rows)
+    driver.run(30)
+    driver.resume()
+    assert driver.agrees()
+    methods = [driver.proposals.job(n, params).experiment.method for n, params in enumerate(driver.params)]
+    assert methods[0].name == "hinge_la" and methods[0].class_balanced == 0.999
+    best = max(methods, key=lambda method: objective(experiment(driver.study, method, 0)))
+    assert best.logit_adjustment == pytest.approx(2.5, abs=0.5) and best.class_balanced > 0.999
+    assert all(
+        method.class_balanced == pytest.approx(1 - row["1-class_balanced"])
+        for method, row in zip(methods, driver.params, strict=True)
+    )
+
+
+def test_a_family_without_numbers_still_searches_those_of_the_method(make):
+    driver = make(family="none", method="hinge_la", own=["logit_adjustment"])
+    assert set(search_space(driver.study)) == {"logit_adjustment"}
+    driver.run(3)
+    jobs = [driver.proposals.job(n, params) for n, params in enumerate(driver.params)]
+    assert jobs[0].name == "ce_etf_la" and len({job.key for job in jobs}) == 3
 
 
 def test_a_kill_while_enqueuing_loses_none_and_doubles_none(make):

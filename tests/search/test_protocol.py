@@ -13,6 +13,8 @@ from divfeat.losses import RELEASES
 from divfeat.methods import canonical
 from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
+from divfeat.search.subjects import baseline_subject, threshold_method
+from divfeat.search.tuning import tunable, tuned_methods
 from divfeat.settings import preset_names
 from divfeat.thresholds import PAPER_ANGLE, family_named
 from tests.search.samples import METRIC, SECOND, completed, hinge, make_study
@@ -402,15 +404,25 @@ def walk(study, trials, release="gate"):
     space, proposals = family_named(study.search.family).space(study.search.low, study.search.high), {}
     for number in range(trials):
         angles = {side.name: float(rng.uniform(side.low, side.high)) for side in space}
-        method = {"thresholds": {"family": study.search.family, "angles": angles}, "release": release}
-        config = experiment(study, MethodConfig.model_validate(method), seed_of(study, SEARCH_SEED))
+        method = threshold_method(study, {**angles, "release": release})
+        config = experiment(study, method, seed_of(study, SEARCH_SEED))
         proposals[number] = {"number": number, "key": config.key, "name": str(number)}
         made += run([Job(config, "search", str(number), number)])
-    chosen = protocol.candidates(study, proposals, table)
-    made += run(protocol.selection_jobs(study, chosen))
+    chosen, rivals = protocol.candidates(study, proposals, table), {}
+    for name in tunable(study):
+        subject, proposals = baseline_subject(study, name), {}
+        for number in range(trials):
+            params = {name: float(rng.uniform(side.low, side.high)) for name, side in subject.space.items()}
+            config = experiment(study, subject.method(params), seed_of(study, SEARCH_SEED))
+            proposals[number] = {"number": number, "key": config.key, "name": str(number)}
+            made += run([Job(config, "tune", str(number), number)])
+        rivals[name] = protocol.candidates(study, proposals, table)
+    made += run(protocol.selection_jobs(study, chosen, rivals))
     winner = protocol.winner_decision(study, chosen, table)["winner"]
+    tuned = tuned_methods(protocol.tuned_decision(study, rivals, dict.fromkeys(rivals, trials), table))
     made += run(protocol.grid_jobs(study, winner["method"]["release"]))
-    made += run(confirmation_jobs(study, winner, table))
+    strengths = protocol.frozen_strengths(study, winner, table, {}, tuned)
+    made += run(protocol.confirmation_jobs(study, winner, strengths, tuned))
     first = {}
     for job in made:
         first.setdefault(job.key, job.phase)
@@ -423,7 +435,7 @@ def test_the_plan_counts_the_distinct_experiments_of_every_preset(preset):
     plan = protocol.planned_runs(study, 20)
     assert plan == walk(study, 20)
     assert list(plan) == [
-        name for name in ("calibrate", "noise", "search", "select", "grid", "confirm") if name in plan
+        name for name in ("calibrate", "noise", "search", "tune", "select", "grid", "confirm") if name in plan
     ]
 
 
@@ -431,7 +443,11 @@ def test_the_plan_counts_the_distinct_experiments_of_every_preset(preset):
 @given(
     trials=st.integers(1, 6),
     low=st.sampled_from([0.0, 0.2]),
-    baselines=st.sets(st.sampled_from(["ce", "ce_no_projector", "ce_etf", "hinge_fixed", "ce_smooth"])),
+    baselines=st.sets(
+        st.sampled_from(["ce", "ce_no_projector", "ce_etf", "hinge_fixed", "ce_smooth", "ldam", "ldam_drw"])
+    ),
+    tune=st.booleans(),
+    base=st.sampled_from(["hinge_ce", "hinge_la"]),
     rates=st.integers(0, 2),
     top=st.integers(1, 3),
     seeds=st.integers(2, 4),
@@ -439,11 +455,12 @@ def test_the_plan_counts_the_distinct_experiments_of_every_preset(preset):
     grid=st.sampled_from([0, 8, 9]),
 )
 def test_the_plan_counts_the_distinct_experiments_of_any_protocol(
-    trials, low, baselines, rates, top, seeds, confirm, grid
+    trials, low, baselines, tune, base, rates, top, seeds, confirm, grid
 ):
     study = make_study(
-        search={"low": low},
+        search={"low": low, "method": base},
         protocol={
+            "tune": tune,
             "baselines": sorted(baselines),
             "learning_rates": [0.1, 0.2][:rates],
             "weight_decays": [],
@@ -492,6 +509,14 @@ def test_first_stages_of_two_stage_baselines_are_shared():
     expected = {stage_key(experiment(study, MethodConfig(name="ce"), seed, role)) for role, seed in ce}
     assert protocol.shared_stages(study) == expected and len(expected) == 8
     assert protocol.shared_stages(make_study("digits-lt")) == frozenset()
+
+
+def test_two_names_of_one_training_are_planned_once():
+    """A study refuses them; what is counted are trainings all the same."""
+    names = ["ce", "logit_adjustment", "balanced_softmax"]
+    study = make_study(protocol={"baselines": names, "grid_points": 0})
+    one = make_study(protocol={"baselines": names[:2], "grid_points": 0})
+    assert protocol.planned_runs(study, 5) == protocol.planned_runs(one, 5) == walk(study, 5)
 
 
 def test_metric_of_reads_completed_records_only(table):

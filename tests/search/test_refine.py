@@ -15,6 +15,7 @@ from divfeat import record as records
 from divfeat.config import SearchConfig
 from divfeat.data.splits import long_tail_counts
 from divfeat.errors import ConfigError
+from divfeat.methods import parts_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.refine import Refinement, refinement
@@ -376,3 +377,21 @@ def test_a_lift_out_of_the_box_ends_at_its_edge():
     lifted = found.lifted(params, "per_class", "each_10", space)
     assert lifted["release"] == "gate" and lifted["tau_0"] == 0.35 and lifted["tau_4"] == 0.3
     assert not math.isclose(lifted["tau_9"], 0.3)
+
+
+def test_own_numbers_go_along_from_stage_to_stage(tmp_path):
+    """Each stage searches them too; in the last family's space they are what they were drawn as."""
+    base = {"method": "hinge_la", "own": ["logit_adjustment"]}
+    driver = Refined(tmp_path / "study", 14, stages=("global", "major_minor"), **base)
+    driver.run(7)
+    driver.resume(14)
+    driver.run(7)
+    assert driver.agrees()
+    assert {row["stage"]["family"] for row in driver.rows if "stage" in row} == {"global", "major_minor"}
+    strengths = [row["params"]["logit_adjustment"] for row in driver.rows]
+    for number, row in enumerate(driver.rows):
+        method = driver.proposals.job(number, row["params"], row.get("stage")).experiment.method
+        assert parts_of(method).logit_adjustment == strengths[number]
+        assert "stage" not in row or row["stage"]["params"]["logit_adjustment"] == strengths[number]
+    drawn = set(strengths) - {1.0}
+    assert len(drawn) > 5 and all(0.25 <= strength <= 3 for strength in drawn)

@@ -1,0 +1,142 @@
+"""What a report says of baselines that are tuned, and of a search on another base than plain HingeCE."""
+
+import math
+
+import numpy as np
+import pytest
+
+from divfeat.report.build import build_report
+from divfeat.report.reading import read_summary
+from divfeat.report.row import results_row
+from divfeat.report.words import signed
+from tests.report.studies import Studied, completed
+
+#: A study whose report draws little.
+NO_FIGURES = {"data": {"train_level": "fine"}}
+QUIET = {"grid_points": 0, "confirm_seeds": 5, "select_seeds": 2}
+SETTINGS = ({"margin": 0.5, "scale": 30.0}, {"margin": 0.25, "scale": 20.0}, {"margin": 0.9, "scale": 50.0})
+
+
+def text_of(report):
+    return report.markdown.read_text(encoding="utf-8").replace("\\", "")
+
+
+def planted(job):
+    """LDAM is best at a margin of 0.25."""
+    record = completed(job.experiment)
+    if job.experiment.method.name == "ldam" and job.phase != "confirm":
+        record["metrics"]["probe/fine_top1"] += 0.1 if job.experiment.method.margin == 0.25 else 0.0
+    return record
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    rules = {**QUIET, "baselines": ["ce", "ldam"], "tune": True}
+    study = Studied(tmp_path_factory.mktemp("runs") / "a", record=planted, protocol=rules, **NO_FIGURES)
+    study.begin().search().tune("ldam", *SETTINGS).select().confirm()
+    return study, build_report(study.ledger.folder)
+
+
+def test_a_tuned_baseline_keeps_its_name_and_shows_its_numbers(tuned):
+    study, report = tuned
+    text = text_of(report)
+    assert "## The baselines' own numbers" in text
+    mean = report.summary.own_numbers[0].score
+    assert f"| ldam | 3 | 3 | margin=0.5 scale=30 | margin=0.25 scale=20 | {mean:.2f} |" in text
+    assert "scale 8 to 64, log scale" in text and "margin 0.05 to 1" in text
+    assert [comparison.name for comparison in report.verdict.comparisons] == ["ce", "ldam"]
+    difference = study.confirmed("winner") - study.confirmed("ldam")
+    assert np.isfinite(difference).all() and f"| ldam | {signed(difference.mean())} |" in text
+    configs = {record["config"]["method"]["margin"] for record in report.summary.confirmed_as("ldam").completed}
+    assert configs == {0.25}
+    assert report.summary.missing == ()
+
+
+def test_the_row_of_results_holds_what_was_found(tuned):
+    _, report = tuned
+    row = results_row(report.summary)
+    assert row["own_numbers"]["ldam"] == {
+        "published": {"margin": 0.5, "scale": 30.0},
+        "found": {"margin": 0.25, "scale": 20.0},
+        "trials": 3,
+        "completed": 3,
+        "score": report.summary.own_numbers[0].score,
+    }
+    assert row["methods"]["ldam"]["method"]["scale"] == 20.0
+
+
+def test_before_they_are_frozen_nothing_is_said_to_be_found(tmp_path):
+    rules = {**QUIET, "baselines": ["ce", "ldam"], "tune": True}
+    study = Studied(tmp_path / "a", record=planted, protocol=rules, **NO_FIGURES)
+    study.begin().search().tune("ldam", *SETTINGS[:1])
+    (one,) = read_summary(study.ledger.folder).own_numbers
+    assert one.found is None and one.trials == 1 and math.isnan(one.score)
+    assert "not frozen yet" in text_of(build_report(study.ledger.folder))
+
+
+def test_a_tuning_that_went_on_outdates_the_verdict(tmp_path):
+    rules = {**QUIET, "baselines": ["ce", "ldam"], "tune": True, "select_top": 1}
+    study = Studied(tmp_path / "a", record=planted, protocol=rules, **NO_FIGURES)
+    study.begin().search().tune("ldam", SETTINGS[0]).select().confirm()
+    assert not read_summary(study.ledger.folder).outdated
+    study.tune("ldam", *SETTINGS)
+    assert read_summary(study.ledger.folder).outdated
+    study.select().confirm()
+    summary = read_summary(study.ledger.folder)
+    assert not summary.outdated and summary.primary.verdict.looks == 2  # LDAM's first setting was judged too
+    assert "settings of baselines that tuning on has replaced" in text_of(build_report(study.ledger.folder))
+
+
+def test_baselines_that_tuning_made_one_training_are_said_to_be(tmp_path):
+    rules = {**QUIET, "baselines": ["class_balanced", "ldam_drw", "ce_etf"], "tune": True}
+    study = Studied(tmp_path / "a", protocol=rules, **NO_FIGURES).begin().search((0.0, 60.0))
+    same = {"margin": 0.0, "scale": 0.0, "class_balanced": 0.9999, "deferred": 0.0}  # out of range: for the text alone
+    study.select()
+    study.ledger.write_phase(
+        "tuned", {"ldam_drw": {"winner": {"method": {"name": "ldam_drw", **same}}, "candidates": [], "trials": 1}}
+    )
+    text = text_of(build_report(study.ledger.folder))
+    assert "class_balanced and ldam_drw are one training here" in text
+
+
+def test_untuned_baselines_are_said_to_be_as_published(tmp_path):
+    study = Studied(tmp_path / "a", protocol={**QUIET, "baselines": ["ce_etf", "focal", "ldam"]}, **NO_FIGURES).all()
+    text = text_of(build_report(study.ledger.folder))
+    assert "focal and ldam stand as published. A baseline that was not tuned is not beaten." in text
+
+
+@pytest.fixture(scope="module")
+def adjusted(tmp_path_factory):
+    search = {
+        "method": {"name": "hinge_la", "logit_adjustment": 1.5},
+        "own": ["logit_adjustment"],
+        "releases": ["gate"],
+    }
+    rules = {"baselines": ["ce", "hinge_fixed"], "confirm_seeds": 5, "select_seeds": 3, "grid_points": 8}
+    study = Studied(tmp_path_factory.mktemp("runs") / "a", search=search, protocol=rules, **NO_FIGURES).all()
+    return study, build_report(study.ledger.folder)
+
+
+def test_a_search_on_another_base_says_so_in_every_place(adjusted):
+    _, report = adjusted
+    text = text_of(report)
+    assert (
+        "thresholds of hinge_la with logit_adjustment=1.5, its logit_adjustment (0.25 to 3) searched with them" in text
+    )
+    assert report.summary.winner_method.name == "hinge_la" and report.summary.winner_method.logit_adjustment == 1.5
+    assert report.summary.confirmed_as("hinge_fixed").method.name == "hinge_la"
+    assert all(set(trial.angles) == {"tau"} for trial in report.summary.trials)
+    grid = report.summary.grid
+    assert [runs.method.logit_adjustment for runs in grid.runs] == [1.5] * 8
+    assert {runs.method.name for runs in grid.runs[1:]} == {"hinge_la"} and grid.runs[0].method.name == "ce_etf_la"
+    assert np.isfinite(grid.scores).all()
+
+
+def test_a_missing_baseline_without_cones_is_told(adjusted, tmp_path):
+    told = "No baseline is the searched method without cones (ce_etf_la logit_adjustment=1.5)"
+    assert told in text_of(adjusted[1])
+    search = {"method": "hinge_la", "releases": ["gate"]}
+    for name in ("ce_etf_la", "no_cones"):
+        study = Studied(tmp_path / name, search=search, protocol={**QUIET, "baselines": [name]}, **NO_FIGURES).all()
+        assert read_summary(study.ledger.folder).has_no_cones
+        assert "without cones" not in text_of(build_report(study.ledger.folder))
