@@ -539,7 +539,7 @@ class ExecutionConfig(_Frozen):
     """How a study is run; none of it changes a result."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    trials: int = Field(20, ge=1, description="proposals of the search")
+    trials: int = Field(20, ge=1, description="proposals of the search, and for each baseline that is tuned")
     max_concurrent: int | None = Field(None, ge=1, description="trials at a time; default what the machine holds")
     workers_per_trial: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0.0, ge=0)

@@ -50,7 +50,10 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="A.B=VALUE", help="one setting over both; repeatable"
     )
     flags.add_argument(
-        "--trials", type=_positive_int, metavar="N", help="proposals of the search; default the preset's"
+        "--trials",
+        type=_positive_int,
+        metavar="N",
+        help="proposals of the search, and for each baseline that is tuned; default the preset's",
     )
     flags.add_argument(
         "--max-concurrent", type=_positive_int, metavar="N", help="trials at a time; default as many as fit"

@@ -238,7 +238,8 @@ class Studied:
             if len(angles) > 1:  # so that what families of several angles search is spread
                 angles[family.parameters[0]] *= 0.5 + 0.1 * (number % 3)
             release = search.releases[number % len(search.releases)]
-            params = ({**angles, "release": release} if angles else {}) | own_params(search.method, search.own)
+            own = {part: 1.1 * value for part, value in own_params(search.method, search.own).items()}
+            params = ({**angles, "release": release} if angles else {}) | own
             method = threshold_method(self.trained, {**params, "release": release})
             config = experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED))
             proposal = {"params": params, "key": config.key, "name": name_of(method)}

@@ -123,11 +123,13 @@ def test_a_search_on_another_base_says_so_in_every_place(adjusted):
     assert (
         "thresholds of hinge_la with logit_adjustment=1.5, its logit_adjustment (0.25 to 3) searched with them" in text
     )
-    assert report.summary.winner_method.name == "hinge_la" and report.summary.winner_method.logit_adjustment == 1.5
-    assert report.summary.confirmed_as("hinge_fixed").method.name == "hinge_la"
+    strength = report.summary.winner_method.logit_adjustment
+    assert report.summary.winner_method.name == "hinge_la" and strength == pytest.approx(1.65)
+    fixed = report.summary.confirmed_as("hinge_fixed").method
+    assert fixed.name == "hinge_la" and fixed.logit_adjustment == 1.5
     assert all(set(trial.angles) == {"tau"} for trial in report.summary.trials)
     grid = report.summary.grid
-    assert [runs.method.logit_adjustment for runs in grid.runs] == [1.5] * 8
+    assert [runs.method.logit_adjustment for runs in grid.runs] == [strength] * 8
     assert {runs.method.name for runs in grid.runs[1:]} == {"hinge_la"} and grid.runs[0].method.name == "ce_etf_la"
     assert np.isfinite(grid.scores).all()
 

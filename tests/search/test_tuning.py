@@ -201,7 +201,9 @@ def test_a_study_killed_in_the_middle_of_tuning_goes_on_as_an_uninterrupted_one(
     assert world.progress is not None and world.progress.done == world.progress.plan
 
 
-def test_what_was_frozen_stays_when_lost_runs_are_mended(make: Callable[..., World]) -> None:
+def test_what_was_frozen_stays_when_lost_runs_are_mended(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The published focal loss is best where it is not lost; a resume after the test was read must not choose it."""
     third = protocol.select_seeds(STUDY)[2]
 
@@ -218,6 +220,7 @@ def test_what_was_frozen_stays_when_lost_runs_are_mended(make: Callable[..., Wor
     frozen = world.ledger.phase("tuned")
     assert frozen is not None and parts_of(tuned_methods(frozen)["focal"]).focal != 1
     world.outcome = lambda config: scored(config, 0.95 if parts_of(config.method).focal == 1 else planted(config))
+    monkeypatch.setattr(protocol, "tuned_decision", lambda *given: pytest.fail("decided again"))
     world.session(5)
     assert world.ledger.phase("tuned") == frozen
     assert {role for role, _ in world.ran} == {"confirm"}
