@@ -323,6 +323,12 @@ def first_stage(method: MethodConfig) -> MethodConfig:
     return canonical(method.model_copy(update=dict.fromkeys(_SECOND_SETTINGS) | {"second": "none"}))
 
 
+def epochs_of(method: MethodConfig, epochs: int) -> int:
+    """Epochs of both stages, where the first has `epochs`."""
+    parts = parts_of(method)
+    return epochs if parts.second == "none" else epochs + SECONDS[parts.second].epochs(parts, epochs)
+
+
 def canonical(method: MethodConfig) -> MethodConfig:
     """`method` by its plainest name, so that two spellings of one training share its key.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from divfeat.methods import epochs_of
 from divfeat.objectives import Measure
 from divfeat.search.jobs import Job
 
@@ -43,7 +44,7 @@ class Progress:
         self.done: dict[str, int] = dict.fromkeys(plan, 0)
         self.failed: dict[str, int] = dict.fromkeys(plan, 0)
         self.phase = next(iter(self.plan), "")
-        self.running: dict[str, tuple[str, int]] = {}
+        self.running: dict[str, tuple[str, int, int]] = {}  # name, epochs done, epochs of both stages
         self.durations: list[float] = []
         self.began: dict[str, float] = {}
         self.best: tuple[float, str] | None = None
@@ -64,11 +65,11 @@ class Progress:
     def started(self, job: Job) -> None:
         """A job is placed."""
         self.began[job.key] = time.monotonic()
-        self.running[job.key] = (job.name, 0)
+        self.running[job.key] = (job.name, 0, epochs_of(job.experiment.method, self.epochs))
 
     def heard(self, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
         """A job went on."""
-        self.running[job.key] = (job.name, int(events[-1]["epoch"]) + 1)
+        self.running[job.key] = (job.name, int(events[-1]["epoch"]) + 1, self.running[job.key][2])
         self._line()
 
     def finished(self, job: Job, record: Mapping[str, Any], fresh: bool) -> None:
@@ -108,7 +109,7 @@ class Progress:
         table = Table(title=title, title_justify="left")
         for column, side in (("phase", "left"), ("done", "right"), ("failed", "right"), ("now", "left")):
             table.add_column(column, justify=side)  # type: ignore[arg-type]
-        now = ", ".join(f"{name} {epoch}/{self.epochs}" for name, epoch in list(self.running.values())[:4])
+        now = ", ".join(f"{name} {epoch}/{epochs}" for name, epoch, epochs in list(self.running.values())[:4])
         for name, total in self.plan.items():
             note = now if name == self.phase else ""
             if name == "search" and self.best is not None:

@@ -78,6 +78,10 @@ class MajorToMinor(SecondStage):
                 f"{class_counts[0]} training images: set data.imbalance, or leave m2m out"
             )
 
+    def epochs(self, parts: Parts, epochs: int) -> int:
+        """As many again."""
+        return epochs
+
     def trainings(self, parts: Parts, epochs: int) -> float:
         """A training, and the translation's passes through two networks on most images of its last epochs."""
         return 1 + 2 * STEPS * (1 - first_epoch(parts, epochs) / epochs)

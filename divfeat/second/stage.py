@@ -151,6 +151,10 @@ class SecondStage:
             ConfigError: with the reason and the remedy.
         """
 
+    def epochs(self, parts: Parts, epochs: int) -> int:
+        """How many it adds to the first stage's `epochs`."""
+        return parts.second_epochs
+
     def trainings(self, parts: Parts, epochs: int) -> float:
         """What it costs, roughly, in trainings of the first stage's length.
 

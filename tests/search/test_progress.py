@@ -4,8 +4,10 @@ import pytest
 from rich.console import Console
 
 from divfeat import record as records
+from divfeat.config import MethodConfig
 from divfeat.objectives import OBJECTIVES
 from divfeat.search import progress as module
+from divfeat.search.jobs import Job, experiment
 from divfeat.search.progress import Progress, clock
 from tests.search.samples import METRIC, completed, curve, make_study, search_job
 
@@ -90,6 +92,15 @@ def test_the_table_tells_phases_failures_best_and_what_runs(now):
     assert f"best 75.00 % ({JOBS[3].name})" in search
     assert f"{JOBS[5].name} 3/20" in search
     assert search.split("│")[3].strip() == ""
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("ce", 20), ("ncm", 20), ("crt", 30), ("m2m", 40), ("oltr", 80)])
+def test_epochs_of_both_stages_are_counted(name, epochs):
+    progress, _ = make()
+    job = Job(experiment(STUDY, MethodConfig(name=name), 0), "select", name)
+    progress.started(job)
+    progress.heard(job, curve([0.1] * 7))
+    assert f"{name} 7/{epochs}" in shown(progress)
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(now):
