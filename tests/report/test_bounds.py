@@ -84,7 +84,7 @@ def test_trials_that_a_reason_stopped_are_told_from_those_that_lagged_behind(tmp
 
 def test_the_front_and_its_hypervolume(tmp_path):
     objectives = ["accuracy", "log_norm"]
-    search = {"objectives": objectives, "constraints": [{"metric": "numerical_rank", "at_least": 4.1}]}
+    search = {"objectives": objectives, "constraints": [{"metric": "numerical_rank", "at_most": 4.1}]}
     Studied(tmp_path / "s", search=search, **NO_FIGURES).all()
     report = build_report(tmp_path / "s")
     summary, text = report.summary, text_of(report)
