@@ -466,6 +466,10 @@ def test_gain_by_count(tmp_path, drawn):
     shown = f"minor {minor.mean():+.1f} ± {minor.std(ddof=1):.1f}".replace("-", "−")
     assert caption.startswith(f"Winner over ce_etf: {int((gain.mean(axis=1) > 0).sum())} of 4 classes gain (major ")
     assert shown in caption and "4 classes, 5 seeds" in caption
+    still = figures.gain_by_count(
+        COUNTS, {"a": -0.01 * np.ones(4)}, tmp_path / "l.png", class_names="abcd", partitions=GROUPS
+    )
+    assert "0 of 4 classes gain (major 0.0, minor 0.0," in still
     assert_png(tmp_path / "l.png")
 
 

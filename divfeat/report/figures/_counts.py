@@ -128,5 +128,6 @@ def of_group(values: Floats, mask: ArrayLike, form: str) -> str:
     mean, sd = mean_of(by_seeds), sd_of(by_seeds)
     if np.isnan(mean):
         return "–"
-    text = format(mean, form).replace("-", "−")
+    text = format(mean, form)
+    text = text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")  # a 0 has no sign
     return text if np.isnan(sd) else f"{text} ± {format(sd, form.lstrip('+'))}"
