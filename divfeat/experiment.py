@@ -121,7 +121,8 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     projector = method_named(config.method.name).projector
     parts = parts_of(config.method)
     if parts.second != "none":
-        SECONDS[parts.second].check(config, parts, data.class_counts)
+        trained_as = config.model_copy(update={"train": train_of(config.method, config.train)})
+        SECONDS[parts.second].check(trained_as, parts, data.class_counts)
     height, width = data.train.image_shape[1:]
     if config.train.cutout > min(height, width):
         raise ConfigError(f"train.cutout={config.train.cutout} is more than the images' {height} x {width} pixels")

@@ -96,12 +96,15 @@ def guarded(action: Callable[[], int]) -> int:
         return INTERNAL
 
 
-def configure(flags: argparse.Namespace, preset: str | None = None) -> tuple[StudyConfig, ExecutionConfig, str]:
+def configure(
+    flags: argparse.Namespace, preset: str | None = None, over: Mapping[str, Any] | None = None
+) -> tuple[StudyConfig, ExecutionConfig, str]:
     """Preset, file, flags and assignments as configurations; later ones win.
 
     Args:
         flags: Of `add_study_flags`, with `preset` and `name` where the command has them.
         preset: Instead of `flags.preset`; where neither is given, what the file and the assignments name, or digits.
+        over: Settings of the command's own flags, laid over all others.
 
     Raises:
         ConfigError: anything unknown or invalid.
@@ -129,7 +132,7 @@ def configure(flags: argparse.Namespace, preset: str | None = None) -> tuple[Stu
     preset = preset or getattr(flags, "preset", None) or str(merge(file, assigned).get("preset", "digits"))
     if flags.smoke_test:
         file = merge(SMOKE, file)
-    return make_configs(preset, file, merge(assigned, direct))
+    return make_configs(preset, file, merge(merge(assigned, direct), over or {}))
 
 
 def print_config(study: StudyConfig, execution: ExecutionConfig) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from divfeat.report import figures
 from divfeat.report.arrays import mean_of
-from divfeat.report.groups import REFERENCE, partitions
+from divfeat.report.groups import partitions
 from divfeat.report.outcomes import class_angles, class_rows, class_values
 from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
@@ -112,7 +112,7 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
 
     yield "accuracy_by_count", "Accuracy of each class against its training images (paper, figure 5a)", accuracy
 
-    against = [name for name in dict.fromkeys((REFERENCE, _best_baseline(summary))) if name in shown]
+    against = [name for name in dict.fromkeys((summary.coneless, _best_baseline(summary))) if name in shown]
 
     def gain(path: Path) -> str:
         ours = class_values(winner, "accuracy")
@@ -120,10 +120,10 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
         return figures.gain_by_count(counts, gains, path, class_names=names, **shared)
 
     if against:
-        best = f", the best baseline on test being {against[-1]}" if against[-1] != REFERENCE else ""
+        best = f", the best baseline on test being {against[-1]}" if against[-1] != summary.coneless else ""
         yield "gain_by_count", f"Gain of each class over {listed(against)}{best} (paper, figure 5b)", gain
 
-    drawn = [winner, *(shown[name] for name in (REFERENCE,) if name in shown)]
+    drawn = [winner, *(shown[name] for name in (summary.coneless,) if name in shown)]
     measures = {what: {runs.name: class_values(runs, column) for runs in drawn} for column, what in MEASURES.items()}
     measures = {what: found for what, found in measures.items() if any(np.isfinite(v).any() for v in found.values())}
     if measures:
@@ -139,7 +139,7 @@ def _worth_a_line(summary: StudySummary) -> list[Runs]:
     assert summary.primary is not None
     scores = {name: mean_of(values) for name, values in summary.primary.scores.items()}
     found = [runs for runs in summary.confirmed if runs.completed and runs.name not in (WINNER, *summary.equals)]
-    best = sorted(found, key=lambda runs: (runs.name != REFERENCE, -scores[runs.name]))[:_MOST_LINES]
+    best = sorted(found, key=lambda runs: (runs.name != summary.coneless, -scores[runs.name]))[:_MOST_LINES]
     return [runs for runs in found if runs in best]
 
 

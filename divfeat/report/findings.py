@@ -90,7 +90,7 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             )
         for names in _one_training(summary):
             text += f" {listed(names)} are one training here: their rows say the same twice."
-        if not summary.has_no_cones:
+        if summary.coneless is None:
             text += (
                 f" No baseline is the searched method without cones ({name_of(baseline('no_cones', summary.config))}): what the "
                 "winner gains may come from what it has besides them."

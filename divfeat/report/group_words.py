@@ -12,7 +12,7 @@ from divfeat.methods import method_named
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.document import Block, Heading, Paragraph, Table
 from divfeat.report.findings import Plots, figures_of
-from divfeat.report.groups import BALANCED, PARTITIONS, REFERENCE, GroupResults, group_results
+from divfeat.report.groups import BALANCED, PARTITIONS, GroupResults, group_results
 from divfeat.report.summary import WINNER, StudySummary
 from divfeat.report.words import interval, signed
 from divfeat.statistics import Comparison
@@ -26,11 +26,11 @@ def thresholds_answer(summary: StudySummary) -> list[str]:
         return []
     if not method_named(method.name).hinge:
         return ["Thresholds are not shown to help: what won on validation has none (τ⁺ = 0 on every class)."]
-    against = {group: one for group, some in found.comparisons.items() for one in some if one.name == REFERENCE}
+    against = {group: one for group, some in found.comparisons.items() for one in some if one.name == summary.coneless}
     if not against:
         return [
-            f"What thresholds do is not known: {REFERENCE}, the same without them, is none of the baselines "
-            "(protocol.baselines)."
+            "What thresholds do is not known: none of the baselines is the same without them "
+            "(add no_cones to protocol.baselines)."
         ]
     parts = [{group: against[group] for group in partition if group in against} for partition in PARTITIONS]
     return [answer(part, found.level) for part in parts if part]

@@ -13,14 +13,11 @@ from divfeat.report.arrays import Floats
 from divfeat.report.outcomes import class_rows
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import WINNER, Runs, StudySummary
-from divfeat.search.protocol import NOISE_METHOD
 from divfeat.statistics import Comparison, verdict
 
 #: Two ways to part the classes by training images; a group's metric on test is `test/accuracy_GROUP`.
 PARTITIONS = (("major", "minor"), ("many", "medium", "few"))
 BALANCED = "balanced"
-#: The same loss on the same frame without thresholds: what they are compared with to see what they do.
-REFERENCE = NOISE_METHOD
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
-"""The long-tail table out of several studies: `python -m divfeat.report.long_tail STUDY... [--readme FILE] [--out FOLDER]`.
+"""The long-tail table out of several studies: `python -m divfeat.report.long_tail [STUDY...] --out FOLDER [--readme FILE]`.
 
 Rows are methods, columns data sets, one study each; cells are means and standard deviations over the confirmation seeds on
-test, last epoch. Ledgers alone are read. The same ledgers give the same text, so that a block of a README can be rebuilt.
+test, last epoch. Ledgers alone are read. The same ledgers give the same text; a README shows the first of its tables, and is
+rebuilt from the written one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,14 +23,18 @@ from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.commands import study_command
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
 from divfeat.report.group_words import difference, spread
-from divfeat.report.groups import BALANCED, REFERENCE, group_masks, group_scores
+from divfeat.report.groups import BALANCED, group_masks, group_scores
 from divfeat.report.published import short_of_published
 from divfeat.report.reading import read_summary
 from divfeat.report.summary import WINNER, Runs, StudySummary
-from divfeat.search.ledger import Ledger
+from divfeat.search.jobs import name_of
+from divfeat.search.protocol import NOISE_METHOD
 from divfeat.statistics import Comparison, verdict
 from divfeat.thresholds.counts import FEW, MANY
 
+#: What every row is compared with, as in the paper.
+REFERENCE = NOISE_METHOD
+TEXT = "long_tail.md"
 BEGIN, END = "<!-- long-tail-table:begin -->", "<!-- long-tail-table:end -->"
 #: Test accuracy over all images, as a column beside `balanced` and the groups.
 ACCURACY = "accuracy"
@@ -118,6 +124,49 @@ def long_tail_table(folders: Sequence[str | Path]) -> LongTailTable:
     return LongTailTable(tuple(_column(title, s) for title, s in zip(titles, summaries, strict=True)))
 
 
+def write_table(folders: Sequence[str | Path], place: Path, readme: Path | None = None) -> LongTailTable:
+    """Write the table of the studies in `folders` as `long_tail.md` and `long_tail.json` under `place`.
+
+    Args:
+        folders: One study a data set.
+        place: Made where it is missing.
+        readme: A file whose marked block is rebuilt from what was written, or None.
+
+    Raises:
+        DataError: as `long_tail_table` and `rebuild_readme`, with nothing written.
+    """
+    table = long_tail_table(folders)
+    if readme is not None:
+        _check_marks(readme)
+    write_text(place / TEXT, table.markdown + "\n")
+    write_json(place / "long_tail.json", table.to_dict())
+    if readme is not None:
+        rebuild_readme(readme, place)
+    return table
+
+
+def rebuild_readme(readme: Path, place: Path) -> None:
+    """Show the first table of `place` in the marked block of `readme`, with a link to the whole.
+
+    Raises:
+        DataError: a file is missing, or the marks are.
+    """
+    text = _check_marks(readme)
+    if not (place / TEXT).is_file():
+        raise DataError(f"{place / TEXT}: there is no such file; give the studies to make the table from")
+    overview = (place / TEXT).read_text(encoding="utf-8").partition("\n#### ")[0].strip()
+    link = Path(os.path.relpath(place / TEXT, readme.parent)).as_posix()
+    write_text(readme, rebuild_block(text, f"{overview}\n\nBy groups of classes, with provenance: [{link}]({link})."))
+
+
+def _check_marks(readme: Path) -> str:
+    if not readme.is_file():
+        raise DataError(f"--readme {readme}: there is no such file")
+    text = readme.read_text(encoding="utf-8")
+    rebuild_block(text, "")
+    return text
+
+
 def rebuild_block(text: str, block: str) -> str:
     """`text` with what stands between the two marks replaced by `block`; doing it again changes nothing.
 
@@ -139,15 +188,13 @@ def _column(title: str, summary: StudySummary) -> Column:
     groups = (BALANCED, *group_masks(summary))
     note = short_of_published(summary.config.protocol, summary.confirmed)
     gains = _gains(summary, note)
-    tuned = Ledger(summary.folder).phase("tuned") or {}
+    own = {one.name: one.trials for one in summary.own_numbers if one.trials}
     entries = {}
     for runs in summary.confirmed:
         facts = [record["provenance"] for record in runs.completed]
-        trials = len(summary.trials) if runs.name == WINNER else (tuned.get(runs.name) or {}).get("trials")
+        trials = len(summary.trials) if runs.name == WINNER else own.get(runs.name)
         entries[WINNER_ROW if runs.name == WINNER else runs.name] = Entry(
-            configuration=str(summary.winner["winner"]["name"])
-            if runs.name == WINNER and summary.winner
-            else runs.name,
+            configuration=name_of(runs.method),
             scores={ACCURACY: runs.points("test/accuracy"), **group_scores(runs, groups)},
             gain=gains.get(runs.name),
             trials=trials,
@@ -222,13 +269,14 @@ def _groups(column: Column, methods: Sequence[str]) -> list[Block]:
         if (entry := column.entries.get(method)) is not None:
             seeds = int(np.isfinite(entry.scores[BALANCED]).sum())
             sizes = [entry.trials, entry.parameters, entry.feature_dim]
-            rows.append([method, *(spread(entry.scores[group]) for group in groups), seeds, *sizes])
+            told = "" if entry.configuration == method else entry.configuration
+            rows.append([method, told, *(spread(entry.scores[group]) for group in groups), seeds, *sizes])
     boundary = column.summary.config.data.boundary
     caption = (
         f"Test, percent, means over the classes of a group. Minor: at most {boundary} training images; many: above {MANY}; "
         f"few: below {FEW}. Trials: that its own settings were tuned with."
     )
-    headers = ["method", *groups, "seeds", "trials", "parameters", "feature dim."]
+    headers = ["method", "configuration", *groups, "seeds", "trials", "parameters", "feature dim."]
     return [Heading(column.title, 4), Table(headers, rows, caption), Paragraph(f"Study {_source(column)}.")]
 
 
@@ -271,24 +319,28 @@ def _column_json(column: Column) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the long-tail table of the studies given; returns the exit code."""
     flags = argparse.ArgumentParser(prog="python -m divfeat.report.long_tail", description=main.__doc__)
-    flags.add_argument("studies", nargs="+", metavar="STUDY", help="folder of a study, one a data set")
+    flags.add_argument(
+        "studies",
+        nargs="*",
+        metavar="STUDY",
+        help="folder of a study, one a data set; without any, --out has the table",
+    )
     flags.add_argument("--readme", metavar="FILE", help=f"rebuild the block between {BEGIN} and {END} in this file")
-    flags.add_argument("--out", metavar="FOLDER", help="write long_tail.md and long_tail.json there")
+    flags.add_argument("--out", metavar="FOLDER", required=True, help="of long_tail.md and long_tail.json")
     given = flags.parse_args(arguments)
     try:
-        table = long_tail_table(given.studies)
-        if given.readme:
-            path = Path(given.readme)
-            if not path.is_file():
-                raise DataError(f"--readme {path}: there is no such file")
-            write_text(path, rebuild_block(path.read_text(encoding="utf-8"), table.markdown))
-        if given.out:
-            write_text(Path(given.out) / "long_tail.md", table.markdown + "\n")
-            write_json(Path(given.out) / "long_tail.json", table.to_dict())
+        place, readme = Path(given.out), Path(given.readme) if given.readme else None
+        if given.studies:
+            print(write_table(given.studies, place, readme).markdown)
+        elif readme is not None:
+            rebuild_readme(readme, place)
+        else:
+            raise DataError(
+                "give the folders of studies to make a table of, or --readme to show the one that --out has"
+            )
     except DivfeatError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table.markdown)
     return 0
 
 

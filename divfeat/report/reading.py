@@ -132,7 +132,7 @@ class _Reader:
             missing=tuple(self._missing(confirmed, selected, noise, on_grid, counts)),
             notes=tuple(_notes((*confirmed, *on_grid, *selected, noise))),
             own_numbers=tuple(self._own_numbers()),
-            has_no_cones=self._has_no_cones(),
+            coneless=self._coneless(),
         )
 
     # --- runs -------------------------------------------------------------------------------------------------------------
@@ -226,10 +226,11 @@ class _Reader:
                 mean_of(score),
             )
 
-    def _has_no_cones(self) -> bool:
+    def _coneless(self) -> str | None:
         """Compared as published: a tuned one is the same method all the same."""
-        published = {protocol.method_key(baseline(name, self.study)) for name in self.config.protocol.baselines}
-        return protocol.method_key(baseline("no_cones", self.study)) in published
+        key = protocol.method_key(baseline("no_cones", self.study))
+        names = self.config.protocol.baselines
+        return next((n for n in names if protocol.method_key(baseline(n, self.study)) == key), None)
 
     def _trials(self) -> Iterator[Trial]:
         metrics = protocol.objective_metrics(self.config)

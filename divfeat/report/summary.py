@@ -276,7 +276,7 @@ class StudySummary:
         missing: Sentences on what is not there.
         notes: What the runs themselves say, with their number.
         own_numbers: Of the baselines that have any.
-        has_no_cones: Whether a baseline is the searched method without cones.
+        coneless: The baseline that is the searched method without cones, or None: against it one sees what thresholds do.
     """
 
     folder: Path
@@ -307,7 +307,7 @@ class StudySummary:
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     own_numbers: tuple[OwnNumbers, ...]
-    has_no_cones: bool
+    coneless: str | None
 
     @property
     def name(self) -> str:

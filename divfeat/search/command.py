@@ -29,21 +29,33 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
     Raises:
         DivfeatError: bad configuration or data.
     """
-    console = Console()
-    name = execution.name or f"{study.preset}-{study.identity[:8]}"
-    folder = _folder(execution.storage_path, name)
-    interrupt = Interrupt(execution.time_budget)
-    runner = Study(study, execution, folder, name, console=console, interrupt=interrupt)
+    runner = make_study(study, execution, Interrupt(execution.time_budget))
     if dry_run:
-        make_plan(runner).print(console)
+        make_plan(runner).print(runner.console)
         return 0
+    runner.interrupt.install()
+    return run_installed(runner, about, command)
+
+
+def make_study(study: StudyConfig, execution: ExecutionConfig, interrupt: Interrupt) -> Study:
+    """The study under its own name or the one given, in its folder.
+
+    Raises:
+        ConfigError: a storage that is no folder.
+    """
+    name = execution.name or f"{study.preset}-{study.identity[:8]}"
+    return Study(study, execution, _folder(execution.storage_path, name), name, console=Console(), interrupt=interrupt)
+
+
+def run_installed(runner: Study, about: str, command: str) -> int:
+    """Run or resume `runner`, whose interrupt has taken over the signals; arguments and result as `run_study`."""
     from divfeat.report.build import build_report  # report/ is below search/ in the house; only the command joins them
 
-    interrupt.install()
-    console.print(f"study {name}: {' '.join(about.split())}", highlight=False, soft_wrap=True)
-    console.print(f"folder {folder}; the same line resumes, Ctrl-C saves", highlight=False, soft_wrap=True)
+    console = runner.console
+    console.print(f"study {runner.name}: {' '.join(about.split())}", highlight=False, soft_wrap=True)
+    console.print(f"folder {runner.folder}; the same line resumes, Ctrl-C saves", highlight=False, soft_wrap=True)
     try:
-        report = runner.run(lambda: build_report(folder))
+        report = runner.run(lambda: build_report(runner.folder))
     except StoppedError as stopped:
         console.print(
             f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",
@@ -53,7 +65,8 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
         return EXIT_CODES[stopped.reason]
     except TooManyFailuresError as failure:
         Console(stderr=True).print(
-            f"\nerror: {failure}\nThe records are in {folder / 'runs'}; mend the cause and repeat the line:\n  {command}",
+            f"\nerror: {failure}\nThe records are in {runner.folder / 'runs'}; mend the cause and repeat the line:\n"
+            f"  {command}",
             highlight=False,
             soft_wrap=True,
         )

@@ -104,6 +104,12 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     return method.model_copy(update={"thresholds": thresholds, "release": "paper"})
 
 
+def every_baseline(study: StudyConfig) -> tuple[str, ...]:
+    """Names of all baselines that mean something beside each other: of two names of one training the first."""
+    methods = {name: canonical(baseline(name, study)) for name in (*METHODS, *_OF_THE_SEARCH) if name != "hinge_ce"}
+    return tuple({method.model_dump_json(): name for name, method in reversed(methods.items())}.values())[::-1]
+
+
 def own_numbers(name: str, study: StudyConfig) -> tuple[str, ...]:
     """Parts whose values are searched where the baseline `name` is tuned; none of what is fixed by definition."""
     if name in _OF_THE_SEARCH:

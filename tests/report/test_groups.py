@@ -191,7 +191,7 @@ def test_a_winner_without_thresholds_does_not_show_that_they_help(tmp_path):
 def test_without_the_same_method_without_thresholds_nothing_is_said_of_them(tmp_path):
     Studied(tmp_path / "s", protocol={"baselines": ["ce"]}, **TAILED).all()
     (sentence,) = thresholds_answer(read_summary(tmp_path / "s"))
-    assert sentence.startswith("What thresholds do is not known: ce_etf")
+    assert sentence.startswith("What thresholds do is not known: none of the baselines")
 
 
 def test_a_recipe_under_its_published_row_has_no_answer(tmp_path):

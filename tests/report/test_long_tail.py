@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from divfeat.config import MethodConfig
 from divfeat.errors import DataError
 from divfeat.report.long_tail import BEGIN, END, WINNER_ROW, long_tail_table, main, rebuild_block
 from divfeat.search import protocol
+from divfeat.search.jobs import name_of
 from tests.report.studies import Studied, completed, ended
 
 
@@ -22,9 +24,14 @@ def runs(tmp_path_factory):
     """Two data sets whose studies share some methods; in the second a run of ce was lost."""
     place = tmp_path_factory.mktemp("runs")
     first = Studied(
-        place / "one", preset="digits-lt", data={"boundary": 25}, protocol={"baselines": ["ce", "ce_etf", "ldam"]}
-    ).all()
-    first.ledger.write_phase("tuned", {"ldam": {"trials": 12}})
+        place / "one",
+        preset="digits-lt",
+        data={"boundary": 25},
+        protocol={"baselines": ["ce", "ce_etf", "ldam"], "tune": True},
+    )
+    first.begin().search().tune(
+        "ldam", {"margin": 0.3, "scale": 16.0}, {"margin": 0.5, "scale": 30.0}
+    ).select().confirm()
     second = Studied(
         place / "two",
         preset="digits",
@@ -42,7 +49,7 @@ def table(runs):
 
 def points_of(study, name, metric):
     """[S] points straight from the records."""
-    method = protocol.confirmed_methods(study.trained, study.winner["winner"])[name]
+    method = protocol.confirmed_methods(study.trained, study.winner["winner"], study.tuned)[name]
     made = protocol.confirmation_experiments(study.trained, method, study.winner["strengths"])
     records = [study.ledger.record(config.key) for config in made]
     return np.array([100 * found["metrics"].get(f"test/{metric}", math.nan) for found in records])
@@ -99,17 +106,19 @@ def test_paired_differences_to_the_reference(runs, table):
 
 def test_groups_trials_and_sizes_of_each_data_set(runs, table):
     found = cells(table, "#### digits-lt", "ldam")
+    told = "" if runs[0].tuned["ldam"] == MethodConfig(name="ldam") else name_of(runs[0].tuned["ldam"])
     groups = ["major", "minor", "medium", "few"]
     assert found == [
+        told,
         *(shown(points_of(runs[0], "ldam", f"accuracy_{group}")) for group in groups),
         "5",
-        "12",
+        "2",
         "1234",
         "8",
     ]
     assert cells(table, "#### digits-lt", WINNER_ROW)[-4:] == ["5", "7", "1234", "8"]
     assert cells(table, "#### digits-lt", "ce")[-3:] == ["–", "1234", "8"]
-    assert cells(table, "#### digits\n", "ce") == ["4", "–", "1234", "8"]  # classes of one size form no groups
+    assert cells(table, "#### digits\n", "ce") == ["", "4", "–", "1234", "8"]  # classes of one size form no groups
     for study in runs:
         assert f"Study {study.config.identity}, commit abc, seeds 2000 to 2004." in table.markdown
 
@@ -145,11 +154,17 @@ def test_the_command_rebuilds_a_block_and_writes_both_files(tmp_path, runs, tabl
     line = [*(str(study.ledger.folder) for study in runs), "--readme", str(readme), "--out", str(tmp_path / "out")]
     assert main(line) == 0
     once = readme.read_text(encoding="utf-8")
-    assert once == f"# Title\n\nbefore\n\n{BEGIN}\n\n{table.markdown}\n\n{END}\n\nafter\n"
+    first = table.markdown.split("\n#### ")[0].strip()
+    overview = f"{first}\n\nBy groups of classes, with provenance: [out/long_tail.md](out/long_tail.md)."
+    assert first.startswith("| method") and WINNER_ROW in first
+    assert once == f"# Title\n\nbefore\n\n{BEGIN}\n\n{overview}\n\n{END}\n\nafter\n"
     assert main(line) == 0 and readme.read_text(encoding="utf-8") == once
     assert (tmp_path / "out" / "long_tail.md").read_text(encoding="utf-8") == table.markdown + "\n"
     assert json.loads((tmp_path / "out" / "long_tail.json").read_text(encoding="utf-8")) == table.to_dict()
     assert table.markdown in capsys.readouterr().out
+    readme.write_text(once.replace("| ce_etf |", "| typed in by hand |"), encoding="utf-8")
+    assert main(["--readme", str(readme), "--out", str(tmp_path / "out")]) == 0  # from the written table alone
+    assert readme.read_text(encoding="utf-8") == once
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}"])
@@ -169,6 +184,12 @@ def test_what_cannot_be_a_column_is_refused(tmp_path, runs, capsys):
     ):
         with pytest.raises(DataError, match=message):
             long_tail_table(folders)
-    assert main([str(tmp_path / "none")]) == 1 and "error: " in capsys.readouterr().err
-    assert main([str(folder), "--readme", str(tmp_path / "no.md")]) == 1
+    out = ["--out", str(tmp_path / "out")]
+    assert main([str(tmp_path / "none"), *out]) == 1 and "error: " in capsys.readouterr().err
+    assert main([str(folder), "--readme", str(tmp_path / "no.md"), *out]) == 1
     assert "there is no such file" in capsys.readouterr().err
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    assert main(["--readme", str(tmp_path / "README.md"), *out]) == 1
+    assert "give the studies" in capsys.readouterr().err
+    assert main(out) == 1 and "or --readme" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -140,5 +140,5 @@ def test_a_missing_baseline_without_cones_is_told(adjusted, tmp_path):
     search = {"method": "hinge_la", "releases": ["gate"]}
     for name in ("ce_etf_la", "no_cones"):
         study = Studied(tmp_path / name, search=search, protocol={**QUIET, "baselines": [name]}, **NO_FIGURES).all()
-        assert read_summary(study.ledger.folder).has_no_cones
+        assert read_summary(study.ledger.folder).coneless
         assert "without cones" not in text_of(build_report(study.ledger.folder))

@@ -1,0 +1,67 @@
+"""The command line of the long-tail table: one study a data set, every method a row."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from divfeat.cli.flags import EXIT_CODES_TEXT, add_study_flags, command_line, configure, guarded, print_config
+
+if TYPE_CHECKING:
+    from divfeat.config import ExecutionConfig, StudyConfig
+
+#: The set that needs no download.
+DEFAULT = ("digits-lt",)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `studies/long_tail_table.py`."""
+    flags = argparse.ArgumentParser(
+        prog="long_tail_table.py",
+        description="Compare HingeCE at its searched thresholds with every long-tail baseline, each tuned with as many "
+        "trials, on one or several data sets, and write the table. Each column is a study like those of tau_search.py. The "
+        "same line resumes.",
+        epilog=EXIT_CODES_TEXT,
+        allow_abbrev=False,
+    )
+    flags.add_argument(
+        "--presets", nargs="+", metavar="NAME", default=DEFAULT, help="columns, one study each; default digits-lt"
+    )
+    flags.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="baselines of every study, the rows; default every method there is"
+    )
+    flags.add_argument("--publish", metavar="FOLDER", help="write the table there, naming no folder of this machine")
+    flags.add_argument("--readme", metavar="FILE", help="show the table between its marks in this file")
+    add_study_flags(flags)
+    return flags
+
+
+def _column(flags: argparse.Namespace, preset: str) -> tuple[StudyConfig, ExecutionConfig, str]:
+    from divfeat.search.jobs import every_baseline
+
+    study, _, _ = configure(flags, preset)
+    rows = tuple(flags.methods) if flags.methods else every_baseline(study)
+    return configure(flags, preset, {"protocol": {"baselines": list(rows), "tune": True}})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the studies and write the table.
+
+    Returns:
+        The exit code.
+    """
+    flags = parser().parse_args(arguments)
+
+    def action() -> int:
+        studies = [_column(flags, preset) for preset in flags.presets]
+        if flags.print_config:
+            return max(print_config(study, execution) for study, execution, _ in studies)
+        from divfeat.search.table import run_table
+
+        line = command_line("long_tail_table.py", arguments)
+        publish, readme = (Path(given) if given else None for given in (flags.publish, flags.readme))
+        return run_table(studies, dry_run=flags.dry_run, command=line, publish=publish, readme=readme)
+
+    return guarded(action)
