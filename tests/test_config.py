@@ -32,6 +32,7 @@ from divfeat.errors import ConfigError, unknown
 from divfeat.objectives import OBJECTIVES
 from divfeat.second import SECONDS
 from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
+from tests.search.samples import as_first_shipped
 
 STUDY: dict[str, Any] = {
     "data": {"source": "digits", "val_per_class": 20},
@@ -647,7 +648,7 @@ def test_new_settings_at_their_defaults_leave_old_keys_alone(name: str) -> None:
     from divfeat.search.jobs import baseline
     from divfeat.search.jobs import experiment as job
 
-    made = make_configs(name)[0]
+    made = as_first_shipped(name)
     ce, fixed = job(made, baseline("ce", made), 0), job(made, baseline("hinge_fixed", made), 2000, "confirm")
     assert (made.identity, ce.key, fixed.key) == FIRST_KEYS[name]
 
@@ -747,7 +748,7 @@ KEYS = {
 @pytest.mark.parametrize("preset", IDENTITIES)
 def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
     """A new setting that is off leaves them as they are: `deciding` drops it."""
-    made = make_configs(preset)[0]
+    made = as_first_shipped(preset)
     assert made.identity == IDENTITIES[preset]
     method = {"name": "hinge_ce", "thresholds": {"family": "global", "angles": {"tau": 0.5}}, "release": "gate"}
     fields = {name: getattr(made, name) for name in ("data", "model", "train", "probe")}

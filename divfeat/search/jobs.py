@@ -106,8 +106,11 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
 
 def every_baseline(study: StudyConfig) -> tuple[str, ...]:
     """Names of all baselines that mean something beside each other: of two names of one training the first."""
-    methods = {name: canonical(baseline(name, study)) for name in (*METHODS, *_OF_THE_SEARCH) if name != "hinge_ce"}
-    return tuple({method.model_dump_json(): name for name, method in reversed(methods.items())}.values())[::-1]
+    found: dict[str, str] = {}
+    for name in (*METHODS, *_OF_THE_SEARCH):
+        if name != "hinge_ce":
+            found.setdefault(canonical(baseline(name, study)).model_dump_json(), name)
+    return tuple(found.values())
 
 
 def own_numbers(name: str, study: StudyConfig) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ from divfeat.search.jobs import (
     seed_of,
 )
 from divfeat.search.protocol import method_key
-from divfeat.settings import make_configs
 from divfeat.thresholds import PAPER_ANGLE
-from tests.search.samples import hinge, make_study
+from tests.search.samples import as_first_shipped, hinge, make_study
 
 ETF = MethodConfig(name="ce_etf")
 GLOBAL = ThresholdSpec(family="global", angles={"tau": 1.0})
@@ -186,7 +185,7 @@ KEYS = {
 
 @pytest.mark.parametrize("preset", KEYS)
 def test_the_keys_of_the_first_baselines_are_pinned(preset):
-    study, _, _ = make_configs(preset)
+    study = as_first_shipped(preset)
     assert {name: experiment(study, baseline(name, study), 0).key for name in KEYS[preset]} == KEYS[preset]
 
 
