@@ -16,6 +16,8 @@ from divfeat.config import build as validated
 from divfeat.data.prepare import prepare
 from divfeat.experiment import build
 from divfeat.files import read_json
+from divfeat.methods import METHODS
+from divfeat.ranges import RANGES
 from divfeat.report.commands import extractor_lines
 from divfeat.report.reading import read_summary
 from divfeat.report.words import interval, signed
@@ -89,6 +91,14 @@ def test_the_extractor_loads_as_the_report_says(tmp_path):
     printed = extractor_lines(read_summary(tmp_path / "s"))
     (shown,) = re.findall(r"```python\n(.*?)\n```", PAGES["README.md"], re.S)
     assert shown.replace("runs/<study>", str(tmp_path / "s")).replace("<study>", "s") == printed
+
+
+def test_the_page_on_methods_lists_them_as_they_are():
+    rows = [
+        f"| `{name}` | {method.summary} | {'; '.join(f'`{part}` {RANGES[part]}' for part in method.searched)} |"
+        for name, method in METHODS.items()
+    ]
+    assert "\n".join(rows) in PAGES["methods.md"]
 
 
 @pytest.mark.parametrize("preset", preset_names())
