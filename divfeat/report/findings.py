@@ -30,6 +30,7 @@ _HEADERS = {
     "test/unseen_top1_before": "unseen, before",
     "test/accuracy": "classifier",
     "test/accuracy_balanced": "balanced",
+    "test/accuracy_major": "major",
     "test/accuracy_minor": "minor",
     "test/accuracy_many": "many",
     "test/accuracy_medium": "medium",

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from divfeat.files import read_json
-from divfeat.report.build import build_report
+from divfeat.objectives import OBJECTIVES
+from divfeat.report.build import build_report, document
+from divfeat.report.document import blocks_to_markdown
 from divfeat.report.reading import read_summary
 from divfeat.statistics import hypervolume
 from tests.report.studies import Studied, completed, ended
@@ -143,3 +145,15 @@ def test_group_objectives_on_a_long_tail(tmp_path, name):
     assert objective.crossed
     for one in objective.verdict.comparisons:
         assert objective.crossed[one.name].mean == pytest.approx(one.mean)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"many"}))  # no class of these has so many images
+def test_every_objective_has_a_report(tmp_path, name):
+    """Beside `minor`, so that `major` has the front that the documentation shows."""
+    names = list(dict.fromkeys([name, "minor"]))
+    Studied(tmp_path / "s", preset="digits-lt", search={"objectives": names}, data={"boundary": 25}).all()
+    text = blocks_to_markdown(document(read_summary(tmp_path / "s"), {}).blocks)
+    assert f"Primary objective: {OBJECTIVES[name].about}" in text
+    header = next(line for line in text.splitlines() if line.startswith("| method |") and "| sd |" in line)
+    columns = [column.strip() for column in header.strip("|").split("|")]
+    assert len(set(columns)) == len(columns) and "minor" in columns
