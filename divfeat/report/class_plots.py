@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from divfeat.objectives import OBJECTIVES
 from divfeat.report import figures
 from divfeat.report.arrays import mean_of
 from divfeat.report.groups import partitions
@@ -136,15 +137,20 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
 
 def _worth_a_line(summary: StudySummary) -> list[Runs]:
     """The baselines that finished and are not the winner itself: all of them, or of many the best and the reference."""
-    assert summary.primary is not None
-    scores = {name: mean_of(values) for name, values in summary.primary.scores.items()}
     found = [runs for runs in summary.confirmed if runs.completed and runs.name not in (WINNER, *summary.equals)]
-    best = sorted(found, key=lambda runs: (runs.name != summary.coneless, -scores[runs.name]))[:_MOST_LINES]
+    best = sorted(found, key=lambda runs: (runs.name != summary.coneless, -_on_test(summary, runs)))[:_MOST_LINES]
     return [runs for runs in found if runs in best]
 
 
 def _best_baseline(summary: StudySummary) -> str:
-    """Of those with a line, by the mean of the primary objective on test; "" where there is none."""
-    assert summary.primary is not None
-    means = {runs.name: mean_of(summary.primary.scores[runs.name]) for runs in _worth_a_line(summary)}
-    return max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name], default="")
+    """Of those with a line the best on test; "" where there is none."""
+    means = {runs.name: _on_test(summary, runs) for runs in _worth_a_line(summary)}
+    return max(means, key=lambda name: means[name], default="")
+
+
+def _on_test(summary: StudySummary, runs: Runs) -> float:
+    """By which baselines are ranked: the primary objective or, where that is geometry, of which none is better, balanced
+    accuracy; -inf without a finished run."""
+    measure = OBJECTIVES["balanced"] if summary.measure.geometry else summary.measure
+    mean = mean_of(runs.values(measure.test))
+    return -math.inf if math.isnan(mean) else mean

@@ -306,6 +306,15 @@ def test_of_many_baselines_the_best_and_the_reference_have_a_line(tmp_path, draw
     assert shown == ["winner", *(name for name in names if name in kept)]
 
 
+def test_of_geometry_no_baseline_is_best_so_accuracy_ranks_them(tmp_path, drawn):
+    study = Studied(tmp_path / "s", preset="digits-lt", search={"objectives": ["log_norm"]}).all()
+    gains = list(drawn(read_summary(tmp_path / "s"))["gain_by_count"][1]["gain"])
+    scores = {name: study.confirmed(name, "balanced").mean() for name in BASELINES}
+    norms = {name: study.confirmed(name, "log_norm").mean() for name in BASELINES}
+    best = max(scores, key=scores.get)
+    assert gains == ["ce_etf", best] and best != max(norms, key=norms.get)
+
+
 def test_no_figures_over_counts_where_classes_have_one_size(whole, drawn):
     assert not any("by_count" in name for name in drawn(whole[1]))
 
