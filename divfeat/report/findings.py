@@ -357,7 +357,7 @@ def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
 
 
 def classes(summary: StudySummary, plots: Plots) -> Iterator[Block]:
-    """The gain of each class."""
-    if "gain_by_class" in plots:
+    """Accuracy and gain of each class, whether the classes form groups or not."""
+    if found := list(figures_of(plots, "accuracy_by_count", "gain_by_count", "gain_by_class")):
         yield Heading("Class by class")
-        yield from figures_of(plots, "gain_by_class")
+        yield from found

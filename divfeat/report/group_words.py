@@ -11,7 +11,7 @@ import numpy as np
 from divfeat.methods import method_named
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.document import Block, Heading, Paragraph, Table
-from divfeat.report.findings import Plots, figures_of
+from divfeat.report.findings import Plots
 from divfeat.report.groups import BALANCED, PARTITIONS, GroupResults, group_results
 from divfeat.report.summary import WINNER, StudySummary
 from divfeat.report.words import interval, signed
@@ -109,7 +109,6 @@ def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         ],
         f"Points, paired by seed; the intervals of all baselines and groups hold together at {100 * found.level:.4g} %.",
     )
-    yield from figures_of(plots, "accuracy_by_count", "gain_by_count")
 
 
 def spread(values: Floats) -> str | None:

@@ -214,6 +214,23 @@ def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_pa
         assert f"{name} = {angle_text(value)}" in printed(report)
 
 
+def test_every_figure_is_shown_where_classes_differ_but_form_no_groups(tmp_path):
+    def many(job):
+        found = completed(job.experiment)
+        for row in found["per_class"]:
+            row["train_images"] += 100
+        return found
+
+    Studied(tmp_path / "s", record=many, **NO_FIGURES).all()
+    Studied(tmp_path / "t", record=many, preset="digits-lt").all()
+    for name in "st":
+        report = build_report(tmp_path / name)
+        text = text_of(report)
+        assert "Groups of classes" not in text
+        assert all(figure in text for figure in report.files if figure.startswith("figures/"))
+    assert "figures/gain_by_count.png" in report.files
+
+
 def test_an_angle_for_each_class_is_told_class_by_class(tmp_path):
     """In the table by falling count and in verdict.json; what is no angle is told without a unit."""
     study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}, search={"family": "per_class"}).all()
