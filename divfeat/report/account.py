@@ -117,8 +117,9 @@ def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Table(
         ["baseline", "trials", "completed", "as published", "found", f"{summary.score_name}{summary.measure.suffix}"],
         rows,
-        "Searched on validation the way the thresholds are, one search a baseline: the same seed, objective, sampler and number "
-        "of trials, the published values first; the best few again on the selection seeds, whose mean is given and decides. "
+        "Searched on validation the way the thresholds are, one search a baseline: the same seed, objective, sampler"
+        f"{', constraints' * bool(summary.bounds)} and number of trials, the published values first; of the best few, again on "
+        "the selection seeds, the rule that decides the winner takes one, whose mean is given. "
         f"Ranges: {'; '.join(f'{part} {side}' for part, side in ranges.items())}.",
     )
 

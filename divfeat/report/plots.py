@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from divfeat.config import MethodConfig
 from divfeat.methods import method_named
 from divfeat.objectives import OBJECTIVES
 from divfeat.record import load_features
@@ -85,7 +86,8 @@ def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         return
     grid, metric = summary.grid, f"validation {summary.score_name}"
     baselines = {runs.name: runs.shown(summary.measure) for runs in summary.baselines_on_validation}
-    method = f"HingeCE ({grid.release})"
+    base = summary.config.search.method
+    method = f"{'HingeCE' if base == MethodConfig() else base.name} ({grid.release})"
     note = f"As good as the best: undetermined, {grid.as_good.reason}." if grid.interval is None else ""
 
     def accuracy(path: Path) -> str:

@@ -195,7 +195,7 @@ class OwnNumbers:
         found: Those it is confirmed with; None before they are frozen.
         trials: Proposals; 0 where they are not searched.
         completed: How many of them finished.
-        score: Mean over the selection seeds in points, NaN where there is none.
+        score: Mean of the primary objective over the selection seeds, points or a plain number; NaN where there is none.
     """
 
     name: str

@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from divfeat.report.build import build_report
+from divfeat.report import figures
+from divfeat.report.build import build_report, document
+from divfeat.report.document import blocks_to_markdown
+from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
 from divfeat.report.words import signed
@@ -63,6 +66,16 @@ def test_the_row_of_results_holds_what_was_found(tuned):
         "score": report.summary.own_numbers[0].score,
     }
     assert row["methods"]["ldam"]["method"]["scale"] == 20.0
+
+
+def test_constraints_of_the_search_are_said_to_hold_for_baselines(tuned, tmp_path):
+    rules = {**QUIET, "baselines": ["ce", "ldam"], "tune": True}
+    bounds = {"constraints": [{"metric": "accuracy", "at_least": 50}]}
+    study = Studied(tmp_path / "a", protocol=rules, search=bounds, **NO_FIGURES)
+    study.begin().search().tune("ldam", *SETTINGS).select().confirm()
+    text = blocks_to_markdown(document(read_summary(study.ledger.folder), {}).blocks)
+    assert "objective, sampler, constraints and number of trials" in text
+    assert "objective, sampler and number of trials" in text_of(tuned[1])
 
 
 def test_before_they_are_frozen_nothing_is_said_to_be_found(tmp_path):
@@ -132,6 +145,14 @@ def test_a_search_on_another_base_says_so_in_every_place(adjusted):
     assert [runs.method.logit_adjustment for runs in grid.runs] == [strength] * 8
     assert {runs.method.name for runs in grid.runs[1:]} == {"hinge_la"} and grid.runs[0].method.name == "ce_etf_la"
     assert np.isfinite(grid.scores).all()
+
+
+def test_the_curve_over_the_angle_is_called_by_its_base(adjusted, monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(figures, "accuracy_by_threshold", lambda *given, method, **words: called.append(method) or "")
+    monkeypatch.setattr(figures, "diversity_by_threshold", lambda *given, method, **words: called.append(method) or "")
+    draw(adjusted[1].summary, tmp_path)
+    assert called == ["hinge_la (gate)"] * 2
 
 
 def test_a_missing_baseline_without_cones_is_told(adjusted, tmp_path):

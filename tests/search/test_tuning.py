@@ -226,6 +226,34 @@ def test_what_was_frozen_stays_when_lost_runs_are_mended(
     assert {role for role, _ in world.ran} == {"confirm"}
 
 
+def test_baselines_are_chosen_under_the_constraints_of_the_search(make: Callable[..., World]) -> None:
+    """The more focal the better, and the worse the accuracy: of both searches Optuna is told what misses the bound."""
+    bound = {"metric": "accuracy", "at_least": 50.0}
+    world = make(
+        config=make_study(
+            protocol={**TUNED, "baselines": ["ce", "focal"]}, search={"releases": ["gate"], "constraints": [bound]}
+        )
+    )
+
+    def bounded(config: ExperimentConfig) -> Any:
+        focal = parts_of(config.method).focal
+        record = scored(config, 0.5 + 0.09 * focal)
+        record["metrics"]["val/accuracy"] = 0.4 if focal > 2 else 0.6
+        return record
+
+    world.outcome = bounded
+    world.session(TRIALS)
+    found = {
+        number: parts_of(MethodConfig.model_validate(world.ledger.record(row["key"])["config"]["method"])).focal  # type: ignore[index]
+        for number, row in world.ledger.proposals("focal").items()
+    }
+    assert max(found.values()) > 2
+    chosen = tuned_methods(world.ledger.phase("tuned"))["focal"]
+    assert parts_of(chosen).focal == max(focal for focal in found.values() if focal <= 2)
+    for trial in proposals_of(world, "focal").optuna.get_trials():
+        assert trial.constraints == {"accuracy >= 50": pytest.approx(10.0 if found[trial.number] > 2 else -10.0)}
+
+
 def test_a_lost_trial_is_made_again(make: Callable[..., World]) -> None:
     world = make()
 
