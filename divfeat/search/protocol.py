@@ -14,7 +14,7 @@ import numpy as np
 
 from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
 from divfeat.experiment import stage_key
-from divfeat.methods import first_stage, parts_of
+from divfeat.methods import canonical, first_stage, parts_of
 from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.search.constraints import Limit, excesses, feasible_top, limits, violation
 from divfeat.search.jobs import (
@@ -22,7 +22,6 @@ from divfeat.search.jobs import (
     SEARCH_SEED,
     SELECT_SEED,
     Job,
-    canonical,
     experiment,
     name_of,
     own_values_of,
@@ -414,19 +413,25 @@ def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
 
 
 def planned_trainings(study: StudyConfig, trials: int) -> dict[str, float]:
-    """`planned_runs` by what they cost, in trainings of a method in one stage: a first stage is trained once a seed."""
-    protocol = study.protocol
+    """`planned_runs` by what they cost, in trainings of a method in one stage: a first stage is trained once a seed.
+
+    Those of the search are taken to have a first stage each, since their thresholds differ.
+    """
+    protocol, runs = study.protocol, planned_runs(study, trials)
     top = min(protocol.select_top, trials)
+    searching = 1 + (_second(study, study.search.method) or 0.0)
     every, searched = baselines(study), tunable(study)
     fixed = [method for name, method in every.items() if name not in searched]
     varied = [every[name] for name in searched]
     noise = {method_key(MethodConfig(name=NOISE_METHOD))}
     costs = {
+        "search": trials * searching,
         "tune": _at_one_seed(study, [], varied, trials, set()),
-        "select": (top + _at_one_seed(study, fixed, varied, top, noise)) * protocol.select_seeds,
-        "confirm": (1 + _at_one_seed(study, list(every.values()), [], 1, set())) * protocol.confirm_seeds,
+        "select": (top * searching + _at_one_seed(study, fixed, varied, top, noise)) * protocol.select_seeds,
+        "grid": runs.get("grid", 0) * searching,
+        "confirm": (searching + _at_one_seed(study, list(every.values()), [], 1, set())) * protocol.confirm_seeds,
     }
-    return {name: costs.get(name, float(runs)) for name, runs in planned_runs(study, trials).items()}
+    return {name: float(costs.get(name, count)) for name, count in runs.items()}
 
 
 def _at_one_seed(
@@ -461,17 +466,12 @@ def _second(study: StudyConfig, method: MethodConfig) -> float | None:
     return None if parts.second == "none" else SECONDS[parts.second].trainings(parts, study.train.epochs)
 
 
-def distinct_baselines(study: StudyConfig) -> dict[str, MethodConfig]:
-    """`method_key` -> baseline: two names of one training count once."""
-    return {method_key(method): method for method in baselines(study).values()}
-
-
 def shared_stages(study: StudyConfig) -> frozenset[str]:
     """Keys of the first stages of all planned runs in two stages: whoever trains one leaves its checkpoint to the others.
 
     Tuning varies the numbers of a second stage, which its first does not hang on.
     """
-    methods = [method for method in distinct_baselines(study).values() if parts_of(method).second != "none"]
+    methods = [method for method in baselines(study).values() if parts_of(method).second != "none"]
     seeds = [("search", seed) for seed in select_seeds(study)] + [("confirm", seed) for seed in confirm_seeds(study)]
     if study.protocol.tune:
         seeds.append(("search", seed_of(study, SEARCH_SEED)))

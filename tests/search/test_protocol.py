@@ -10,11 +10,12 @@ from divfeat import record as records
 from divfeat.config import MethodConfig
 from divfeat.experiment import stage_key
 from divfeat.losses import RELEASES
-from divfeat.methods import canonical
+from divfeat.methods import canonical, parts_of
 from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
 from divfeat.search.subjects import baseline_subject, threshold_method
 from divfeat.search.tuning import tunable, tuned_methods
+from divfeat.second import SECONDS
 from divfeat.settings import preset_names
 from divfeat.thresholds import PAPER_ANGLE, family_named
 from tests.search.samples import METRIC, SECOND, completed, hinge, make_study
@@ -386,7 +387,7 @@ def test_a_winner_that_is_a_baseline_is_trained_once(table):
 # --- the plan -----------------------------------------------------------------------------------------------------------
 
 
-def walk(study, trials, release="gate"):
+def jobs_of(study, trials, release="gate"):
     """Every job of a study in order, with invented records; nothing coincides by chance."""
     table, rng = Table(), np.random.default_rng(0)
 
@@ -422,9 +423,13 @@ def walk(study, trials, release="gate"):
     tuned = tuned_methods(protocol.tuned_decision(study, rivals, dict.fromkeys(rivals, trials), table))
     made += run(protocol.grid_jobs(study, winner["method"]["release"]))
     strengths = protocol.frozen_strengths(study, winner, table, {}, tuned)
-    made += run(protocol.confirmation_jobs(study, winner, strengths, tuned))
+    return made + run(protocol.confirmation_jobs(study, winner, strengths, tuned))
+
+
+def walk(study, trials):
+    """Phase -> the experiments that it is the first to need."""
     first = {}
-    for job in made:
+    for job in jobs_of(study, trials):
         first.setdefault(job.key, job.phase)
     return Counter(first.values())
 
@@ -473,15 +478,41 @@ def test_the_plan_counts_the_distinct_experiments_of_any_protocol(
     assert protocol.planned_runs(study, trials) == walk(study, trials)
 
 
+FOLLOWING = {"crt", "tau_norm", "ncm", "m2m", "oltr"}
+ALONE = {"learning_rates": [], "weight_decays": [], "grid_points": 0, "select_seeds": 2, "confirm_seeds": 2}
+
+
+@pytest.mark.parametrize("tune", [True, False])
+@pytest.mark.parametrize("second", [None, "crt"])
+@pytest.mark.parametrize("top", [2, 5])
+@pytest.mark.parametrize(
+    "baselines",
+    [("ce", "ce_etf", "crt", "focal", "ncm", "tau_norm"), ("m2m", "oltr"), ("ldam_drw", "ncm"), ("ce", "focal")],
+)
+def test_the_plan_counts_every_first_stage_once_and_every_second(baselines, top, second, tune):
+    """Tuned or not, of the baselines and of the searched method."""
+    trials = 4
+    study = make_study(
+        search={"method": {"name": "hinge_ce", "second": second}},
+        protocol=ALONE | {"tune": tune, "baselines": baselines, "select_top": top},
+    )
+    jobs = {job.key: job.experiment for job in jobs_of(study, trials)}
+    stages = {stage_key(config) for config in jobs.values()}
+    followed = {stage_key(config) for config in jobs.values() if config.method.name in FOLLOWING & set(baselines)}
+    assert followed <= protocol.shared_stages(study)
+    assert tune or followed == protocol.shared_stages(study)
+    seconds = [parts_of(config.method) for config in jobs.values()]
+    cost = len(stages) + sum(SECONDS[p.second].trainings(p, study.train.epochs) for p in seconds if p.second != "none")
+    assert protocol.planned_runs(study, trials) == walk(study, trials)
+    assert sum(protocol.planned_trainings(study, trials).values()) == pytest.approx(cost)
+
+
 TWO_STAGES = ["ce", "crt", "tau_norm", "ncm", "balanced_softmax", "logit_adjustment", "ce_etf"]
 
 
 def test_the_plan_counts_two_names_of_one_training_once():
     study = make_study("digits-lt", protocol={"baselines": TWO_STAGES})
     assert protocol.planned_runs(study, 20) == walk(study, 20)
-    assert list(protocol.distinct_baselines(study).values()) == [
-        *(MethodConfig(name=name) for name in ("ce", "crt", "tau_norm", "ncm", "logit_adjustment", "ce_etf"))
-    ]
 
 
 def test_the_plan_knows_that_first_stages_are_trained_once():
