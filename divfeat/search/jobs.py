@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec
+from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
 from divfeat.errors import ConfigError, unknown
-from divfeat.methods import METHODS, canonical, method_named, parts_of
+from divfeat.methods import METHODS, canonical, method_named, parts_of, spelled_out
 from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
 
 #: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
@@ -105,12 +105,17 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
 
 
 def every_baseline(study: StudyConfig) -> tuple[str, ...]:
-    """Names of all baselines that mean something beside each other: of two names of one training the first."""
+    """Names of all baselines that mean something beside each other: of two names of one training here the first."""
     found: dict[str, str] = {}
     for name in (*METHODS, *_OF_THE_SEARCH):
         if name != "hinge_ce":
-            found.setdefault(canonical(baseline(name, study)).model_dump_json(), name)
+            found.setdefault(training_key(name, study), name)
     return tuple(found.values())
+
+
+def training_key(name: str, study: StudyConfig) -> str:
+    """Of a baseline as published: the same for two that this study trains alike."""
+    return digest(spelled_out(baseline(name, study), study.train).to_dict())
 
 
 def own_numbers(name: str, study: StudyConfig) -> tuple[str, ...]:

@@ -16,20 +16,20 @@ from rich.console import Console
 
 from divfeat.cluster.executor import RayExecutor
 from divfeat.cluster.trial import TrialSpec
-from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig, digest
+from divfeat.config import ExecutionConfig, MethodConfig, Release, StudyConfig
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
 from divfeat.experiment import build, stage_key
 from divfeat.files import read_json, write_json
-from divfeat.methods import method_named, parts_of, spelled_out
+from divfeat.methods import method_named, parts_of
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
 from divfeat.search.interrupt import Interrupt, StoppedError, TooManyFailuresError
-from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
+from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of, training_key
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
 from divfeat.search.proposals import Proposals, storage_url
@@ -149,10 +149,10 @@ class Study:
             raise ConfigError(f"protocol.baselines={list(names)}: give at least one, none twice")
         trained: dict[str, str] = {}
         for name in names:
-            key = digest(spelled_out(baseline(name, self.config), self.config.train).to_dict())
-            if trained.setdefault(key, name) != name:
+            first = trained.setdefault(training_key(name, self.config), name)
+            if first != name:
                 raise ConfigError(
-                    f"protocol.baselines={list(names)}: {trained[key]!r} and {name!r} are one training here, and twice in the "
+                    f"protocol.baselines={list(names)}: {first!r} and {name!r} are one training here, and twice in the "
                     "verdict it would take a second share of protocol.alpha; leave one of them out"
                 )
         if any(lr <= 0 for lr in settings.learning_rates):

@@ -15,6 +15,7 @@ from divfeat.search.jobs import (
     SELECT_SEED,
     baseline,
     canonical,
+    every_baseline,
     experiment,
     name_of,
     own_numbers,
@@ -236,6 +237,14 @@ def test_every_method_is_a_baseline(name):
     assert parts_of(method) == METHODS[name].parts
     assert (method.thresholds.family != "none") == METHODS[name].hinge
     assert experiment(study, method, 0).key == experiment(study, canonical(method), 0).key
+
+
+def test_every_baseline_leaves_out_what_a_study_trains_alike():
+    assert {"ce", "mixup", "balanced_softmax", "no_cones"} & set(every_baseline(make_study())) == {"ce", "mixup"}
+    mixed = every_baseline(make_study(train={"mixup": 1.0, "sampling": "balanced"}))
+    assert "ce" in mixed and not {"mixup", "resampling"} & set(mixed)
+    adjusted = every_baseline(make_study(search={"method": {"name": "hinge_la", "logit_adjustment": 2.0}}))
+    assert {"no_cones", "hinge_fixed", "ce_etf_la", "hinge_la"} <= set(adjusted)
 
 
 @pytest.mark.parametrize("name", ["hinge_ce", "ce_etff", ""])
