@@ -1,10 +1,25 @@
-"""One thread a test process: small tensors on two busy cores run many times slower with more."""
+"""One thread a test process: small tensors on two busy cores run many times slower with more. Real images where
+DIVFEAT_DATA names them."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images; the test skips where there is none."""
+    folder = os.environ.get("DIVFEAT_DATA")
+    if not folder:
+        pytest.skip("DIVFEAT_DATA is not set: it names the folder that holds cifar10/ and tin100/")
+    missing = [name for name in ("cifar10", "tin100") if not (Path(folder) / name).is_dir()]
+    if missing:
+        pytest.skip(f"DIVFEAT_DATA={folder} lacks {', '.join(missing)}")
+    return Path(folder)

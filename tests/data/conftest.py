@@ -1,10 +1,9 @@
-"""Small made image files, and the real ones where DIVFEAT_DATA names them."""
+"""Small made image files."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,3 @@ def write_parquet() -> WriteParquet:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real images; the test skips where there is none."""
-    folder = os.environ.get("DIVFEAT_DATA")
-    if not folder:
-        pytest.skip("DIVFEAT_DATA is not set: it names the folder that holds cifar10/ and tin100/")
-    missing = [name for name in ("cifar10", "tin100") if not (Path(folder) / name).is_dir()]
-    if missing:
-        pytest.skip(f"DIVFEAT_DATA={folder} lacks {', '.join(missing)}")
-    return Path(folder)
