@@ -22,6 +22,7 @@ from rich.console import Console
 from divfeat import record as records
 from divfeat.config import ExecutionConfig, ExperimentConfig, StudyConfig
 from divfeat.errors import ConfigError, DataError
+from divfeat.experiment import stage_key
 from divfeat.files import write_json
 from divfeat.search import protocol, study
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
@@ -532,16 +533,18 @@ def test_fewer_trials_than_stages_are_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CE, which cRT follows, leaves its checkpoint at the seeds of both; nothing is left in the end."""
-    both = make_study(
-        "digits-lt", protocol=SMALL | {"baselines": ["ce", "crt", "focal"]}, search={"releases": ["gate"]}
-    )
+    rules = SMALL | {"baselines": ["ce", "crt", "focal"], "tune": True}
+    both = make_study("digits-lt", protocol=rules, search={"releases": ["gate"]})
     world = World(tmp_path / "study", both, monkeypatch)
     shared: dict[str, set[bool]] = {}
+    first: dict[str, set[str]] = {}
     spec_of = study._Session._spec
 
     def watched(session: Any, job: Any) -> Any:
         spec = spec_of(session, job)
-        shared.setdefault(f"{job.phase} {job.experiment.method.name}", set()).add(spec.shared)
+        what = f"{job.phase} {job.experiment.method.name}"
+        shared.setdefault(what, set()).add(spec.shared)
+        first.setdefault(what, set()).add(stage_key(job.experiment))
         write_json(Path(spec.stages) / "stage" / "done.json", {})
         return spec
 
@@ -553,5 +556,8 @@ def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: 
     world.outcome = outcome
     world.session(2)
     assert shared["select ce"] == shared["select crt"] == shared["confirm ce"] == shared["confirm crt"] == {True}
-    assert shared["select focal"] == shared["noise ce_etf"] == shared["search hinge_ce"] == {False}
+    assert shared["tune crt"] == {True} and len(first["tune crt"]) == 1  # whatever the numbers of its second stage
+    assert first["select crt"] == first["select ce"] and first["confirm crt"] == first["confirm ce"]
+    for what in ("tune focal", "select focal", "noise ce_etf", "search hinge_ce"):
+        assert shared[what] == {False}
     assert not world.ledger.stages.exists()
