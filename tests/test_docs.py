@@ -3,12 +3,14 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from divfeat.cli import long_tail_table
 from divfeat.cli.flags import configure
 from divfeat.cli.tau_search import parser
 from divfeat.config import StudyConfig
@@ -18,6 +20,7 @@ from divfeat.experiment import build
 from divfeat.files import read_json
 from divfeat.methods import METHODS
 from divfeat.ranges import RANGES
+from divfeat.report import long_tail
 from divfeat.report.commands import extractor_lines
 from divfeat.report.reading import read_summary
 from divfeat.report.words import interval, signed
@@ -53,6 +56,19 @@ def test_there_is_something_to_check():
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_are_understood(words):
     assert configure(parser().parse_args(words))[0].identity
+
+
+def test_commands_of_the_table_are_understood(monkeypatch):
+    made = []
+    monkeypatch.setattr(long_tail, "write_table", lambda *given: made.append(given) or SimpleNamespace(markdown=""))
+    pages = "\n".join(PAGES.values())
+    read = re.findall(r"`python -m divfeat\.report\.long_tail (runs[^`]*)`", pages)
+    assert [long_tail.main(shlex.split(words)) for words in read] == [0] * len(made) and made
+    run = re.findall(r"`python studies/long_tail_table\.py( --[^`]*)`", pages)
+    for words in run:
+        flags = long_tail_table.parser().parse_args(shlex.split(words))
+        assert all(configure(flags, preset)[0].identity for preset in flags.presets)
+    assert run
 
 
 @pytest.mark.parametrize("block", YAML)
