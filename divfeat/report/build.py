@@ -29,7 +29,7 @@ from divfeat.report.outcomes import as_good_text, terminal_text, winner_angles, 
 from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
-from divfeat.report.summary import SCORE_NAMES, Objective, StudySummary
+from divfeat.report.summary import Objective, StudySummary
 from divfeat.report.words import interval, parameter_text, signed
 from divfeat.statistics import Verdict, listed
 from divfeat.thresholds import family_named
@@ -161,7 +161,7 @@ def document(summary: StudySummary, plots: Plots) -> Document:
 
 def _table(summary: StudySummary, objective: Objective) -> Table:
     where = "on the training images" if objective.measure.geometry else "on test"
-    title = f"{SCORE_NAMES[objective.name]} {where}{', points' * (objective.measure.unit == 'share')}"
+    title = f"{objective.measure.short} {where}{', points' * (objective.measure.unit == 'share')}"
     table = Table(title=title, title_justify="left", title_style="")
     level = f"{100 * objective.verdict.comparisons[0].level:g} % " if objective.verdict.comparisons else ""
     for column in ("winner minus", "mean", f"{level}interval", "verdict", "seed correlation"):

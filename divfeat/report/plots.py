@@ -18,7 +18,7 @@ from divfeat.report import figures
 from divfeat.report.answers import read_answers
 from divfeat.report.class_plots import class_plots
 from divfeat.report.outcomes import class_rows
-from divfeat.report.summary import SCORE_NAMES, WINNER, Runs, StudySummary
+from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
 from divfeat.thresholds import family_named
 
@@ -70,7 +70,7 @@ def _confirmation(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         }
         yield (
             "confirmation" if place == 0 else f"confirmation_{objective.name}",
-            f"Winner against each baseline {where}: {SCORE_NAMES[objective.name]}",
+            f"Winner against each baseline {where}: {objective.measure.short}",
             lambda path, found=found, words=words: figures.confirmation(found, path, **words),  # type: ignore[misc]
         )
 

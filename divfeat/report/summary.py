@@ -20,8 +20,6 @@ from divfeat.search.protocol import metric_of
 from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed
 
 WINNER = "winner"
-#: An objective's score in two or three words.
-SCORE_NAMES = {name: measure.short for name, measure in OBJECTIVES.items()}
 
 _OUTDATED = (
     "The search went on after this winner was frozen; the verdict is of the earlier winner. The same command goes on."
@@ -332,7 +330,7 @@ class StudySummary:
     @property
     def score_name(self) -> str:
         """The primary objective's score in two or three words."""
-        return SCORE_NAMES[self.config.search.objectives[0]]
+        return self.measure.short
 
     @property
     def sentence(self) -> str:
