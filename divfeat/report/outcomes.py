@@ -24,11 +24,11 @@ def winner_family(summary: StudySummary) -> Family:
 
 
 def winner_angles(summary: StudySummary) -> dict[str, float]:
-    """Parameters of the winner by name; 0 for a winner without a cone, none where the family has none."""
+    """Parameters of the winner by name, in the family's order; 0 for a winner without a cone, none where the family has none."""
     method = summary.winner_method
     if method is None:
         return {}
-    return dict(method.thresholds.angles) or dict.fromkeys(winner_family(summary).parameters, 0.0)
+    return {name: method.thresholds.angles.get(name, 0.0) for name in winner_family(summary).parameters}
 
 
 def class_angles(summary: StudySummary) -> Sequence[Mapping[str, Any]]:

@@ -30,6 +30,6 @@ def short_of_published(rules: ProtocolConfig, confirmed: Sequence[Runs]) -> str:
     if reached >= rules.published_ce - SLACK:
         return ""
     return (
-        f"{name} reaches {reached:.2f} % on test, more than {SLACK:g} points under {published}, and a difference to a "
-        "recipe that falls short shows nothing"
+        f"with {reached:.2f} % on test {name} lies more than {SLACK:g} points under {published}, and a difference to a recipe "
+        "that falls short shows nothing"
     )

@@ -162,10 +162,14 @@ def _short(value: object) -> str:
 
 
 def angles_in_short(thresholds: ThresholdSpec) -> str:
-    """`0.0/40.0 deg`, offsets with their sign, what is no angle by its name: `0.0/40.0 deg, bend 1.00`."""
+    """`0.0/40.0 deg`, offsets with their sign, what is no angle by its name: `0.0/40.0 deg, bend 1.00`.
+
+    In the family's order, which a record on disk does not keep.
+    """
     family = family_named(thresholds.family)
     degrees, others = [], []
-    for name, value in thresholds.angles.items():
+    for name in family.parameters:
+        value = thresholds.angles[name]
         match family.other(name):
             case None:
                 degrees.append(f"{math.degrees(value):.1f}")

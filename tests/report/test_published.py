@@ -34,7 +34,7 @@ def test_a_recipe_more_than_two_points_under_the_published_row_gets_no_verdict(t
     summary = read_summary(tmp_path / "s")
     verdicts = {one.verdict for one in summary.primary.verdict.comparisons}
     assert (verdicts == {"no verdict"}) is withheld
-    said = f"Ce_no_projector reaches {reached:.2f} % on test, more than 2 points under the 70.4 % published"
+    said = f" With {reached:.2f} % on test ce_no_projector lies more than 2 points under the 70.4 % published"
     assert (said in summary.sentence) is withheld
     plain = read_summary(Studied(tmp_path / "plain", **QUICK).all().ledger.folder)
     for one, other in zip(summary.primary.verdict.comparisons, plain.primary.verdict.comparisons, strict=True):
@@ -44,9 +44,9 @@ def test_a_recipe_more_than_two_points_under_the_published_row_gets_no_verdict(t
 
 def test_ce_with_a_projector_stands_in_where_it_is_the_only_one(tmp_path):
     studied(tmp_path / "s", 70.4, at(60, "ce"), baselines=["ce", "ce_etf"])
-    assert "Ce reaches 60.00 % on test" in read_summary(tmp_path / "s").sentence
+    assert "With 60.00 % on test ce lies" in read_summary(tmp_path / "s").sentence
     studied(tmp_path / "both", 70.4, at(60, "ce"))
-    assert "reaches" not in read_summary(tmp_path / "both").sentence  # ce_no_projector is the published one
+    assert "published" not in read_summary(tmp_path / "both").sentence  # ce_no_projector is the published one
 
 
 def test_unfinished_runs_of_ce_say_nothing(tmp_path):

@@ -5,8 +5,10 @@ import pytest
 
 from divfeat.errors import DataError
 from divfeat.files import read_json, write_json
+from divfeat.report.outcomes import winner_angles
 from divfeat.report.reading import read_summary
 from divfeat.search import protocol
+from divfeat.search.jobs import name_of
 from divfeat.statistics import as_good_as_best, crossed_interval, detectable_difference, noise_floor, verdict
 from tests.report.studies import FINE, IMAGES, TAIL, Studied, completed, ended
 
@@ -334,3 +336,11 @@ def test_folders_it_refuses(tmp_path):
     write_json(tmp_path / "s" / "study.json", content | {"format": 99})
     with pytest.raises(DataError, match="format 99"):
         read_summary(tmp_path / "s")
+
+
+def test_the_winners_numbers_stand_in_the_familys_order(tmp_path):
+    """A record on disk has them in the alphabet's, where `tau_few` comes before `tau_many`."""
+    Studied(tmp_path / "s", preset="digits-lt", search={"family": "groups"}).all()
+    summary = read_summary(tmp_path / "s")
+    assert list(winner_angles(summary)) == ["tau_many", "tau_medium", "tau_few"]
+    assert name_of(summary.winner_method) == summary.winner["winner"]["name"]

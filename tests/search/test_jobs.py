@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -280,12 +281,16 @@ def test_names_people_read():
             {"tau_head": 0.0, "tau_tail": PAPER_MINOR, "jump": 0.25, "wave_1": 0.0, "wave_2": -math.pi / 36},
             "paper 0.0/40.0/+0.0/-5.0 deg, jump 0.25",
         ),
+        ("groups", {"tau_many": 0.0, "tau_medium": PAPER_MINOR, "tau_few": 0.1}, "paper 0.0/40.0/5.7 deg"),
         ("each_3", {"tau_0": 0.0, "tau_1": PAPER_MINOR, "tau_2": 0.1}, "paper 0.0/40.0/5.7 deg"),
         ("each_9", {f"tau_{k}": math.pi / 36 * k for k in range(9)}, "paper each_9 0.0 to 40.0 deg"),
     ],
 )
 def test_names_of_what_is_no_angle_and_of_many(family, angles, name):
-    assert name_of(MethodConfig(thresholds=ThresholdSpec(family=family, angles=angles))) == name
+    method = MethodConfig(thresholds=ThresholdSpec(family=family, angles=angles))
+    assert name_of(method) == name
+    recorded = json.loads(json.dumps(method.to_dict(), sort_keys=True))  # as a record on disk has it
+    assert name_of(MethodConfig.model_validate(recorded)) == name
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20))
