@@ -60,9 +60,10 @@ def tree(folder: Path) -> dict[str, bytes]:
 # --- help ---------------------------------------------------------------------------------------------------------------
 
 
-def test_help_answers_without_anything_heavy():
+@pytest.mark.parametrize("command", ["tau_search", "long_tail_table"])
+def test_help_answers_without_anything_heavy(command):
     script = (
-        "import sys\nfrom divfeat.cli.tau_search import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
+        f"import sys\nfrom divfeat.cli.{command} import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
         "    print(end.code, sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -71,7 +72,7 @@ def test_help_answers_without_anything_heavy():
     assert "'divfeat'" in modules
     for name in ("ray", "torch", "optuna", "mlflow", "matplotlib", "numpy", "sklearn", "rich"):
         assert f"'{name}'" not in modules
-    assert "usage: tau_search.py" in done.stdout
+    assert f"usage: {command}.py" in done.stdout
 
 
 def test_help_names_every_flag_and_exit_code(capsys):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from divfeat.cli.flags import EXIT_CODES_TEXT, add_study_flags, command_line, configure, guarded, print_config
+from divfeat.cli.flags import EXIT_CODES_TEXT, OK, add_study_flags, command_line, configure, guarded, print_config
 
 if TYPE_CHECKING:
     from divfeat.config import ExecutionConfig, StudyConfig
@@ -57,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action() -> int:
         studies = [_column(flags, preset) for preset in flags.presets]
         if flags.print_config:
-            return max(print_config(study, execution) for study, execution, _ in studies)
+            for place, (study, execution, _) in enumerate(studies):
+                if place:
+                    print("---")  # a YAML document each
+                print_config(study, execution)
+            return OK
         from divfeat.search.table import run_table
 
         line = command_line("long_tail_table.py", arguments)

@@ -133,11 +133,10 @@ def write_table(folders: Sequence[str | Path], place: Path, readme: Path | None 
         readme: A file whose marked block is rebuilt from what was written, or None.
 
     Raises:
-        DataError: as `long_tail_table` and `rebuild_readme`, with nothing written.
+        DataError: as `long_tail_table` and `check_places`, with nothing written.
     """
     table = long_tail_table(folders)
-    if readme is not None:
-        _check_marks(readme)
+    check_places(place, readme)
     write_text(place / TEXT, table.markdown + "\n")
     write_json(place / "long_tail.json", table.to_dict())
     if readme is not None:
@@ -159,11 +158,27 @@ def rebuild_readme(readme: Path, place: Path) -> None:
     write_text(readme, rebuild_block(text, f"{overview}\n\nBy groups of classes, with provenance: [{link}]({link})."))
 
 
+def check_places(place: Path, readme: Path | None) -> None:
+    """Refuse places that `write_table` could not write to; it can be asked before the studies are run, which takes hours.
+
+    Raises:
+        DataError: `place` is no folder or cannot be made, or `readme` is missing or lacks its marks.
+    """
+    nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"the table's folder {place}: {nearest} cannot be written to; give a folder that can")
+    if readme is not None:
+        _check_marks(readme)
+
+
 def _check_marks(readme: Path) -> str:
     if not readme.is_file():
         raise DataError(f"--readme {readme}: there is no such file")
     text = readme.read_text(encoding="utf-8")
-    rebuild_block(text, "")
+    try:
+        rebuild_block(text, "")
+    except DataError as error:
+        raise DataError(f"--readme {readme}: {error}") from error
     return text
 
 

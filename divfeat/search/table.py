@@ -39,13 +39,20 @@ def run_table(
         Exit code: that of the first study that did not come to its end, else 0.
 
     Raises:
-        DivfeatError: bad configuration or data of any study, before the first one starts.
+        DivfeatError: bad configuration or data of any study, or a place the table cannot be written to, before the first
+            study starts.
     """
+    from divfeat.report.long_tail import check_places, write_table  # report/ is below search/; only commands join them
+
     interrupt = Interrupt(studies[0][1].time_budget)
     runners = [make_study(study, execution, interrupt) for study, execution, _ in studies]
     names = [runner.name for runner in runners]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"--presets gives the study {twice[0]} twice; name each preset once")
+        raise ConfigError(
+            f"--presets gives the study {twice[0]} twice; name each preset once, and of several leave out execution.name"
+        )
+    place = publish or Path(studies[0][1].storage_path).expanduser() / TABLE
+    check_places(place, readme)
     if dry_run:
         for runner in runners:
             make_plan(runner).print(runner.console)
@@ -59,9 +66,6 @@ def run_table(
         code = run_installed(runner, about, command)
         if code:
             return code
-    from divfeat.report.long_tail import write_table  # report/ is below search/ in the house; only commands join them
-
-    place = publish or Path(studies[0][1].storage_path).expanduser() / TABLE
     table = write_table([runner.folder for runner in runners], place, readme)
     Console().print(f"\n{table.markdown}\n\ntable  {place}", highlight=False, markup=False, soft_wrap=True)
     return 0
