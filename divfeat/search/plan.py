@@ -20,7 +20,8 @@ from divfeat.search import protocol
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import clock
-from divfeat.search.study import KEPT, Study
+from divfeat.search.session import KEPT
+from divfeat.search.study import Study
 from divfeat.statistics import detectable_difference
 from divfeat.tracking.store import reachable
 

@@ -24,7 +24,7 @@ from divfeat.config import ExecutionConfig, ExperimentConfig, StudyConfig
 from divfeat.errors import ConfigError, DataError
 from divfeat.experiment import stage_key
 from divfeat.files import write_json
-from divfeat.search import protocol, study
+from divfeat.search import protocol, session, study
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
@@ -92,7 +92,7 @@ class World:
 
         monkeypatch.setattr(study, "RayExecutor", Executor)
         monkeypatch.setattr(study, "Tracker", Tracked)
-        monkeypatch.setattr(study, "Progress", Seen)
+        monkeypatch.setattr(session, "Progress", Seen)
 
     def run(self, source: Any) -> None:
         while (spec := source.next()) is not None:
@@ -538,7 +538,7 @@ def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: 
     world = World(tmp_path / "study", both, monkeypatch)
     shared: dict[str, set[bool]] = {}
     first: dict[str, set[str]] = {}
-    spec_of = study._Session._spec
+    spec_of = session.Session._spec
 
     def watched(session: Any, job: Any) -> Any:
         spec = spec_of(session, job)
@@ -552,7 +552,7 @@ def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: 
         found = scored(config, 0.5)
         return found | {"metrics": found["metrics"] | {"val/accuracy_balanced": 0.5, "test/accuracy_balanced": 0.5}}
 
-    monkeypatch.setattr(study._Session, "_spec", watched)
+    monkeypatch.setattr(session.Session, "_spec", watched)
     world.outcome = outcome
     world.session(2)
     assert shared["select ce"] == shared["select crt"] == shared["confirm ce"] == shared["confirm crt"] == {True}
