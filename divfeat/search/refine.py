@@ -61,7 +61,8 @@ class Refinement:
         shares = [sum(sizes[: stage + 1]) / sum(sizes) for stage in range(len(sizes))]
         ends: list[int] = []
         for stage, share in enumerate(shares):
-            ends.append(max(stage + 1, min(round(share * self.trials), self.trials - len(sizes) + stage + 1)))
+            least = ends[-1] + 1 if ends else 1
+            ends.append(max(least, min(round(share * self.trials), self.trials - len(sizes) + stage + 1)))
         return ends
 
     def lifted(self, params: Params, source: str, target: str, space: Space) -> dict[str, Any]:

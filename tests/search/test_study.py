@@ -28,7 +28,7 @@ from divfeat.search import protocol, session, study
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
-from divfeat.search.proposals import storage_url
+from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.study import Study
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import METRIC, completed, make_study
@@ -241,7 +241,7 @@ def test_a_lost_proposal_is_made_again_and_the_paper_keeps_its_try(world: World)
     names = [row["name"] for row in live.values()]
     assert names.count("gate 65.0 deg") == 1
     assert all(world.ledger.record(row["key"])["status"] == "completed" for row in live.values())  # type: ignore[index]
-    proposals = study.Proposals(GATE, world.ledger, study.storage_url(world.folder), world.folder.name)
+    proposals = Proposals(GATE, world.ledger, storage_url(world.folder), world.folder.name)
     states = [trial.state for trial in proposals.optuna.trials]
     assert states.count(TrialState.COMPLETE) == 6 and states.count(TrialState.FAIL) == 1
     assert len(states) == 7

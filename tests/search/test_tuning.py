@@ -16,9 +16,10 @@ from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig
 from divfeat.errors import ConfigError
 from divfeat.methods import METHODS, canonical, parts_of
 from divfeat.ranges import RANGES
-from divfeat.search import protocol, study
+from divfeat.search import protocol
 from divfeat.search.interrupt import StoppedError
 from divfeat.search.jobs import baseline, name_of, own_numbers
+from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.subjects import baseline_subject, corners, own_params, own_values
 from divfeat.search.tuning import baselines, tunable, tuned_methods
 from tests.search.samples import curve, make_study
@@ -178,9 +179,9 @@ def experiment_of(world: World, key: str) -> ExperimentConfig:
     return ExperimentConfig.model_validate(world.ledger.record(key)["config"])  # type: ignore[index]
 
 
-def proposals_of(world: World, name: str) -> study.Proposals:
-    subject, storage = baseline_subject(world.config, name), study.storage_url(world.folder)
-    return study.Proposals(world.config, world.ledger, storage, f"{world.folder.name}.{name}", subject=subject)
+def proposals_of(world: World, name: str) -> Proposals:
+    subject, storage = baseline_subject(world.config, name), storage_url(world.folder)
+    return Proposals(world.config, world.ledger, storage, f"{world.folder.name}.{name}", subject=subject)
 
 
 def test_a_study_killed_in_the_middle_of_tuning_goes_on_as_an_uninterrupted_one(make: Callable[..., World]) -> None:
@@ -303,7 +304,7 @@ def test_halving_compares_the_trials_of_one_baseline(make: Callable[..., World])
     assert all(job.rungs[0] == 2 and job.phase == "tune" for job in running.values())
     assert proposals_of(world, "ldam").rung_table() == {2: {running["ldam"].key: 0.2}}
     assert proposals_of(world, "focal").rung_table() == {2: {running["focal"].key: 1.2}}
-    assert study.Proposals(world.config, world.ledger, study.storage_url(world.folder), "a").rung_table() == {}
+    assert Proposals(world.config, world.ledger, storage_url(world.folder), "a").rung_table() == {}
 
 
 def test_two_names_of_one_training_are_refused(make: Callable[..., World]) -> None:
