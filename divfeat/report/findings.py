@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 
@@ -96,6 +97,11 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
                 f" No baseline is the searched method without cones ({name_of(baseline('no_cones', summary.config))}): what the "
                 "winner gains may come from what it has besides them."
             )
+        if parts := _tuned_alone(summary):
+            text += (
+                f" The searched method without cones, {summary.coneless}, was tuned in {listed(parts)}, which the winner has as "
+                f"given: what sets them apart is not the thresholds alone (search.own={json.dumps(parts)} searches both)."
+            )
         if len(summary.objectives) > 1:
             text += (
                 " The intervals of one objective hold together; the second objective is judged apart from the first."
@@ -115,6 +121,12 @@ def _one_training(summary: StudySummary) -> list[list[str]]:
         if runs.name != WINNER:
             names.setdefault(method_key(runs.method), []).append(runs.name)
     return [some for some in names.values() if len(some) > 1]
+
+
+def _tuned_alone(summary: StudySummary) -> list[str]:
+    """Numbers that were searched in the baseline without cones, and not together with the thresholds."""
+    found = [one for one in summary.own_numbers if one.name == summary.coneless and one.trials]
+    return [part for one in found for part in one.published if part not in summary.config.search.own]
 
 
 def _comparisons(objective: Objective) -> Table:

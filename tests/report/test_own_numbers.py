@@ -78,6 +78,19 @@ def test_constraints_of_the_search_are_said_to_hold_for_baselines(tuned, tmp_pat
     assert "objective, sampler and number of trials" in text_of(tuned[1])
 
 
+@pytest.mark.parametrize("own", [[], ["logit_adjustment"]])
+def test_a_base_that_was_tuned_without_cones_alone_is_told(tmp_path, own):
+    rules = {**QUIET, "baselines": ["ce", "ce_etf_la"], "tune": True}
+    search = {"method": "hinge_la", "own": own, "releases": ["gate"]}
+    study = Studied(tmp_path / "a", protocol=rules, search=search, **NO_FIGURES)
+    study.begin().search().tune("ce_etf_la", {"logit_adjustment": 1.0}, {"logit_adjustment": 2.0}).select().confirm()
+    summary = read_summary(study.ledger.folder)
+    text = blocks_to_markdown(document(summary, {}).blocks).replace("\\", "")
+    assert summary.coneless == "ce_etf_la" and "No baseline is the searched method without cones" not in text
+    told = "The searched method without cones, ce_etf_la, was tuned in logit_adjustment, which"
+    assert (told in text and 'search.own=["logit_adjustment"] searches both' in text) is (not own)
+
+
 def test_before_they_are_frozen_nothing_is_said_to_be_found(tmp_path):
     rules = {**QUIET, "baselines": ["ce", "ldam"], "tune": True}
     study = Studied(tmp_path / "a", record=planted, protocol=rules, **NO_FIGURES)
