@@ -62,8 +62,8 @@ RANGES: dict[str, Range] = {
     "cutmix": Range(0.1, 2.0, log=True),
     # 0.2 (Kang et al. 2020, cRT and LWS), 0.1 (Liu et al. 2019, OLTR).
     "second_lr": Range(0.01, 1.0, log=True),
-    # 0 to 2 (Kang et al. 2020, the sweep of their script).
-    "exponent": Range(0.0, 2.0),
+    # 0 to 2 in steps of 0.1 (Kang et al. 2020, the sweep of their script); 0 is CE without its bias.
+    "exponent": Range(0.1, 2.0),
     # 1 is the consistent strength (Menon et al. 2021, section 4.2).
     "prior_strength": Range(0.25, 3.0),
     # 0.9, 0.99, 0.999 (Kim et al. 2020), and one step to either side: small sets accept hardly a seed at 0.999.

@@ -177,10 +177,14 @@ class _Reader:
         if self.winner is None:
             return False
         frozen = {"": self.winner} | self.decided
-        now = {name: protocol.candidates(self.study, self.ledger.proposals(name), self.record_of) for name in frozen}
-        return any(
-            {row["key"] for row in now[name]} != {row["key"] for row in frozen[name]["candidates"]} for name in frozen
-        )
+        return any(self._went_on(name, found["candidates"]) for name, found in frozen.items())
+
+    def _went_on(self, name: str, then: Sequence[Mapping[str, Any]]) -> bool:
+        """What a search started from is no news, and was no candidate in older studies."""
+        now = protocol.candidates(self.study, self.ledger.proposals(name), self.record_of, name)
+        keys = [{row["key"] for row in rows} for rows in (now, then)]
+        best = [{row["key"] for row in rows if "start" not in row} for rows in (now, then)]
+        return not (best[0] <= keys[1] and best[1] <= keys[0])
 
     def _registered(self) -> dict[str, Any] | None:
         """The extractor in MLflow's registry, unless it is an earlier winner's."""

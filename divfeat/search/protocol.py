@@ -22,6 +22,7 @@ from divfeat.search.jobs import (
     SEARCH_SEED,
     SELECT_SEED,
     Job,
+    baseline,
     experiment,
     name_of,
     own_values_of,
@@ -124,14 +125,23 @@ def _mean_over(study: StudyConfig, method: MethodConfig, record_of: RecordOf) ->
 
 
 def candidates(
-    study: StudyConfig, proposals: Mapping[int, Mapping[str, Any]], record_of: RecordOf
+    study: StudyConfig, proposals: Mapping[int, Mapping[str, Any]], record_of: RecordOf, name: str = ""
 ) -> list[dict[str, Any]]:
     """The top proposals by their search score, each experiment once; on the Pareto front first for two objectives.
 
-    Only proposals that keep the search's constraints; where none does, those that miss them least.
+    Only proposals that keep the search's constraints; where none does, those that miss them least. What a search starts from,
+    no cones or a baseline's published numbers, is a candidate wherever it was tried and keeps them no worse: one seed is noisy,
+    and what looked best there must not win over it unseen on the selection seeds.
+
+    Args:
+        study: Objectives, constraints.
+        proposals: By number.
+        record_of: The ledger's records.
+        name: Of a tuned baseline, "" for the study's own search.
 
     Returns:
-        Rows with `name`, `method` (mapping), `number`, `search_values`, and `excess` where there are constraints.
+        Rows with `name`, `method` (mapping), `number`, `search_values`, `excess` where there are constraints, and `start` where
+        a row is there as the start alone.
     """
     metrics, bounds = objective_metrics(study), limits_of(study, record_of)
     rows: dict[str, dict[str, Any]] = {}
@@ -153,7 +163,14 @@ def candidates(
     if not found:
         return []
     order = _best(study, [row["search_values"] for row in found], found, study.protocol.select_top)
-    return [found[index] for index in order]
+    chosen = [found[index] for index in order]
+    start = experiment(study, baseline(name or "no_cones", study), seed_of(study, SEARCH_SEED)).key
+    keeps = start in rows and violation(rows[start].get("excess", {})) <= min(
+        violation(row.get("excess", {})) for row in chosen
+    )
+    if keeps and all(row["key"] != start for row in chosen):
+        chosen.append(rows[start] | {"start": True})
+    return chosen
 
 
 def _best(
@@ -392,10 +409,15 @@ def metric_of(record: Record | None, metric: str) -> float | None:
 
 
 def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
-    """Runs of each phase before anything is known; shared ones are counted where they are first needed."""
+    """Runs of each phase before anything is known; shared ones are counted where they are first needed.
+
+    What a search starts from is taken to be none of the top, so that it is a candidate more (`candidates`).
+    """
     protocol = study.protocol
-    seeds = protocol.select_seeds
+    seeds, top = protocol.select_seeds, min(protocol.select_top, trials)
     searched = tunable(study)
+    alone = {method_key(baseline("no_cones", study))} if _start_is_alone(study, trials) else set()
+    starts = len(searched) * (trials > top) + len(alone)
     noise = {method_key(MethodConfig(name=NOISE_METHOD))}
     every = {name: method_key(method) for name, method in baselines(study).items()}
     fixed = {key for name, key in every.items() if name not in searched} - noise
@@ -405,11 +427,24 @@ def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
         "noise": seeds,
         "search": trials,
         "tune": trials * len(searched),
-        "select": (min(protocol.select_top, trials) * (1 + len(searched)) + len(fixed)) * seeds,
-        "grid": len(on_grid - noise - fixed) * seeds,
+        "select": (top * (1 + len(searched)) + starts + len(fixed)) * seeds,
+        "grid": len(on_grid - noise - fixed - alone) * seeds,
         "confirm": (1 + len(set(every.values()))) * protocol.confirm_seeds,
     }
     return {name: runs for name, runs in plan.items() if runs}
+
+
+def _start_is_alone(study: StudyConfig, trials: int) -> bool:
+    """Whether the searched method without cones is run on the selection seeds as a candidate alone: no baseline is it."""
+    key = method_key(baseline("no_cones", study))
+    others = {method_key(method) for name, method in baselines(study).items() if name not in tunable(study)}
+    family = family_named(study.search.family)
+    tried = study.search.low == 0 and trials >= len(family.tried_first) and bool(family.parameters)
+    return (
+        tried
+        and trials > study.protocol.select_top
+        and key not in others | {method_key(MethodConfig(name=NOISE_METHOD))}
+    )
 
 
 def planned_trainings(study: StudyConfig, trials: int) -> dict[str, float]:
@@ -423,11 +458,13 @@ def planned_trainings(study: StudyConfig, trials: int) -> dict[str, float]:
     every, searched = baselines(study), tunable(study)
     fixed = [method for name, method in every.items() if name not in searched]
     varied = [every[name] for name in searched]
+    alone = [baseline("no_cones", study)] if _start_is_alone(study, trials) else []
     noise = {method_key(MethodConfig(name=NOISE_METHOD))}
     costs = {
         "search": trials * searching,
         "tune": _at_one_seed(study, [], varied, trials, set()),
-        "select": (top * searching + _at_one_seed(study, fixed, varied, top, noise)) * protocol.select_seeds,
+        "select": (top * searching + _at_one_seed(study, [*fixed, *alone], varied, top + (trials > top), noise))
+        * protocol.select_seeds,
         "grid": runs.get("grid", 0) * searching,
         "confirm": (searching + _at_one_seed(study, list(every.values()), [], 1, set())) * protocol.confirm_seeds,
     }

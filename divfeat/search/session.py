@@ -285,7 +285,7 @@ class Session:
             rivals = {name: found["candidates"] for name, found in known.items()}
         else:
             rivals = {
-                name: protocol.candidates(self.config, self.ledger.proposals(name), self.ledger.record)
+                name: protocol.candidates(self.config, self.ledger.proposals(name), self.ledger.record, name)
                 for name in tuning
             }
         if decided and frozen is not None and frozen["trials"] == trials:

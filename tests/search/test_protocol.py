@@ -17,7 +17,7 @@ from divfeat.search.subjects import baseline_subject, threshold_method
 from divfeat.search.tuning import tunable, tuned_methods
 from divfeat.second import SECONDS
 from divfeat.settings import preset_names
-from divfeat.thresholds import PAPER_ANGLE, family_named
+from divfeat.thresholds import FAMILIES, PAPER_ANGLE, family_named
 from tests.search.samples import METRIC, SECOND, completed, hinge, make_study
 
 
@@ -150,6 +150,38 @@ def test_candidates_are_the_top_by_value_each_experiment_once(table):
     assert MethodConfig.model_validate(chosen[1]["method"]) == MethodConfig(name="ce_etf")
     few = protocol.candidates(study, proposed(study, Table(), rows[3:5]), Table())
     assert few == []
+
+
+def test_what_a_search_starts_from_is_a_candidate_however_it_looked_at_one_seed(table):
+    """And wins where the further seeds say so: what looked best at one seed must not win over it unseen."""
+    study = make_study(protocol={"select_top": 2})
+    rows = [(0.5, "gate", [0.9]), (0.0, "gate", [0.6]), (0.7, "gate", [0.8]), (0.8, "gate", [0.7])]
+    chosen = protocol.candidates(study, proposed(study, table, rows), table)
+    assert [(row["number"], row.get("start", False)) for row in chosen] == [(0, False), (2, False), (1, True)]
+    put_seeds(study, table, hinge(0.5), [0.5] * 3)
+    put_seeds(study, table, hinge(0.7), [0.6] * 3)
+    put_seeds(study, table, MethodConfig(name="ce_etf"), [0.7] * 3)
+    assert protocol.winner_decision(study, chosen, table)["winner"]["name"] == chosen[2]["name"]
+    untried = protocol.candidates(study, proposed(study, Table(), rows[:1]), table)
+    assert [row["number"] for row in untried] == [0]
+
+
+def test_the_published_numbers_of_a_tuned_baseline_are_a_candidate(table):
+    study = make_study(protocol={"select_top": 1, "baselines": ["focal"], "tune": True})
+    proposals = {}
+    for number, (gamma, value) in enumerate([(None, 0.5), (2.0, 0.9), (3.0, 0.8)]):
+        method = MethodConfig(name="focal", focal=gamma)
+        config = experiment(study, method, seed_of(study, SEARCH_SEED))
+        table.put(config, value)
+        proposals[number] = {"number": number, "key": config.key, "name": str(number)}
+    chosen = protocol.candidates(study, proposals, table, "focal")
+    assert [(row["number"], row.get("start", False)) for row in chosen] == [(1, False), (0, True)]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_tries_no_cones_first_once(name):
+    if family_named(name).parameters:
+        assert sum(family_named(name).coneless(setting) for setting in family_named(name).tried_first) == 1
 
 
 def test_pruned_trials_are_no_candidates(table):
@@ -388,23 +420,33 @@ def test_a_winner_that_is_a_baseline_is_trained_once(table):
 
 
 def jobs_of(study, trials, release="gate"):
-    """Every job of a study in order, with invented records; nothing coincides by chance."""
+    """Every job of a study in order, with invented records; nothing coincides by chance.
+
+    What a search starts from is tried first and scores least, so that it is a candidate beside the top and never wins.
+    """
+    starts = {protocol.method_key(baseline(name, study)) for name in ("no_cones", *tunable(study))}
     table, rng = Table(), np.random.default_rng(0)
+    several = trials > study.protocol.select_top
 
     def run(jobs):
         for job in jobs:
             if table(job.key) is None:
-                accuracies = {name: rng.random() for name in ("val/accuracy", "val/accuracy_balanced")}
-                table.put(job.experiment, rng.random(), **accuracies)
+                scale = 1e-3 if protocol.method_key(job.experiment.method) in starts else 1.0
+                accuracies = {name: scale * rng.random() for name in ("val/accuracy", "val/accuracy_balanced")}
+                table.put(job.experiment, scale * rng.random(), **accuracies)
         return jobs
 
     made = run(protocol.calibration_jobs(study))
     if made:
         study = protocol.with_calibration(study, protocol.calibration_decision(made, table))
     made = made + run(protocol.noise_jobs(study))
-    space, proposals = family_named(study.search.family).space(study.search.low, study.search.high), {}
+    family, proposals = family_named(study.search.family), {}
+    space = family.space(study.search.low, study.search.high)
+    (plain,) = [setting for setting in family.tried_first if family.coneless(setting)] or [None]
+    started = several and study.search.low == 0 and trials >= len(family.tried_first)
     for number in range(trials):
-        angles = {side.name: float(rng.uniform(side.low, side.high)) for side in space}
+        first = started and number == 0
+        angles = plain if first else {side.name: float(rng.uniform(side.low, side.high)) for side in space}
         method = threshold_method(study, {**angles, "release": release})
         config = experiment(study, method, seed_of(study, SEARCH_SEED))
         proposals[number] = {"number": number, "key": config.key, "name": str(number)}
@@ -413,11 +455,13 @@ def jobs_of(study, trials, release="gate"):
     for name in tunable(study):
         subject, proposals = baseline_subject(study, name), {}
         for number in range(trials):
+            first = several and number == 0
             params = {name: float(rng.uniform(side.low, side.high)) for name, side in subject.space.items()}
+            params = subject.first[0] if first else params
             config = experiment(study, subject.method(params), seed_of(study, SEARCH_SEED))
             proposals[number] = {"number": number, "key": config.key, "name": str(number)}
             made += run([Job(config, "tune", str(number), number)])
-        rivals[name] = protocol.candidates(study, proposals, table)
+        rivals[name] = protocol.candidates(study, proposals, table, name)
     made += run(protocol.selection_jobs(study, chosen, rivals))
     winner = protocol.winner_decision(study, chosen, table)["winner"]
     tuned = tuned_methods(protocol.tuned_decision(study, rivals, dict.fromkeys(rivals, trials), table))

@@ -355,7 +355,7 @@ def test_thresholds_are_searched_on_top_of_a_prior_correction(make: Callable[...
 def test_the_dry_run_counts_the_trials_of_baselines() -> None:
     plan = protocol.planned_runs(STUDY, 7)
     assert plan["tune"] == 14
-    assert plan["select"] == (3 + 3 + 3 + 1) * 3 and plan["confirm"] == 4 * 5
+    assert plan["select"] == (3 + (3 + 1) * 2 + 1) * 3 and plan["confirm"] == 4 * 5
     assert "tune" not in protocol.planned_runs(make_study(protocol={**TUNED, "tune": False}), 7)
 
 
