@@ -340,7 +340,8 @@ class Session:
             self._spec,
             self.interrupt,
             [self.following, self.progress],
-            max_failed_share=self.study.execution.max_failed_share,
+            # A baseline that diverges at its own settings must not end the study: it can still stand as published.
+            max_failed_share=1.0 if phase == "tune" else self.study.execution.max_failed_share,
             shares=self._shares,
             held=held,
             **options,

@@ -255,6 +255,24 @@ def test_baselines_are_chosen_under_the_constraints_of_the_search(make: Callable
         assert trial.constraints == {"accuracy >= 50": pytest.approx(10.0 if found[trial.number] > 2 else -10.0)}
 
 
+def test_a_baseline_that_diverges_at_most_of_its_settings_does_not_end_the_study(make: Callable[..., World]) -> None:
+    world = make()
+
+    def fragile(config: ExperimentConfig) -> Any:
+        parts = parts_of(config.method)
+        if parts.margin and parts.margin != 0.5:
+            return records.ended("failed", config, "diverged", "nan", [])
+        return truth(config)
+
+    world.outcome = fragile
+    world.session(TRIALS)
+    assert world.ledger.phase("done") is not None
+    tried = [world.ledger.record(row["key"]) for row in world.ledger.proposals("ldam").values()]
+    assert [row["status"] for row in tried if row is not None] == ["completed"] + ["failed"] * (TRIALS - 1)
+    assert canonical(tuned_methods(world.ledger.phase("tuned"))["ldam"]) == MethodConfig(name="ldam")
+    assert confirmed(world, "ldam")
+
+
 def test_a_lost_trial_is_made_again(make: Callable[..., World]) -> None:
     world = make()
 
