@@ -29,14 +29,15 @@ def free_port() -> int:
 
 @dataclass
 class Command:
-    """`studies/tau_search.py` with the cluster's address, in a process group of its own."""
+    """A command under `studies/` with the cluster's address, in a process group of its own."""
 
     address: str | None
     environment: dict[str, str]
+    script: str = "tau_search.py"
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, storage: Path, *words: str) -> subprocess.Popen[str]:
-        line = [sys.executable, str(ROOT / "studies" / "tau_search.py"), "--storage-path", str(storage), *words]
+        line = [sys.executable, str(ROOT / "studies" / self.script), "--storage-path", str(storage), *words]
         if self.address is not None:
             line += ["--address", self.address]
         process = subprocess.Popen(
