@@ -111,6 +111,11 @@ def remove_stages(stages: Path, config: ExperimentConfig, *, shared: bool) -> No
         shutil.rmtree(stages / key, ignore_errors=True)
 
 
+def _as_trained(config: ExperimentConfig) -> ExperimentConfig:
+    """`config` with the settings of training that its method replaces."""
+    return config.model_copy(update={"train": train_of(config.method, config.train)})
+
+
 def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltMethod]:
     """Network and method, initialised from streams of `config.seed` that do not depend on each other.
 
@@ -121,8 +126,7 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     projector = method_named(config.method.name).projector
     parts = parts_of(config.method)
     if parts.second != "none":
-        trained_as = config.model_copy(update={"train": train_of(config.method, config.train)})
-        SECONDS[parts.second].check(trained_as, parts, data.class_counts)
+        SECONDS[parts.second].check(_as_trained(config), parts, data.class_counts)
     height, width = data.train.image_shape[1:]
     if config.train.cutout > min(height, width):
         raise ConfigError(f"train.cutout={config.train.cutout} is more than the images' {height} x {width} pixels")
@@ -184,7 +188,7 @@ def run(
     rank = dist.get_rank() if world > 1 else 0
     learner, method = build(config, data)
     learner.to(device)
-    training = train_of(config.method, config.train)
+    training = _as_trained(config).train
     batches = Batches(
         data.train.images,
         data.train_labels,
@@ -284,8 +288,7 @@ def _second(
         return other, method.objective
 
     checkpoint = stages / second_key(config) / "checkpoint.pt" if stages else None
-    trained_as = config.model_copy(update={"train": train_of(config.method, config.train)})
-    first = FirstStage(learner, trained_as, parts, data, rank, world, checkpoint, observer, fresh)
+    first = FirstStage(learner, _as_trained(config), parts, data, rank, world, checkpoint, observer, fresh)
     return SECONDS[parts.second].run(first)
 
 

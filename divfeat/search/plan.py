@@ -16,7 +16,7 @@ from divfeat.cluster.executor import Capacity, this_machine
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.experiment import run
-from divfeat.search import protocol
+from divfeat.search import protocol, workload
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import clock
@@ -127,7 +127,7 @@ def make_plan(runner: Study) -> Plan:
     reachable(execution.tracking_uri, runner.folder)
     data = runner.check()
     rules = study.protocol
-    runs = protocol.planned_runs(study, execution.trials)
+    runs = workload.planned_runs(study, execution.trials)
     seconds, scoring, parameters, width = _warm_up(runner, data)
     worker = execution.workers_per_trial, execution.cpus_per_worker, execution.gpus_per_worker
     if execution.address is None:
@@ -151,10 +151,10 @@ def make_plan(runner: Study) -> Plan:
         scored=len(data.evaluation),
         parameters=parameters,
         concurrent=concurrent,
-        trainings=sum(protocol.planned_trainings(study, execution.trials).values()),
+        trainings=sum(workload.planned_trainings(study, execution.trials).values()),
         seconds_per_run=seconds,
         scoring_seconds=scoring,
-        bytes=kept + features + in_mlflow + (concurrent + len(protocol.shared_stages(study))) * 2 * weights,
+        bytes=kept + features + in_mlflow + (concurrent + len(workload.shared_stages(study))) * 2 * weights,
         confirm_seeds=rules.confirm_seeds,
         baselines=len(rules.baselines),
         detectable=detectable_difference(1.0, rules.confirm_seeds, len(rules.baselines), alpha=rules.alpha),

@@ -19,7 +19,7 @@ from divfeat.experiment import stage_key
 from divfeat.files import read_json, write_json
 from divfeat.methods import method_named, parts_of
 from divfeat.provenance import commit, versions
-from divfeat.search import protocol
+from divfeat.search import protocol, workload
 from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
@@ -76,7 +76,7 @@ class Session:
         self.tuned: Tuned = AS_PUBLISHED  # replaced once the baselines' own numbers are frozen
         self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
-        plan = protocol.planned_runs(self.config, study.execution.trials)
+        plan = workload.planned_runs(self.config, study.execution.trials)
         concurrent, first = executor.concurrent if executor else 1, protocol.objectives(self.config)[0]
         self.progress = Progress(plan, first, concurrent, self.config.train.epochs, study.console, self._feasible)
 
@@ -329,7 +329,7 @@ class Session:
     def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> JobQueue:
         """Run the jobs that have no record yet."""
         self._phase(phase)
-        self.shared = protocol.shared_stages(self.config)
+        self.shared = workload.shared_stages(self.config)
         held = 1
         if isinstance(jobs, Sequence):
             jobs = self._without_done(self._plan(phase, jobs))

@@ -11,7 +11,7 @@ from divfeat.config import MethodConfig
 from divfeat.experiment import stage_key
 from divfeat.losses import RELEASES
 from divfeat.methods import canonical, parts_of
-from divfeat.search import protocol
+from divfeat.search import protocol, workload
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
 from divfeat.search.subjects import baseline_subject, threshold_method
 from divfeat.search.tuning import tunable, tuned_methods
@@ -481,7 +481,7 @@ def walk(study, trials):
 @pytest.mark.parametrize("preset", preset_names())
 def test_the_plan_counts_the_distinct_experiments_of_every_preset(preset):
     study = make_study(preset)
-    plan = protocol.planned_runs(study, 20)
+    plan = workload.planned_runs(study, 20)
     assert plan == walk(study, 20)
     assert list(plan) == [
         name for name in ("calibrate", "noise", "search", "tune", "select", "grid", "confirm") if name in plan
@@ -519,7 +519,7 @@ def test_the_plan_counts_the_distinct_experiments_of_any_protocol(
             "grid_points": grid,
         },
     )
-    assert protocol.planned_runs(study, trials) == walk(study, trials)
+    assert workload.planned_runs(study, trials) == walk(study, trials)
 
 
 FOLLOWING = {"crt", "tau_norm", "ncm", "m2m", "oltr"}
@@ -543,12 +543,12 @@ def test_the_plan_counts_every_first_stage_once_and_every_second(baselines, top,
     jobs = {job.key: job.experiment for job in jobs_of(study, trials)}
     stages = {stage_key(config) for config in jobs.values()}
     followed = {stage_key(config) for config in jobs.values() if config.method.name in FOLLOWING & set(baselines)}
-    assert followed <= protocol.shared_stages(study)
-    assert tune or followed == protocol.shared_stages(study)
+    assert followed <= workload.shared_stages(study)
+    assert tune or followed == workload.shared_stages(study)
     seconds = [parts_of(config.method) for config in jobs.values()]
     cost = len(stages) + sum(SECONDS[p.second].trainings(p, study.train.epochs) for p in seconds if p.second != "none")
-    assert protocol.planned_runs(study, trials) == walk(study, trials)
-    assert sum(protocol.planned_trainings(study, trials).values()) == pytest.approx(cost)
+    assert workload.planned_runs(study, trials) == walk(study, trials)
+    assert sum(workload.planned_trainings(study, trials).values()) == pytest.approx(cost)
 
 
 TWO_STAGES = ["ce", "crt", "tau_norm", "ncm", "balanced_softmax", "logit_adjustment", "ce_etf"]
@@ -556,13 +556,13 @@ TWO_STAGES = ["ce", "crt", "tau_norm", "ncm", "balanced_softmax", "logit_adjustm
 
 def test_the_plan_counts_two_names_of_one_training_once():
     study = make_study("digits-lt", protocol={"baselines": TWO_STAGES})
-    assert protocol.planned_runs(study, 20) == walk(study, 20)
+    assert workload.planned_runs(study, 20) == walk(study, 20)
 
 
 def test_the_plan_knows_that_first_stages_are_trained_once():
     """60 epochs: CE, logit adjustment, three candidates; CE+ETF is the noise floor. cRT's ten epochs cost a third."""
     study = make_study("digits-lt", protocol={"baselines": TWO_STAGES, "select_top": 3})
-    runs, costs = protocol.planned_runs(study, 20), protocol.planned_trainings(study, 20)
+    runs, costs = workload.planned_runs(study, 20), workload.planned_trainings(study, 20)
     crt = 10 / 60 / 3
     assert (runs["select"], costs["select"]) == ((3 + 5) * 3, pytest.approx((3 + 2 + crt) * 3))
     assert (runs["confirm"], costs["confirm"]) == ((1 + 6) * 5, pytest.approx((1 + 3 + crt) * 5))
@@ -572,9 +572,9 @@ def test_the_plan_knows_that_first_stages_are_trained_once():
         "search": 20,
     }
     plain = make_study("digits-lt")
-    assert protocol.planned_trainings(plain, 20) == protocol.planned_runs(plain, 20)
+    assert workload.planned_trainings(plain, 20) == workload.planned_runs(plain, 20)
     alone = make_study("digits-lt", protocol={"baselines": ["m2m"]})
-    assert protocol.planned_trainings(alone, 20)["confirm"] == pytest.approx((1 + 1 + 5) * 5)
+    assert workload.planned_trainings(alone, 20)["confirm"] == pytest.approx((1 + 1 + 5) * 5)
 
 
 def test_first_stages_of_two_stage_baselines_are_shared():
@@ -582,8 +582,8 @@ def test_first_stages_of_two_stage_baselines_are_shared():
     ce = [("search", seed) for seed in protocol.select_seeds(study)]
     ce += [("confirm", seed) for seed in protocol.confirm_seeds(study)]
     expected = {stage_key(experiment(study, MethodConfig(name="ce"), seed, role)) for role, seed in ce}
-    assert protocol.shared_stages(study) == expected and len(expected) == 8
-    assert protocol.shared_stages(make_study("digits-lt")) == frozenset()
+    assert workload.shared_stages(study) == expected and len(expected) == 8
+    assert workload.shared_stages(make_study("digits-lt")) == frozenset()
 
 
 def test_two_names_of_one_training_are_planned_once():
@@ -591,7 +591,7 @@ def test_two_names_of_one_training_are_planned_once():
     names = ["ce", "logit_adjustment", "balanced_softmax"]
     study = make_study(protocol={"baselines": names, "grid_points": 0})
     one = make_study(protocol={"baselines": names[:2], "grid_points": 0})
-    assert protocol.planned_runs(study, 5) == protocol.planned_runs(one, 5) == walk(study, 5)
+    assert workload.planned_runs(study, 5) == workload.planned_runs(one, 5) == walk(study, 5)
 
 
 def test_metric_of_reads_completed_records_only(table):

@@ -16,7 +16,7 @@ from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig
 from divfeat.errors import ConfigError
 from divfeat.methods import METHODS, canonical, parts_of
 from divfeat.ranges import RANGES
-from divfeat.search import protocol
+from divfeat.search import protocol, workload
 from divfeat.search.interrupt import StoppedError
 from divfeat.search.jobs import baseline, name_of, own_numbers
 from divfeat.search.proposals import Proposals, storage_url
@@ -371,10 +371,10 @@ def test_thresholds_are_searched_on_top_of_a_prior_correction(make: Callable[...
 
 
 def test_the_dry_run_counts_the_trials_of_baselines() -> None:
-    plan = protocol.planned_runs(STUDY, 7)
+    plan = workload.planned_runs(STUDY, 7)
     assert plan["tune"] == 14
     assert plan["select"] == (3 + (3 + 1) * 2 + 1) * 3 and plan["confirm"] == 4 * 5
-    assert "tune" not in protocol.planned_runs(make_study(protocol={**TUNED, "tune": False}), 7)
+    assert "tune" not in workload.planned_runs(make_study(protocol={**TUNED, "tune": False}), 7)
 
 
 def test_a_baseline_none_of_whose_candidates_finished_stays_as_published() -> None:
