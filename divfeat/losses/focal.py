@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from divfeat.losses.functional import cross_entropy
+from divfeat.losses.functional import at_least_float32, cross_entropy
 
 
 class Focal(nn.Module):
@@ -26,8 +26,11 @@ class Focal(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """One loss a sample [..., N], float32 or wider, from labels int64 [..., N] and logits [..., N, K]."""
-        plain = cross_entropy(logits, labels)
-        loss = cross_entropy(logits, labels, self.label_smoothing) if self.label_smoothing else plain
-        # 1 - p without cancellation. Below gamma = 1 the power has no derivative at 0, where p has been rounded to 1.
-        wrong = -torch.expm1(-plain)
-        return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** self.gamma * loss
+        loss = cross_entropy(logits, labels, self.label_smoothing)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = at_least_float32(logits)
+            index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
+            # log(1 - p) as the log of the others' sum: no cancellation where p is close to 1, and a derivative of
+            # the power at any gamma, which a difference rounded to 0 would not have.
+            others = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
+            return torch.exp(self.gamma * (others - logits.logsumexp(-1))) * loss
