@@ -149,6 +149,7 @@ class ThresholdSpec(_Frozen):
 #: Parts of a method that came after the first keys were in use.
 _PARTS = (
     *("logit_adjustment", "scale", "margin", "focal", "class_balanced", "deferred", "loss", "feature_norm"),
+    *("closed_first", "closed_last"),
     *("mixup", "cutmix", "sampling"),
     *("second", "second_epochs", "second_lr", "exponent", "prior_strength"),
     *("m2m_start", "m2m_beta", "m2m_gamma", "m2m_lambda", "centroid_loss"),
@@ -165,6 +166,8 @@ class MethodConfig(_Frozen):
     name: str = "hinge_ce"
     thresholds: ThresholdSpec = ThresholdSpec()
     release: Release = "paper"
+    closed_first: float | None = Field(None, ge=0, lt=1, description="share of the epochs before the cones open")
+    closed_last: float | None = Field(None, ge=0, lt=1, description="share of the epochs after the cones have closed")
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="default: the method's own")
     logit_adjustment: float | None = Field(None, ge=0, description="tau of + tau log prior on the logits in the loss")
     scale: float | None = Field(None, ge=0, description="logits are scale * cosine: features and axes are normalised")

@@ -37,6 +37,8 @@ class Parts:
     The last three replace settings of the study's training; at None these are as `train` says.
     """
 
+    closed_first: float = 0.0
+    closed_last: float = 0.0
     label_smoothing: float = 0.0
     logit_adjustment: float = 0.0
     scale: float = 0.0
@@ -74,6 +76,8 @@ class Parts:
 OFF = Parts()
 #: Parts that replace a setting of `TrainConfig`.
 _OF_TRAINING = ("mixup", "cutmix", "sampling")
+#: Parts that say when cones are closed: nothing where there is none.
+OF_CONES = ("closed_first", "closed_last")
 #: Settings of the second stages, each read by some of them.
 _SECOND_SETTINGS = sorted({name for stage in SECONDS.values() for name in stage.settings})
 
@@ -286,6 +290,17 @@ def _check_parts(name: str, method: Method, parts: Parts, given: Mapping[str, An
             f"method.deferred={parts.deferred} says when class weights start, and {name!r} has none: set "
             "method.class_balanced too (LDAM-DRW: 0.9999)"
         )
+    for part in OF_CONES:
+        if given[part] and not method.hinge:
+            raise ConfigError(
+                f"method.{part}={given[part]} says when cones are closed, and {name!r} has none: use hinge_ce or hinge_la, or "
+                "leave it out"
+            )
+    if parts.closed_first + parts.closed_last >= 1:
+        raise ConfigError(
+            f"method.closed_first={parts.closed_first} and method.closed_last={parts.closed_last} leave no epoch in which the "
+            "cones are open: their sum must be less than 1"
+        )
     _check_second(name, method, parts, given)
     if parts.loss != "dot_regression":
         return
@@ -332,10 +347,10 @@ def epochs_of(method: MethodConfig, epochs: int) -> int:
 def canonical(method: MethodConfig) -> MethodConfig:
     """`method` by its plainest name, so that two spellings of one training share its key.
 
-    A hinge without cones clamps nothing and is CE+ETF, bit for bit. Of the names with the same head and hinge it gets the
-    one with the most parts alike (on or off, then in value; the first of several), and only the values that differ: None,
-    which leaves a setting to `train`, cannot be given over a name's own. What a name replaces in `train` is always told, so
-    that no key of `etf_dr` from before it mixed images stands for one that does.
+    A hinge without cones clamps nothing, whenever that is, and is CE+ETF, bit for bit. Of the names with the same head and
+    hinge it gets the one with the most parts alike (on or off, then in value; the first of several), and only the values that
+    differ: None, which leaves a setting to `train`, cannot be given over a name's own. What a name replaces in `train` is
+    always told, so that no key of `etf_dr` from before it mixed images stands for one that does.
 
     Raises:
         ConfigError: unknown name, or parts that mean nothing together.
@@ -344,6 +359,8 @@ def canonical(method: MethodConfig) -> MethodConfig:
     no_cone = family_named(method.thresholds.family).coneless(method.thresholds.angles)
     structure = (projector, frame, hinge and not no_cone)
     parts = parts_of(method)
+    if no_cone:
+        parts = replace(parts, closed_first=0.0, closed_last=0.0)
     differing = {
         name: parts.other_than(known.parts)
         for name, known in METHODS.items()
@@ -421,7 +438,8 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
     if parts.logit_adjustment:
         transforms.append(LogitAdjustment(counts, parts.logit_adjustment))
     weights = class_balanced_weights(counts, parts.class_balanced) if parts.class_balanced else None
-    objective = Objective(transforms, gate, criterion, weights, parts.deferred)
+    closed = parts.closed_first, parts.closed_last
+    objective = Objective(transforms, gate, criterion, weights, parts.deferred, closed)
     family = family_named(config.thresholds.family)
     if cone is None or not family.moves:
         return BuiltMethod(head, objective, tau_plus)

@@ -248,10 +248,12 @@ def _losses(
     A mixed sample's loss is the mean of its two labels' losses by their shares, each with its label's weight; the
     weights' share-weighted mean is the sample's.
     """
-    losses, weights = objective(features, logits, targets.labels), objective.weights(targets.labels, progress)
+    losses = objective(features, logits, targets.labels, progress)
+    weights = objective.weights(targets.labels, progress)
     if targets.others is None or targets.share is None:
         return losses, weights
-    others, other_weights = objective(features, logits, targets.others), objective.weights(targets.others, progress)
+    others = objective(features, logits, targets.others, progress)
+    other_weights = objective.weights(targets.others, progress)
     own, other = targets.share, 1 - targets.share
     if weights is None or other_weights is None:
         return own * losses + other * others, None

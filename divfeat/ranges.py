@@ -42,6 +42,9 @@ class Range:
 
 #: Part -> range. Where no sweep of the paper is named, the range is our choice around the published value.
 RANGES: dict[str, Range] = {
+    # No paper closes cones: none to almost half of the training.
+    "closed_first": Range(0.0, 0.45),
+    "closed_last": Range(0.0, 0.45),
     # 0.1 (Szegedy et al. 2016; HingeCE, 4.1).
     "label_smoothing": Range(0.01, 0.4, log=True),
     # 1 is the consistent strength (Menon et al. 2021, theorem 1).

@@ -328,6 +328,14 @@ def test_everything_at_once_in_its_order() -> None:
     assert torch.equal(built.objective.weights(labels, 0.5), class_balanced_weights(COUNTS, 0.9)[labels])
 
 
+def test_cones_that_close_are_another_training_and_no_cones_close() -> None:
+    closing = config("hinge_ce", thresholds=MAJOR_MINOR, closed_last=0.2)
+    assert canonical(closing) == closing
+    assert canonical(closing.model_copy(update={"closed_last": 0.0})) == config("hinge_ce", thresholds=MAJOR_MINOR)
+    assert canonical(config("hinge_la", closed_first=0.2)) == config("ce_etf_la")
+    assert build_method(closing, DIM, CONTEXT, seed=0).objective.closed == (0.0, 0.2)
+
+
 def test_ldam_on_a_frame_and_dot_regression_under_cones() -> None:
     ldam = build_method(config("ce_etf", scale=30, margin=0.5), DIM, CONTEXT, seed=4)
     assert isinstance(ldam.head, FrameHead) and ldam.head.length == 30
@@ -352,6 +360,12 @@ def test_ldam_on_a_frame_and_dot_regression_under_cones() -> None:
         ("ldam", {"scale": 0}, "margin=0.5 is measured in cosines"),
         ("ldam", {"deferred": 0.8}, r"deferred=0.8 says when class weights start, and 'ldam' has none: set"),
         ("ldam_drw", {"class_balanced": 0, "deferred": 0.5}, "'ldam_drw' has none"),
+        (
+            "ce_etf",
+            {"closed_last": 0.2},
+            r"closed_last=0.2 says when cones are closed, and 'ce_etf' has none: use hinge_ce",
+        ),
+        ("hinge_ce", {"closed_first": 0.6, "closed_last": 0.4}, "leave no epoch in which the cones are open"),
         ("ce", {"loss": "dot_regression"}, "needs frozen axes, and those of 'ce' are learned"),
         ("etf_dr", {"logit_adjustment": 1}, r"logit_adjustment=1.0 acts on a softmax.*set method.logit_adjustment=0"),
         ("etf_dr", {"focal": 2}, "focal=2.0 acts on a softmax"),

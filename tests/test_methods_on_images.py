@@ -181,6 +181,19 @@ def test_every_family_of_cones_learns_a_long_tail_of_real_images(
         assert result.metrics["cone/occupancy"] > 0.01
 
 
+@pytest.mark.parametrize("closed", ["closed_first", "closed_last"])
+def test_cones_that_open_late_or_close_early_are_open_in_between(closed: str, cifar: PreparedData) -> None:
+    """Half of the epochs train as with no cones, the other half as with them; both halves learn."""
+    cones = hinged("hinge_la", "gate", "major_minor")
+    runs = [configured(method=cones | {closed: share}) for share in (0.0, 0.5)]
+    always, half = ([row["train/loss"] for row in run(config, cifar).history] for config in runs)
+    without = [row["train/loss"] for row in run(configured(method={"name": "ce_etf_la"}), cifar).history]
+    middle = len(half) // 2
+    first, others = (without, always) if closed == "closed_first" else (always, without)
+    assert half[:middle] == first[:middle] and half[middle:] != others[middle:]
+    assert half[-1] < half[0]
+
+
 def test_a_confirmation_reads_the_real_test_images(real_data: Path) -> None:
     config = configured(method=hinged("hinge_la", "gate", "major_minor"), role="confirm")
     result = run(config, root=real_data)

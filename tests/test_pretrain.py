@@ -19,7 +19,7 @@ from divfeat.data.augment import Augment
 from divfeat.data.batches import Batch, Batches
 from divfeat.data.mix import Mix
 from divfeat.errors import ConfigError, DataError, NonFiniteError
-from divfeat.losses import Objective
+from divfeat.losses import RELEASES, Objective
 from divfeat.methods import BuiltMethod, build_method, parts_of
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, TrainResult, learning_rate, train
@@ -284,6 +284,24 @@ def test_deferred_weights_train_as_without_them_until_their_epoch() -> None:
     assert rows["always"][0]["train/loss"] != rows["never"][0]["train/loss"]
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_cones_train_as_without_them_until_they_open_and_as_ever_until_they_close(release: str) -> None:
+    """Of 4 epochs at a constant rate two have open cones, the last or the first."""
+    config = settings(epochs=4, schedule="constant")
+    cones = {"name": "hinge_ce", "thresholds": {"family": "global", "angles": {"tau": 1.4}}, "release": release}
+    rows = {}
+    for name, how in (
+        ("never", {"name": "ce_etf"}),
+        ("late", cones | {"closed_first": 0.5}),
+        ("early", cones | {"closed_last": 0.5}),
+        ("always", cones),
+    ):
+        rows[name] = [row["train/loss"] for row in fresh(config, MethodConfig.model_validate(how))[1].history]
+    assert rows["late"][:2] == rows["never"][:2] and rows["late"][2] != rows["never"][2]
+    assert rows["early"][:2] == rows["always"][:2] and rows["early"][2] != rows["always"][2]
+    assert rows["always"][0] != rows["never"][0]
+
+
 @pytest.mark.parametrize(
     "name", ["focal", "class_balanced", "ldam", "ldam_drw", "logit_adjustment", "etf_dr", "hinge_la"]
 )
@@ -443,7 +461,7 @@ class NaNAfter(Objective):
         super().__init__()
         self.at, self.value, self.calls = call, value, 0
 
-    def forward(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, features: Tensor, logits: Tensor, labels: Tensor, progress: float | None = None) -> Tensor:
         self.calls += 1
         losses = super().forward(features, logits, labels)
         return (

@@ -82,6 +82,7 @@ class Hinge(nn.Module):
         ConfigError: angle outside [0, pi], tau_minus = 0, shapes that do not fit the frame.
     """
 
+    is_cone = True
     lengths: Tensor
     tau_plus: Tensor
     tau_minus: Tensor
@@ -127,6 +128,7 @@ class ConeGate(nn.Module):
         ConfigError: angle outside [0, pi], or a shape that does not fit the frame.
     """
 
+    is_cone = True
     lengths: Tensor
     tau_plus: Tensor
 

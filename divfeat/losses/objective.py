@@ -46,9 +46,11 @@ class Objective(nn.Module):
         criterion: What gives the losses; None is plain cross-entropy.
         class_weights: [K] what a sample of each class weighs in the mean over the batch; None weighs all alike.
         deferred: Share of the epochs before the class weights start.
+        closed: Shares of the epochs, first and last, in which the cones are closed: a transform or gate whose `is_cone` is
+            True is then left out.
 
     Raises:
-        ConfigError: weights that are not positive, or a share outside [0, 1).
+        ConfigError: weights that are not positive, a share outside [0, 1), or cones that never open.
     """
 
     class_weights: Tensor | None
@@ -60,36 +62,48 @@ class Objective(nn.Module):
         criterion: nn.Module | None = None,
         class_weights: Tensor | None = None,
         deferred: float = 0.0,
+        closed: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__()
         if class_weights is not None and not bool((class_weights > 0).all()):
             raise ConfigError(f"class_weights={class_weights.tolist()} must be positive")
         if not 0.0 <= deferred < 1.0:
             raise ConfigError(f"deferred={deferred} is a share of the epochs in [0, 1)")
+        if min(closed) < 0.0 or sum(closed) >= 1.0:
+            raise ConfigError(f"closed={closed} are shares of the epochs, 0 or more, whose sum must be less than 1")
         self.transforms = nn.ModuleList(transforms)
         self.gate = gate
         self.criterion = CrossEntropy() if criterion is None else criterion
         self.register_buffer("class_weights", None if class_weights is None else class_weights.detach().clone())
         self.deferred = deferred
+        self.closed = closed
 
-    def forward(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, features: Tensor, logits: Tensor, labels: Tensor, progress: float | None = None) -> Tensor:
         """One loss a sample, before `weights`.
 
         Args:
             features: [..., N, D], as the head scored them.
             logits: [..., N, K], as the head gives them.
             labels: int64 [..., N].
+            progress: Share of the epochs that were finished when this one began, in [0, 1); None for open cones.
 
         Returns:
             [..., N], float32 or wider; 0 for a sample that the gate drops.
         """
+        open_ = self.cones_are_open(progress)
         transformed = logits
         for transform in self.transforms:
-            transformed = transform(features, labels, transformed)
+            if open_ or not _is_cone(transform):
+                transformed = transform(features, labels, transformed)
         loss = self.criterion(features, labels, transformed)
-        if self.gate is not None:
+        if self.gate is not None and (open_ or not _is_cone(self.gate)):
             loss = loss.masked_fill(self.gate(features, labels, logits), 0.0)
         return loss
+
+    def cones_are_open(self, progress: float | None) -> bool:
+        """Whether cones act in the epoch that begins at `progress`; shares that name an epoch mean that one, to rounding."""
+        first, last = self.closed
+        return progress is None or (first <= progress and round(progress + last, 9) < 1.0)
 
     def weights(self, labels: Tensor, progress: float) -> Tensor | None:
         """What each sample weighs, or None where all weigh alike.
@@ -104,3 +118,7 @@ class Objective(nn.Module):
         if self.class_weights is None or progress < self.deferred:
             return None
         return self.class_weights[labels]
+
+
+def _is_cone(part: nn.Module) -> bool:
+    return bool(getattr(part, "is_cone", False))

@@ -9,7 +9,7 @@ from typing import Any
 
 from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
 from divfeat.errors import ConfigError, unknown
-from divfeat.methods import METHODS, canonical, method_named, parts_of, spelled_out
+from divfeat.methods import METHODS, OF_CONES, canonical, method_named, parts_of, spelled_out
 from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
 
 #: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
@@ -121,7 +121,7 @@ def training_key(name: str, study: StudyConfig) -> str:
 def own_numbers(name: str, study: StudyConfig) -> tuple[str, ...]:
     """Parts whose values are searched where the baseline `name` is tuned; none of what is fixed by definition."""
     if name in _OF_THE_SEARCH:
-        return study.search.own if name == "no_cones" else ()
+        return tuple(part for part in study.search.own if part not in OF_CONES) if name == "no_cones" else ()
     return method_named(name).searched
 
 

@@ -228,6 +228,8 @@ def test_the_baselines_of_another_base_follow_it():
     assert canonical(baseline("no_cones", make_study(search={"method": "hinge_la"}))) == MethodConfig(name="ce_etf_la")
     assert own_numbers("no_cones", study) == ("deferred",) and own_numbers("hinge_fixed", study) == ()
     assert own_numbers("no_cones", STUDY) == ()
+    closing = make_study(search={"method": "hinge_la", "own": ["logit_adjustment", "closed_last"]})
+    assert own_numbers("no_cones", closing) == ("logit_adjustment",)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"hinge_ce"}))
