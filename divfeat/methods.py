@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from divfeat.config import Loss, MethodConfig, Sampling, Second, TrainConfig
+from divfeat.config import MethodConfig, Second, TrainConfig
 from divfeat.errors import ConfigError, unknown
 from divfeat.frames import simplex_etf
 from divfeat.losses import (
@@ -26,54 +26,10 @@ from divfeat.losses import (
     theorem_tau_minus,
 )
 from divfeat.models import CosineHead, FrameHead, Head, LinearHead
+from divfeat.parts import OFF, Parts
 from divfeat.second import SECONDS
 from divfeat.thresholds import MovingThresholds, ThresholdContext, family_named, resolve
 
-
-@dataclass(frozen=True)
-class Parts:
-    """What a method adds to cross-entropy on a head: fields of `MethodConfig` of the same names, each off by default.
-
-    The last three replace settings of the study's training; at None these are as `train` says.
-    """
-
-    closed_first: float = 0.0
-    closed_last: float = 0.0
-    label_smoothing: float = 0.0
-    logit_adjustment: float = 0.0
-    scale: float = 0.0
-    margin: float = 0.0
-    focal: float = 0.0
-    class_balanced: float = 0.0
-    deferred: float = 0.0
-    loss: Loss = "cross_entropy"
-    feature_norm: bool = False
-    mixup: float | None = None
-    cutmix: float | None = None
-    sampling: Sampling | None = None
-    second: Second = "none"
-    second_epochs: int = 0
-    second_lr: float = 0.0
-    exponent: float = 0.0
-    prior_strength: float = 0.0
-    m2m_start: float = 0.0
-    m2m_beta: float = 0.0
-    m2m_gamma: float = 0.0
-    m2m_lambda: float = 0.0
-    centroid_loss: float = 0.0
-
-    @property
-    def on(self) -> frozenset[str]:
-        """Names of the parts that do something."""
-        return frozenset(name for name, value in self.other_than(OFF).items() if value not in (0, "natural"))
-
-    def other_than(self, base: Parts) -> dict[str, Any]:
-        """The values in which this differs from `base`, by name."""
-        theirs = asdict(base)
-        return {name: value for name, value in asdict(self).items() if value != theirs[name]}
-
-
-OFF = Parts()
 #: Parts that replace a setting of `TrainConfig`.
 _OF_TRAINING = ("mixup", "cutmix", "sampling")
 #: Parts that say when cones are closed: nothing where there is none.

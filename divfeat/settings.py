@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from divfeat.config import ExecutionConfig, StudyConfig, build
 from divfeat.errors import ConfigError, unknown
+from divfeat.study_config import ExecutionConfig, StudyConfig
+from divfeat.validation import build
 
 
 def preset_names() -> list[str]:

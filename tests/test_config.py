@@ -13,25 +13,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from divfeat import config as module
-from divfeat.config import (
-    AshaConfig,
-    ExecutionConfig,
-    ExperimentConfig,
-    MethodConfig,
-    ModelConfig,
-    ProbeConfig,
-    SearchConfig,
-    StopConfig,
-    StudyConfig,
-    ThresholdSpec,
-    build,
-    deciding,
-    digest,
-)
+from divfeat.config import ExperimentConfig, MethodConfig, ModelConfig, ProbeConfig, ThresholdSpec, deciding
 from divfeat.errors import ConfigError, unknown
 from divfeat.objectives import OBJECTIVES
 from divfeat.second import SECONDS
 from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
+from divfeat.study_config import AshaConfig, ExecutionConfig, SearchConfig, StopConfig, StudyConfig
+from divfeat.validation import build, digest
 from tests.search.samples import as_first_shipped
 
 STUDY: dict[str, Any] = {

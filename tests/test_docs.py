@@ -13,8 +13,6 @@ from PIL import Image
 from divfeat.cli import long_tail_table
 from divfeat.cli.flags import configure
 from divfeat.cli.tau_search import parser
-from divfeat.config import StudyConfig
-from divfeat.config import build as validated
 from divfeat.data.prepare import prepare
 from divfeat.experiment import build
 from divfeat.files import read_json
@@ -27,6 +25,8 @@ from divfeat.report.words import interval, signed
 from divfeat.search.jobs import baseline, experiment
 from divfeat.search.progress import rough
 from divfeat.settings import load_preset, preset_names
+from divfeat.study_config import StudyConfig
+from divfeat.validation import build as validated
 from tests.report.studies import Studied
 
 ROOT = Path(__file__).resolve().parents[1]

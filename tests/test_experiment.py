@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from divfeat import experiment
-from divfeat.config import ExperimentConfig, build
+from divfeat.config import ExperimentConfig
 from divfeat.data import prepare as prepare_module
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, DataError, NonFiniteError
 from divfeat.experiment import ExperimentResult, classifier_scores, run, stage_key, unseen_probe
 from divfeat.features import FeatureSet
 from divfeat.losses import RELEASES
-from divfeat.methods import METHODS, OFF
+from divfeat.methods import METHODS
 from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
+from divfeat.parts import OFF
 from divfeat.seeding import stream_seed
 from divfeat.settings import merge
+from divfeat.validation import build
 
 BASE: dict[str, Any] = {
     "data": {"source": "digits", "train_level": "coarse", "train_size": 250, "val_per_class": 8, "boundary": 49},

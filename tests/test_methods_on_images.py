@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from divfeat.config import ExperimentConfig, build
+from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.experiment import ExperimentResult, run
 from divfeat.losses import RELEASES
@@ -19,6 +19,7 @@ from divfeat.methods import METHODS, epochs_of
 from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
 from divfeat.settings import merge
 from divfeat.thresholds import FAMILIES
+from divfeat.validation import build
 from tests.test_experiment import SEARCH_METRICS
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from divfeat import experiment
-from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec, TrainConfig, build
+from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec, TrainConfig
 from divfeat.data.batches import Batches
 from divfeat.data.images import ImageSet
 from divfeat.data.sources import load_source
@@ -21,6 +21,7 @@ from divfeat.methods import build_method, parts_of
 from divfeat.models import build_extractor
 from divfeat.pretrain import Learner, train
 from divfeat.thresholds import ThresholdContext
+from divfeat.validation import build
 from tests.interruption import Cut, Killed
 
 WORLD = 2

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from divfeat import provenance, record
-from divfeat.config import ExperimentConfig, build
+from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import prepare
 from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.files import read_json, write_json
 from divfeat.models import FeatureExtractor
+from divfeat.validation import build
 
 
 def config(level: str = "coarse") -> ExperimentConfig:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from divfeat.errors import DivfeatError
 
 if TYPE_CHECKING:
-    from divfeat.config import ExecutionConfig, StudyConfig
+    from divfeat.study_config import ExecutionConfig, StudyConfig
 
 OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL = 0, 1, 2, 3, 4, 70
 

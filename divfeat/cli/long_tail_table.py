@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from divfeat.cli.flags import EXIT_CODES_TEXT, OK, add_study_flags, command_line, configure, guarded, print_config
 
 if TYPE_CHECKING:
-    from divfeat.config import ExecutionConfig, StudyConfig
+    from divfeat.study_config import ExecutionConfig, StudyConfig
 
 #: The set that needs no download.
 DEFAULT = ("digits-lt",)

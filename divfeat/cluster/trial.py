@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from divfeat import record
-from divfeat.config import ExperimentConfig, StopConfig
+from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError
 from divfeat.experiment import remove_stages, run
 from divfeat.files import append_line, read_json
+from divfeat.study_config import StopConfig
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -15,12 +15,13 @@ from typing import Literal
 
 import numpy as np
 
-from divfeat.config import DataConfig, digest
+from divfeat.config import DataConfig
 from divfeat.data.images import ImageSet, Level
 from divfeat.data.sources import SplitName, load_source
 from divfeat.data.splits import holdout, index_hash, long_tail_split, stratified_subset
 from divfeat.errors import ConfigError, DataError
 from divfeat.seeding import stream_seed
+from divfeat.validation import digest
 
 Role = Literal["search", "confirm"]
 

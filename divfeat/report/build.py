@@ -17,7 +17,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from divfeat.config import ExecutionConfig
 from divfeat.errors import DivfeatError
 from divfeat.files import write_json
 from divfeat.methods import method_named
@@ -32,6 +31,7 @@ from divfeat.report.row import results_row
 from divfeat.report.summary import Objective, StudySummary
 from divfeat.report.words import interval, parameter_text, signed
 from divfeat.statistics import Verdict, listed
+from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import family_named
 
 

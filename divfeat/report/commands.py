@@ -10,9 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 
-from divfeat.config import ExecutionConfig
 from divfeat.report.summary import StudySummary
 from divfeat.settings import make_configs, preset_names
+from divfeat.study_config import ExecutionConfig
 
 
 def study_command(summary: StudySummary, *, where: bool = True) -> str:

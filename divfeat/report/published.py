@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from divfeat.config import ProtocolConfig
 from divfeat.report.arrays import mean_of
 from divfeat.report.summary import Runs
+from divfeat.study_config import ProtocolConfig
 
 #: Points by which CE may stay under its published accuracy before verdicts on its recipe are withheld.
 SLACK = 2.0

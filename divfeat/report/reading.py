@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from divfeat.config import ExecutionConfig, ExperimentConfig, MethodConfig, StudyConfig, build
+from divfeat.config import ExperimentConfig, MethodConfig
 from divfeat.errors import DataError
 from divfeat.files import read_json
 from divfeat.methods import canonical
@@ -40,7 +40,9 @@ from divfeat.statistics import (
     optimism,
     verdict,
 )
+from divfeat.study_config import ExecutionConfig, StudyConfig
 from divfeat.thresholds import family_named
+from divfeat.validation import build
 
 #: Provenance that the runs of one confirmation should agree on.
 _SHARED = (

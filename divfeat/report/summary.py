@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.config import ExecutionConfig, MethodConfig, StudyConfig
+from divfeat.config import MethodConfig
 from divfeat.methods import canonical
 from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.report.arrays import Floats
 from divfeat.search.constraints import Limit, feasible_top, violation
 from divfeat.search.protocol import metric_of
 from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed
+from divfeat.study_config import ExecutionConfig, StudyConfig
 
 WINNER = "winner"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from divfeat.config import MODELS_CONSTRAINTS
 from divfeat.report.document import Block, Cell, Paragraph, Table
 from divfeat.report.summary import StudySummary
 from divfeat.statistics import listed
+from divfeat.study_config import MODELS_CONSTRAINTS
 
 
 def constraints(summary: StudySummary) -> Iterator[Block]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from divfeat.config import StudyConfig
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
@@ -16,6 +15,7 @@ from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.search.jobs import SEARCH_SEED, baseline, experiment, seed_of, training_key
 from divfeat.search.subjects import baseline_subject, corners, own_space, search_space, threshold_method
 from divfeat.search.tuning import tunable
+from divfeat.study_config import StudyConfig
 from divfeat.thresholds import family_named
 from divfeat.thresholds.counts import FEW, MANY
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from divfeat.config import ExecutionConfig, StudyConfig
 from divfeat.errors import ConfigError
 from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.plan import make_plan
+from divfeat.search.session import run_session
 from divfeat.search.study import Study
+from divfeat.study_config import ExecutionConfig, StudyConfig
 
 
 def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str) -> int:
@@ -55,7 +56,7 @@ def run_installed(runner: Study, about: str, command: str) -> int:
     console.print(f"study {runner.name}: {' '.join(about.split())}", highlight=False, soft_wrap=True)
     console.print(f"folder {runner.folder}; the same line resumes, Ctrl-C saves", highlight=False, soft_wrap=True)
     try:
-        report = runner.run(lambda: build_report(runner.folder))
+        report = run_session(runner, lambda: build_report(runner.folder))
     except StoppedError as stopped:
         console.print(
             f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from divfeat.config import ConstraintConfig
 from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.statistics import select_top
+from divfeat.study_config import ConstraintConfig
 
 
 @dataclass(frozen=True)

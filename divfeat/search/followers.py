@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from divfeat.config import MethodConfig
-from divfeat.methods import OFF, parts_of
+from divfeat.methods import parts_of
+from divfeat.parts import OFF
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
 from divfeat.tracking import Tracker

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
+from divfeat.config import ExperimentConfig, MethodConfig, Release, ThresholdSpec
 from divfeat.errors import ConfigError, unknown
 from divfeat.methods import METHODS, OF_CONES, canonical, method_named, parts_of, spelled_out
+from divfeat.study_config import StudyConfig
 from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
+from divfeat.validation import digest
 
 #: First seeds of the streams that must not share a training: search, further seeds on validation, new seeds on test.
 SEARCH_SEED, SELECT_SEED, CONFIRM_SEED = 0, 1_000, 2_000

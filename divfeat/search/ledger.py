@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from divfeat import record as records
-from divfeat.config import StudyConfig, deciding
 from divfeat.errors import ConfigError, DataError
 from divfeat.files import append_line, read_json, read_lines, write_json
 from divfeat.record import FORMAT
+from divfeat.study_config import StudyConfig, deciding
 
 
 class Ledger:

@@ -19,8 +19,8 @@ from divfeat.experiment import run
 from divfeat.search import protocol, workload
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
 from divfeat.search.ledger import Ledger
+from divfeat.search.placing import KEPT
 from divfeat.search.progress import clock
-from divfeat.search.session import KEPT
 from divfeat.search.study import Study
 from divfeat.statistics import detectable_difference
 from divfeat.tracking.store import reachable

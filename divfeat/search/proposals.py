@@ -16,7 +16,6 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from divfeat.config import StudyConfig
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
@@ -24,6 +23,7 @@ from divfeat.search.ledger import Ledger
 from divfeat.search.refine import Refinement
 from divfeat.search.subjects import Subject, search_space, threshold_method, threshold_subject, tried_first
 from divfeat.seeding import stream_seed
+from divfeat.study_config import StudyConfig
 
 #: Trials a model-based sampler sees before it models: the settings tried first count.
 _STARTUP_TRIALS = 8

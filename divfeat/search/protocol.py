@@ -1,7 +1,7 @@
 """The phases of a study as lists of jobs and decisions: what design section 5 calls the protocol.
 
 calibrate -> noise -> search -> tune -> select -> grid -> confirm. Every function here is pure: it reads records and returns
-jobs or a decision; who runs the jobs and who writes the decision down is `divfeat.search.session`.
+jobs or a decision; who runs the jobs and who writes the decision down is `divfeat.search.phases`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.config import ExperimentConfig, MethodConfig, Release, StudyConfig, ThresholdSpec, digest
+from divfeat.config import ExperimentConfig, MethodConfig, Release, ThresholdSpec
 from divfeat.methods import canonical
 from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.search.constraints import Limit, excesses, feasible_top, limits, violation
@@ -29,7 +29,9 @@ from divfeat.search.jobs import (
     seed_of,
 )
 from divfeat.search.tuning import AS_PUBLISHED, Tuned, baselines
+from divfeat.study_config import StudyConfig
 from divfeat.thresholds import family_named
+from divfeat.validation import digest
 
 Record = Mapping[str, Any]
 RecordOf = Callable[[str], Record | None]

@@ -21,8 +21,8 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from divfeat.config import SearchConfig
 from divfeat.objectives import Direction
+from divfeat.study_config import SearchConfig
 from divfeat.thresholds import ThresholdContext, family_named, lift
 
 Params = Mapping[str, Any]

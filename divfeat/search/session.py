@@ -1,42 +1,31 @@
-"""One run of a study in one process: the phases of the protocol, each resumable, and what each decided."""
+"""One run of a study in one process: what is left of its phases, the registered extractor, the report."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from divfeat.cluster.executor import RayExecutor
-from divfeat.cluster.trial import TrialSpec
-from divfeat.config import MethodConfig, Release
-from divfeat.data.prepare import PreparedData, prepare
-from divfeat.experiment import stage_key
+from divfeat.config import MethodConfig
+from divfeat.data.prepare import PreparedData
 from divfeat.files import read_json, write_json
-from divfeat.methods import method_named, parts_of
-from divfeat.provenance import commit, versions
+from divfeat.provenance import commit
 from divfeat.search import protocol, workload
 from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
-from divfeat.search.interrupt import StoppedError, TooManyFailuresError
-from divfeat.search.jobs import Job, experiment
+from divfeat.search.interrupt import TooManyFailuresError
+from divfeat.search.jobs import experiment
 from divfeat.search.ledger import Ledger
+from divfeat.search.phases import Phases
+from divfeat.search.placing import Placing
 from divfeat.search.progress import Progress
-from divfeat.search.proposals import Proposals, storage_url
-from divfeat.search.queue import JobQueue
-from divfeat.search.refine import Refinement, refinement
-from divfeat.search.subjects import baseline_subject
-from divfeat.search.tuning import AS_PUBLISHED, Tuned, tunable, tuned_methods
-from divfeat.statistics import noise_floor
-from divfeat.thresholds import ThresholdContext
+from divfeat.search.study import Study
 from divfeat.tracking import Tracker
-
-if TYPE_CHECKING:
-    from divfeat.search.study import Study
+from divfeat.tracking.store import reachable
 
 
 class Made(Protocol):
@@ -57,8 +46,47 @@ class Made(Protocol):
 
 Reporter = Callable[[], Made]
 
-#: Phases whose weights are kept: the registered extractor comes from a selection run, confirmed runs keep theirs.
-KEPT = ("noise", "select", "confirm")
+
+def run_session(study: Study, report: Reporter) -> Any:
+    """Run what is left, then report.
+
+    Args:
+        study: Which one.
+        report: Called once every phase has its decision; what it returns is returned here.
+
+    Raises:
+        ConfigError, DataError: before anything costly, with nothing written.
+        StoppedError: a signal or the time budget; the same call goes on.
+        TooManyFailuresError: a phase cannot be finished.
+    """
+    ledger = Ledger(study.folder)
+    ledger.check(study.config)
+    reachable(study.execution.tracking_uri, study.folder)
+    executor = data = None
+    if not study.finished:
+        data = study.check()
+        executor = RayExecutor(
+            workers=study.execution.workers_per_trial,
+            cpus=study.execution.cpus_per_worker,
+            gpus=study.execution.gpus_per_worker,
+            address=study.execution.address,
+            storage=study.folder.resolve(),
+            max_concurrent=study.execution.max_concurrent,
+        )
+        study.interrupt.renew()
+    try:
+        ledger.open(study.config)
+        if data is not None:
+            ledger.same_data("search", data.split_hash)
+        tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri)
+        session = Session(study, ledger, tracker, executor, data)
+        if executor is not None and data is not None:
+            executor.share("search", data)
+        return session.run(report)
+    finally:
+        if executor is not None:
+            executor.close()
+        ledger.close()
 
 
 class Session:
@@ -70,18 +98,18 @@ class Session:
         self.data = data
         self.study, self.ledger, self.tracker, self.executor = study, ledger, tracker, executor
         frozen = ledger.phase("calibrate")
-        # Replaced once learning rate and weight decay are frozen.
+        # Replaced by the phases' once learning rate and weight decay are frozen.
         self.config = protocol.with_calibration(study.config, frozen) if frozen else study.config
-        self.shared: frozenset[str] = frozenset()
-        self.tuned: Tuned = AS_PUBLISHED  # replaced once the baselines' own numbers are frozen
-        self.interrupt = study.interrupt
         self.following = TrackingFollower(tracker, ledger)
         plan = workload.planned_runs(self.config, study.execution.trials)
         concurrent, first = executor.concurrent if executor else 1, protocol.objectives(self.config)[0]
         self.progress = Progress(plan, first, concurrent, self.config.train.epochs, study.console, self._feasible)
+        self.placing = Placing(
+            self.config, study.execution, ledger, executor, study.interrupt, self.progress, self.following
+        )
 
     def run(self, report: Reporter) -> Any:
-        """As `Study.run`."""
+        """Run what is left, then report: see `run_session`."""
         study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
         self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
@@ -91,9 +119,11 @@ class Session:
         self.following.reconcile()
         status = "stopped"
         try:
-            if self.executor is not None:
+            if self.executor is not None and self.data is not None:
+                phases = Phases(study, self.ledger, self.executor, self.data, self.placing, self.progress)
                 with self.progress:
-                    self._phases()
+                    phases.run()
+                self.config = phases.config
                 self.ledger.remove_stages()
                 self.ledger.write_phase("done", {"trials": len(self.ledger.proposals()), "time": time.time()})
             self._register()
@@ -154,249 +184,3 @@ class Session:
         if version is not None:  # else MLflow is away: the same line registers it later
             found = {"model": self.study.name, "version": version, "key": key, "seed": seed, "value": value}
             self.ledger.write_phase("registered", found)
-
-    def _phases(self) -> None:
-        self._calibrate()
-        self._noise()
-        proposals = Proposals(
-            self.config, self.ledger, storage_url(self.study.folder), self.study.name, self._refinement()
-        )
-        self._search("search", proposals, self.study.execution.trials)
-        tuning = self._tune(len(proposals))
-        winner = self._select(len(proposals), tuning)
-        own = protocol.grid_own(self.config, winner["winner"])
-        grid = protocol.grid_jobs(self.config, self._grid_release(winner), own)
-        if grid:
-            self._run("grid", grid)
-            angles, seeds = protocol.grid_angles(self.config), protocol.select_seeds(self.config)
-            decision = {"release": self._grid_release(winner), "angles": angles, "seeds": seeds}
-            self.ledger.write_phase("grid", decision | ({"own": own} if own else {}))
-        self._confirm(winner)
-
-    def _refinement(self) -> Refinement | None:
-        assert self.data is not None
-        context = ThresholdContext(torch.as_tensor(self.data.class_counts), boundary=self.config.data.boundary)
-        return refinement(self.config.search, self.study.execution.trials, context)
-
-    # --- phases ---------------------------------------------------------------------------------------------------------
-
-    def _calibrate(self) -> None:
-        jobs = protocol.calibration_jobs(self.study.config)
-        if not jobs:
-            return
-        decision = self.ledger.phase("calibrate")
-        if decision is None:
-            queue = self._run("calibrate", jobs)
-            decision = protocol.calibration_decision(jobs, self.ledger.record)
-            if decision["lr"] is None:
-                raise TooManyFailuresError(
-                    f"CE trained to the end at no setting of protocol.learning_rates: {queue.cause}"
-                )
-            self.ledger.write_phase("calibrate", decision)
-        else:
-            self._plan("calibrate", jobs)
-            self._skip("calibrate", jobs)
-        self.config = protocol.with_calibration(self.study.config, decision)
-
-    def _noise(self) -> None:
-        jobs = protocol.noise_jobs(self.config)
-        queue = self._run("noise", jobs)
-        limits = protocol.limits_of(self.config, self.ledger.record)
-        if unknown := [limit.name for limit in limits if math.isnan(limit.bound)]:
-            raise TooManyFailuresError(
-                f"search.constraints: {', '.join(unknown)} is relative to {protocol.NOISE_METHOD}, of which no run has that "
-                f"metric: {queue.cause}"
-            )
-        if self.ledger.phase("protocol") is None:
-            first = protocol.objectives(self.config)[0]
-            metric = first.validation
-            values = [protocol.metric_of(self.ledger.record(job.key), metric) for job in jobs]
-            scores = [first.scale * value for value in values if value is not None]
-            floor = noise_floor(np.array(scores)).sd if len(scores) >= 2 else None
-            self.ledger.write_phase(
-                "protocol",
-                {
-                    "written": time.time(),
-                    "commit": commit(),
-                    "versions": versions(),
-                    "primary_metric": metric,
-                    "objectives": list(self.config.search.objectives),
-                    "train": self.config.train.to_dict(),
-                    "noise": {"method": protocol.NOISE_METHOD, "scores": scores, "sd": floor},
-                    "pareto_rule": "closest to the utopia point of the front, objectives scaled to [0, 1]",
-                    **({"constraints": {limit.name: limit.bound for limit in limits}} if limits else {}),
-                    **self.config.protocol.to_dict(),
-                },
-            )
-
-    def _search(self, phase: str, proposals: Proposals, trials: int) -> None:
-        """Ask and tell until there are so many proposals, all with their record."""
-
-        def jobs() -> Iterator[Job]:
-            yield from proposals.pending()
-            while len(proposals) < trials:
-                yield proposals.ask()
-
-        def told(job: Job, record: Mapping[str, Any]) -> None:
-            assert job.number is not None
-            proposals.tell(job.number, record)
-
-        pending = len(proposals.pending())
-        self.progress.done[phase] = self.progress.done.get(phase, 0) + len(proposals) - pending
-        if len(proposals) >= trials and not pending:
-            return
-        asha = self.config.search.asha
-        first = protocol.objectives(self.config)[0]
-        self._run(
-            phase,
-            jobs(),
-            on_record=told,
-            objective=first.validation if asha else None,
-            direction=first.direction,
-            reduction=asha.reduction if asha else 3,
-            table=proposals.rung_table(),
-        )
-
-    def _tune(self, trials: int) -> dict[str, int]:
-        """Search the baselines' own numbers, each in as many trials as the search had.
-
-        Returns:
-            Proposals by baseline.
-        """
-        names, made = tunable(self.config), {}
-        if names:
-            self.progress.plan["tune"] = trials * len(names)
-        for name in names:
-            subject = baseline_subject(self.config, name)
-            storage = storage_url(self.study.folder)
-            proposals = Proposals(self.config, self.ledger, storage, f"{self.study.name}.{name}", subject=subject)
-            self._search("tune", proposals, trials)
-            made[name] = len(proposals)
-        return made
-
-    def _select(self, trials: int, tuning: Mapping[str, int]) -> dict[str, Any]:
-        """The winner among `trials` proposals. Frozen once decided: a resume must not choose again after test was read.
-
-        So are the tuned baselines, each among its own proposals (`tuning`); what they were frozen among is told with them.
-        """
-        frozen, known = self.ledger.phase("winner"), self.ledger.phase("tuned") or {}
-        decided = {name: found["trials"] for name, found in known.items()} == dict(tuning)
-        if decided:
-            rivals = {name: found["candidates"] for name, found in known.items()}
-        else:
-            rivals = {
-                name: protocol.candidates(self.config, self.ledger.proposals(name), self.ledger.record, name)
-                for name in tuning
-            }
-        if decided and frozen is not None and frozen["trials"] == trials:
-            self.tuned = tuned_methods(known)
-            jobs = self._plan("select", protocol.selection_jobs(self.config, frozen["candidates"], rivals))
-            self._skip("select", jobs)
-            return frozen
-        chosen = protocol.candidates(self.config, self.ledger.proposals(), self.ledger.record)
-        if not chosen:
-            raise TooManyFailuresError("no trial of the search was completed, so there is nothing to select from")
-        self._run("select", protocol.selection_jobs(self.config, chosen, rivals))
-        if not decided:
-            known = protocol.tuned_decision(self.config, rivals, tuning, self.ledger.record)
-            self.ledger.write_phase("tuned", known)
-        self.tuned = tuned_methods(known)
-        try:
-            winner = protocol.winner_decision(self.config, chosen, self.ledger.record)
-        except ValueError as error:
-            raise TooManyFailuresError(str(error)) from error
-        before = frozen["strengths"] if frozen is not None else {}
-        strengths = protocol.frozen_strengths(self.config, winner["winner"], self.ledger.record, before, self.tuned)
-        winner |= {"trials": trials, "strengths": strengths}
-        self.ledger.write_phase("winner", winner)
-        return winner
-
-    def _grid_release(self, winner: Mapping[str, Any]) -> Release:
-        method = MethodConfig.model_validate(winner["winner"]["method"])
-        return method.release if method_named(method.name).hinge else self.config.search.releases[0]
-
-    def _confirm(self, winner: Mapping[str, Any]) -> None:
-        jobs = protocol.confirmation_jobs(self.config, winner["winner"], winner["strengths"], self.tuned)
-        if any(self.ledger.record(job.key) is None for job in jobs):
-            assert self.executor is not None
-            data = prepare(self.config.data, "confirm", root=self.study.root)
-            self.ledger.same_data("confirm", data.split_hash)
-            self.executor.share("confirm", data)
-        self._run("confirm", jobs, role="confirm")
-
-    # --- the queue --------------------------------------------------------------------------------------------------------
-
-    def _run(self, phase: str, jobs: Iterable[Job], role: str = "search", **options: Any) -> JobQueue:
-        """Run the jobs that have no record yet."""
-        self._phase(phase)
-        self.shared = workload.shared_stages(self.config)
-        held = 1
-        if isinstance(jobs, Sequence):
-            jobs = self._without_done(self._plan(phase, jobs))
-            held += len(jobs)
-        queue = JobQueue(
-            iter(jobs),
-            self.ledger,
-            self._spec,
-            self.interrupt,
-            [self.following, self.progress],
-            # A baseline that diverges at its own settings must not end the study: it can still stand as published.
-            max_failed_share=1.0 if phase == "tune" else self.study.execution.max_failed_share,
-            shares=self._shares,
-            held=held,
-            **options,
-        )
-        if isinstance(jobs, Sequence) and not jobs:
-            return queue
-        assert self.executor is not None
-        self.executor.run(queue, role)
-        queue.close()
-        if queue.fatal is not None:
-            raise queue.fatal
-        if self.interrupt.reason is not None:
-            raise StoppedError(self.interrupt.reason)
-        return queue
-
-    def _plan(self, phase: str, jobs: Sequence[Job]) -> list[Job]:
-        """Each experiment once, and counted: the plan could only guess what coincides."""
-        unique = {job.key: job for job in reversed(jobs)}
-        self.progress.plan[phase] = len(unique)
-        return list(reversed(unique.values()))
-
-    def _without_done(self, jobs: Sequence[Job]) -> list[Job]:
-        """Leave out what has a record: no cluster is asked for a phase that is done."""
-        done = [job for job in jobs if self.ledger.record(job.key) is not None]
-        self._skip(self.progress.phase, done)
-        return [job for job in jobs if self.ledger.record(job.key) is None]
-
-    def _skip(self, phase: str, jobs: Sequence[Job]) -> None:
-        """Count what earlier phases or sessions ran."""
-        records = [self.ledger.record(job.key) for job in jobs]
-        failed = sum(record is not None and record["status"] == "failed" for record in records)
-        self.progress.done[phase] = self.progress.done.get(phase, 0) + len(jobs)
-        self.progress.failed[phase] = self.progress.failed.get(phase, 0) + failed
-
-    def _phase(self, phase: str) -> None:
-        self.progress.phase = phase
-        self.progress.plan.setdefault(phase, 0)
-        self.progress.done.setdefault(phase, 0)
-        self.progress.failed.setdefault(phase, 0)
-
-    def _shares(self, job: Job) -> bool:
-        """Whether what the job leaves of its first stage may serve another: then it stays until the study is done."""
-        return parts_of(job.experiment.method).second != "none" or stage_key(job.experiment) in self.shared
-
-    def _spec(self, job: Job) -> TrialSpec:
-        return TrialSpec(
-            key=job.key,
-            experiment=job.experiment.to_dict(),
-            folder=str(self.ledger.run_folder(job.key).resolve()),
-            stages=str(self.ledger.stages.resolve()),
-            rungs=job.rungs,
-            stop=tuple(one.to_dict() for one in self.config.search.stop) if job.phase == "search" else (),
-            keep=job.phase in KEPT,
-            shared=self._shares(job),
-            workers=self.study.execution.workers_per_trial,
-            cpus=self.study.execution.cpus_per_worker,
-            gpus=self.study.execution.gpus_per_worker,
-        )

@@ -9,10 +9,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from divfeat.config import MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.config import MethodConfig, ThresholdSpec
 from divfeat.errors import ConfigError
 from divfeat.ranges import RANGES
 from divfeat.search.jobs import baseline, own_numbers, own_values_of, searched_method
+from divfeat.study_config import StudyConfig
 from divfeat.thresholds import family_named
 
 Params = Mapping[str, Any]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from divfeat.config import ExecutionConfig, StudyConfig
 from divfeat.errors import ConfigError
 from divfeat.search.command import make_study, run_installed
 from divfeat.search.interrupt import Interrupt
 from divfeat.search.plan import make_plan
+from divfeat.study_config import ExecutionConfig, StudyConfig
 
 #: Under the folder of all studies.
 TABLE = "long-tail-table"

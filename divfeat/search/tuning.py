@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from divfeat.config import MethodConfig, StudyConfig
+from divfeat.config import MethodConfig
 from divfeat.search.jobs import baseline, own_numbers
+from divfeat.study_config import StudyConfig
 
 #: Baselines with other numbers than the published ones, by name.
 Tuned = Mapping[str, MethodConfig]

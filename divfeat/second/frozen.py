@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from divfeat.losses.objective import Objective
 from divfeat.models import Head
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_epochs
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 #: Images of a batch in the released configurations (classifier-balancing, config/ImageNet_LT).
 BATCH = 512

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,13 +16,11 @@ from divfeat.config import ExperimentConfig
 from divfeat.data.augment import Augment
 from divfeat.data.batches import Batch, BatchStream
 from divfeat.errors import ConfigError
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_present
 from divfeat.second.translation import STEPS, Translation
 from divfeat.thresholds import family_named
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 
 class SwitchedBatches:

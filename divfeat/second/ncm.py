@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,11 +10,9 @@ from divfeat.config import ExperimentConfig
 from divfeat.features import extract
 from divfeat.losses.functional import at_least_float32
 from divfeat.models import Head
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_present
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 
 class MeanHead(Head):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,12 +22,10 @@ from divfeat.losses.functional import at_least_float32, cross_entropy
 from divfeat.losses.objective import Objective
 from divfeat.models import Head, LinearHead
 from divfeat.models.initialise import keyed_generator
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.ncm import class_means
 from divfeat.second.stage import FirstStage, SecondStage, check_epochs, check_present
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 #: Of the reachability, and of the cosine classifier's logits.
 REACH, SCALE = 10.0, 16.0

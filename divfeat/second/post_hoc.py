@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError
 from divfeat.losses.functional import at_least_float32
 from divfeat.models import Head
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_present
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 
 class AdjustedHead(Head):

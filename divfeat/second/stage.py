@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.losses.objective import Objective
+from divfeat.parts import Parts
 from divfeat.pretrain import EpochCallback, Learner, TrainResult, train
 from divfeat.seeding import stream_seed
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 
 @dataclass(frozen=True)

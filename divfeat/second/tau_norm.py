@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from divfeat.errors import ConfigError
 from divfeat.models import FrameHead
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage
-
-if TYPE_CHECKING:
-    from divfeat.methods import Parts
 
 
 class TauNormalisation(SecondStage):

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divfeat.config import DataConfig, build, deciding
+from divfeat.config import DataConfig, deciding
 from divfeat.data import prepare as module
 from divfeat.data.images import ImageSet
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, DataError
 from divfeat.settings import make_configs
+from divfeat.validation import build
 
 FINE, COARSE = 6, 3
 

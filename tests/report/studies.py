@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from divfeat.config import ExecutionConfig, MethodConfig
+from divfeat.config import MethodConfig
 from divfeat.features import FeatureSet
 from divfeat.files import write_json
 from divfeat.methods import canonical, method_named
@@ -18,6 +18,7 @@ from divfeat.search.ledger import FORMAT, Ledger
 from divfeat.search.subjects import own_params, threshold_method
 from divfeat.search.tuning import tuned_methods
 from divfeat.settings import make_configs
+from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import ThresholdContext, family_named
 
 #: Test (or validation) images of the six fine classes; a coarse class is two of them.

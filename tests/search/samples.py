@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig, ThresholdSpec
+from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec
 from divfeat.search.jobs import Job, experiment, seed_of
 from divfeat.settings import make_configs
+from divfeat.study_config import StudyConfig
 
 METRIC = "probe/fine_top1"
 SECOND = "val/accuracy"

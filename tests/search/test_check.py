@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from divfeat.config import ExecutionConfig
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.search.jobs import PAPER_MINOR, baseline, experiment
 from divfeat.search.study import Study
+from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import make_study
 

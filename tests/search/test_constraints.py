@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from divfeat import record as records
-from divfeat.config import MODELS_CONSTRAINTS, ConstraintConfig, MethodConfig, build
+from divfeat.config import MethodConfig
 from divfeat.search import protocol
 from divfeat.search.constraints import Limit, excesses, feasible_top, limits, missed, violation
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.statistics import select_top
+from divfeat.study_config import MODELS_CONSTRAINTS, ConstraintConfig
+from divfeat.validation import build
 from tests.search.samples import completed, hinge, make_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from divfeat import record as records
-from divfeat.config import SearchConfig
 from divfeat.data.splits import long_tail_counts
 from divfeat.errors import ConfigError
 from divfeat.methods import parts_of
@@ -20,6 +19,7 @@ from divfeat.search.ledger import Ledger
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.refine import Refinement, refinement
 from divfeat.settings import make_configs
+from divfeat.study_config import SearchConfig
 from divfeat.thresholds import ThresholdContext, resolve
 from tests.search.samples import completed, curve, make_study
 

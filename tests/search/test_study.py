@@ -20,16 +20,17 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from divfeat import record as records
-from divfeat.config import ExecutionConfig, ExperimentConfig, StudyConfig
+from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError, DataError
 from divfeat.experiment import stage_key
 from divfeat.files import write_json
-from divfeat.search import protocol, session, study
+from divfeat.search import placing, protocol, session
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.study import Study
+from divfeat.study_config import ExecutionConfig, StudyConfig
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import METRIC, completed, make_study
 
@@ -90,8 +91,8 @@ class World:
                 super().__init__(*arguments)
                 world.progress = self
 
-        monkeypatch.setattr(study, "RayExecutor", Executor)
-        monkeypatch.setattr(study, "Tracker", Tracked)
+        monkeypatch.setattr(session, "RayExecutor", Executor)
+        monkeypatch.setattr(session, "Tracker", Tracked)
         monkeypatch.setattr(session, "Progress", Seen)
 
     def run(self, source: Any) -> None:
@@ -114,7 +115,7 @@ class World:
         self.ran, self.calls = [], []
         console = Console(file=io.StringIO(), width=150)
         self.study = Study(self.config, ExecutionConfig(trials=trials), self.folder, self.folder.name, console=console)
-        return self.study.run(lambda: SimpleNamespace(files={}, metrics={}, sentence="a verdict"))
+        return session.run_session(self.study, lambda: SimpleNamespace(files={}, metrics={}, sentence="a verdict"))
 
     @property
     def ledger(self) -> Ledger:
@@ -340,13 +341,14 @@ def test_other_images_are_refused_with_nothing_run(world: World) -> None:
 def test_an_address_that_nothing_can_be_tracked_in_is_told_first(world: World, uri: str, told: str) -> None:
     found = Study(GATE, ExecutionConfig(tracking_uri=uri), world.folder, "a")
     with pytest.raises(ConfigError, match=rf"--tracking-uri '{re.escape(uri)}'.*({told}).*leave the option out"):
-        found.run(lambda: pytest.fail("nothing to report"))
+        session.run_session(found, lambda: pytest.fail("nothing to report"))
     assert not world.folder.exists()
 
 
 def test_a_folder_that_no_sqlite_address_can_hold_is_told_first(world: World, tmp_path: Path) -> None:
+    found = Study(GATE, ExecutionConfig(), tmp_path / "50%", "a")
     with pytest.raises(ConfigError, match="an sqlite address cannot hold"):
-        Study(GATE, ExecutionConfig(), tmp_path / "50%", "a").run(lambda: None)  # type: ignore[arg-type, return-value]
+        session.run_session(found, lambda: None)  # type: ignore[arg-type, return-value]
     assert not (tmp_path / "50%").exists()
 
 
@@ -538,10 +540,10 @@ def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: 
     world = World(tmp_path / "study", both, monkeypatch)
     shared: dict[str, set[bool]] = {}
     first: dict[str, set[str]] = {}
-    spec_of = session.Session._spec
+    spec_of = placing.Placing._spec
 
-    def watched(session: Any, job: Any) -> Any:
-        spec = spec_of(session, job)
+    def watched(place: Any, job: Any) -> Any:
+        spec = spec_of(place, job)
         what = f"{job.phase} {job.experiment.method.name}"
         shared.setdefault(what, set()).add(spec.shared)
         first.setdefault(what, set()).add(stage_key(job.experiment))
@@ -552,7 +554,7 @@ def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: 
         found = scored(config, 0.5)
         return found | {"metrics": found["metrics"] | {"val/accuracy_balanced": 0.5, "test/accuracy_balanced": 0.5}}
 
-    monkeypatch.setattr(session.Session, "_spec", watched)
+    monkeypatch.setattr(placing.Placing, "_spec", watched)
     world.outcome = outcome
     world.session(2)
     assert shared["select ce"] == shared["select crt"] == shared["confirm ce"] == shared["confirm crt"] == {True}

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from divfeat import record as records
-from divfeat.config import ExperimentConfig, MethodConfig, StudyConfig
+from divfeat.config import ExperimentConfig, MethodConfig
 from divfeat.errors import ConfigError
 from divfeat.methods import METHODS, canonical, parts_of
 from divfeat.ranges import RANGES
@@ -22,6 +22,7 @@ from divfeat.search.jobs import baseline, name_of, own_numbers
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.subjects import baseline_subject, corners, own_params, own_values
 from divfeat.search.tuning import baselines, tunable, tuned_methods
+from divfeat.study_config import StudyConfig
 from tests.search.samples import curve, make_study
 from tests.search.test_study import World, angle_of, scored, stop_in
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from divfeat import experiment
-from divfeat.config import ExperimentConfig, build
+from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.methods import parts_of
 from divfeat.pretrain import Learner
 from divfeat.second import SECONDS, FirstStage
 from divfeat.settings import merge
+from divfeat.validation import build
 
 BASE: dict[str, Any] = {
     "data": {"source": "digits", "imbalance": 10, "n_max": 60, "boundary": 20, "val_per_class": 8},

@@ -9,7 +9,8 @@ from divfeat.config import MethodConfig
 from divfeat.data.prepare import prepare
 from divfeat.errors import ConfigError
 from divfeat.experiment import second_key, stage_key
-from divfeat.methods import METHODS, OFF, canonical, first_stage, parts_of
+from divfeat.methods import METHODS, canonical, first_stage, parts_of
+from divfeat.parts import OFF
 from divfeat.second import SECONDS
 from tests.second.samples import config, data
 

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divfeat import experiment
-from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec, build
+from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec
 from divfeat.losses import RELEASES, ConeGate, Hinge, theorem_tau_minus
 from divfeat.methods import build_method, canonical
 from divfeat.search.jobs import name_of
 from divfeat.thresholds import DEFAULT_HIGH, MovingThresholds, ThresholdContext, family_named, resolve
 from divfeat.thresholds.moving import BINS, quantile_angles
+from divfeat.validation import build
 
 QUICK = settings(max_examples=40, deadline=None)
 WIDTH = math.pi / BINS

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from divfeat.config import DataConfig, build
+from divfeat.config import DataConfig
 from divfeat.data import load_source
 from divfeat.data.prepare import prepare
 from divfeat.data.sources import find_source
 from divfeat.errors import DataError
+from divfeat.validation import build
 from tests.data.conftest import random_image
 
 LISTS = {"train_list": "train.txt", "val_list": "val.txt", "test_list": "test.txt"}
