@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from divfeat.objectives import OBJECTIVES
 from divfeat.report import figures
-from divfeat.report.arrays import mean_of
 from divfeat.report.groups import partitions
+from divfeat.report.lines import of_many, on_test, on_validation, worth_a_line
 from divfeat.report.outcomes import class_angles, class_rows, class_values
-from divfeat.report.summary import WINNER, Runs, StudySummary
+from divfeat.report.summary import WINNER, StudySummary
 from divfeat.search.ledger import Ledger
 from divfeat.search.protocol import metric_of
 from divfeat.statistics import listed
@@ -27,8 +26,6 @@ MEASURES = {
     "positive_cosine": "mean cosine to the own axis",
     "feature_norm": "mean feature norm",
 }
-#: Baselines up to which a figure has a line for each.
-_MOST_LINES = 5
 
 
 def class_plots(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
@@ -75,15 +72,15 @@ def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], 
     if not family.varies or any(not np.isfinite(values).any() for values in accuracy.values()):
         return
 
+    shown = on_validation(summary)
+
     def write(path: Path) -> str:
         tau = {group: [trial.angles[f"tau_{group}"] for trial, _ in done] for group in metrics}
-        baselines = {
-            group: {runs.name: runs.points(metric) for runs in summary.baselines_on_validation}
-            for group, metric in metrics.items()
-        }
+        baselines = {group: {runs.name: runs.points(metric) for runs in shown} for group, metric in metrics.items()}
         return figures.group_accuracy_by_threshold(tau, accuracy, path, baseline_accuracy=baselines)
 
-    yield "groups_by_threshold", "Accuracy of each group of classes against its own threshold (paper, figure 5c)", write
+    title = f"Accuracy of each group of classes against its own threshold (paper, figure 5c){of_many(summary, shown)}"
+    yield "groups_by_threshold", title, write
 
 
 def _points(share: float | None) -> float:
@@ -104,14 +101,15 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
         "partitions": partitions(counts.tolist(), summary.config.data.boundary),
         "name": summary.title(WINNER),
     }
-    shown = {runs.name: runs for runs in _worth_a_line(summary)}
+    shown = {runs.name: runs for runs in worth_a_line(summary)}
 
     def accuracy(path: Path) -> str:
         values = {WINNER: 100 * class_values(winner, "accuracy")}
         values |= {name: 100 * class_values(runs, "accuracy") for name, runs in shown.items()}
         return figures.accuracy_by_count(counts, values, path, class_names=names, **shared)
 
-    yield "accuracy_by_count", "Accuracy of each class against its training images (paper, figure 5a)", accuracy
+    title = f"Accuracy of each class against its training images (paper, figure 5a){of_many(summary, shown.values())}"
+    yield "accuracy_by_count", title, accuracy
 
     against = [name for name in dict.fromkeys((summary.coneless, _best_baseline(summary))) if name in shown]
 
@@ -135,22 +133,7 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
         )
 
 
-def _worth_a_line(summary: StudySummary) -> list[Runs]:
-    """The baselines that finished and are not the winner itself: all of them, or of many the best and the reference."""
-    found = [runs for runs in summary.confirmed if runs.completed and runs.name not in (WINNER, *summary.equals)]
-    best = sorted(found, key=lambda runs: (runs.name != summary.coneless, -_on_test(summary, runs)))[:_MOST_LINES]
-    return [runs for runs in found if runs in best]
-
-
 def _best_baseline(summary: StudySummary) -> str:
     """Of those with a line the best on test; "" where there is none."""
-    means = {runs.name: _on_test(summary, runs) for runs in _worth_a_line(summary)}
+    means = {runs.name: on_test(summary, runs) for runs in worth_a_line(summary)}
     return max(means, key=lambda name: means[name], default="")
-
-
-def _on_test(summary: StudySummary, runs: Runs) -> float:
-    """By which baselines are ranked: the primary objective or, where that is geometry, of which none is better, balanced
-    accuracy; -inf without a finished run."""
-    measure = OBJECTIVES["balanced"] if summary.measure.geometry else summary.measure
-    mean = mean_of(runs.values(measure.test))
-    return -math.inf if math.isnan(mean) else mean

@@ -17,6 +17,7 @@ from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.answers import read_answers
 from divfeat.report.class_plots import class_plots
+from divfeat.report.lines import of_many, on_validation, worth_a_line
 from divfeat.report.outcomes import class_rows
 from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.ledger import Ledger
@@ -85,7 +86,8 @@ def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     if not family.one_angle or summary.grid is None:
         return
     grid, metric = summary.grid, f"validation {summary.score_name}"
-    baselines = {runs.name: runs.shown(summary.measure) for runs in summary.baselines_on_validation}
+    shown = on_validation(summary)
+    baselines = {runs.name: runs.shown(summary.measure) for runs in shown}
     base = summary.config.search.method
     method = f"{'HingeCE' if base == MethodConfig() else base.name} ({grid.release})"
     note = f"As good as the best: undetermined, {grid.as_good.reason}." if grid.interval is None else ""
@@ -106,14 +108,13 @@ def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         nc1, rank = (
             np.stack([runs.values(name) for runs in grid.runs]) for name in ("collapse/nc1", "collapse/numerical_rank")
         )
-        others = {
-            runs.name: (runs.values("collapse/nc1"), runs.values("collapse/numerical_rank"))
-            for runs in summary.baselines_on_validation
-        }
+        others = {runs.name: (runs.values("collapse/nc1"), runs.values("collapse/numerical_rank")) for runs in shown}
         return figures.diversity_by_threshold(grid.angles, nc1, rank, path, baseline_diversity=others, method=method)
 
-    yield "accuracy_by_threshold", "Accuracy against τ⁺ with the as-good-as-the-best range (paper, figure 3c)", accuracy
-    yield "diversity_by_threshold", "Diversity of the features against τ⁺ (paper, figure 4)", diversity
+    left_out = of_many(summary, shown)
+    title = f"Accuracy against τ⁺ with the as-good-as-the-best range (paper, figure 3c){left_out}"
+    yield "accuracy_by_threshold", title, accuracy
+    yield "diversity_by_threshold", f"Diversity of the features against τ⁺ (paper, figure 4){left_out}", diversity
 
 
 def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str, str, Draw]]:
@@ -156,7 +157,8 @@ def _threshold_name(parameter: str) -> str:
 
 def _training(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     curves: dict[str, Mapping[str, Any]] = {}
-    for runs in summary.confirmed:
+    shown = worth_a_line(summary)
+    for runs in (*(one for one in [summary.confirmed_as(WINNER)] if one is not None), *shown):
         histories = [record["history"] for record in runs.completed if record["history"]]
         if not histories:
             continue
@@ -172,7 +174,9 @@ def _training(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
             "other": other,
         }
     if curves:
-        title = "Cosine to the own and to the other axes over training (paper, figures 3a and 3b)"
+        title = (
+            f"Cosine to the own and to the other axes over training (paper, figures 3a and 3b){of_many(summary, shown)}"
+        )
         yield "cosines", title, lambda path: figures.cosines_over_epochs(curves, path)
 
 
@@ -294,7 +298,8 @@ def _front(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         for trial in finished
     ]
     first, second = (OBJECTIVES[name] for name in summary.config.search.objectives)
-    baselines = {runs.name: (runs.shown(first), runs.shown(second)) for runs in summary.baselines_on_validation}
+    shown = on_validation(summary)
+    baselines = {runs.name: (runs.shown(first), runs.shown(second)) for runs in shown}
     names = (f"{first.short}{first.suffix}", f"{second.short}{second.suffix}")
     winner = None if summary.winner is None else int(summary.winner["winner"]["number"])
 
@@ -308,7 +313,7 @@ def _front(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
             winner=winner,
         )
 
-    yield "front", "The Pareto front of the search, on validation", write
+    yield "front", f"The Pareto front of the search, on validation{of_many(summary, shown)}", write
 
 
 def _measured(summary: StudySummary) -> str:

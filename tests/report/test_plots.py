@@ -10,7 +10,7 @@ import torch
 
 from divfeat.config import MethodConfig
 from divfeat.record import load_features
-from divfeat.report import figures
+from divfeat.report import figures, lines
 from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.search import protocol
@@ -300,10 +300,32 @@ def test_a_class_of_one_image_and_a_lost_seed_are_gaps(tmp_path, drawn):
 def test_of_many_baselines_the_best_and_the_reference_have_a_line(tmp_path, drawn):
     names = ["ce", "focal", "ldam", "class_balanced", "ce_no_projector", "ce_etf", "balanced_softmax"]
     study = Studied(tmp_path / "s", preset="digits-lt", protocol={"baselines": names}).all()
-    shown = list(drawn(read_summary(tmp_path / "s"))["accuracy_by_count"][1]["accuracy"])
+    summary = read_summary(tmp_path / "s")
+    given = {name: arguments for name, (_, arguments) in drawn(summary).items()}
     scores = {name: study.confirmed(name, "balanced").mean() for name in names if name != "ce_etf"}
     kept = {"ce_etf", *sorted(scores, key=scores.get)[-4:]}
-    assert shown == ["winner", *(name for name in names if name in kept)]
+    expected = [name for name in names if name in kept]
+    assert list(given["accuracy_by_count"]["accuracy"]) == ["winner", *expected]
+    assert list(given["groups_by_threshold"]["baseline_accuracy"]["major"]) == expected
+    assert list(given["cosines"]["methods"]) == [summary.title("winner"), *expected]
+    said = "; 5 of 7 baselines: ce_etf and the best"
+    titles = {name: plot.title for name, plot in draw(summary, tmp_path / "figures").items()}
+    assert {name for name in titles if titles[name].endswith(said)} == {
+        "accuracy_by_count",
+        "groups_by_threshold",
+        "cosines",
+    }
+
+
+def test_of_many_baselines_without_a_confirmation_the_best_on_validation_have_a_line(tmp_path):
+    names = ["ce", "focal", "ldam", "class_balanced", "ce_no_projector", "ce_etf", "balanced_softmax"]
+    study = Studied(tmp_path / "s", preset="digits-lt", protocol={"baselines": names}).begin().search().select()
+    found = lines.on_validation(read_summary(tmp_path / "s"))
+    scores = {
+        name: np.mean(on_validation(study, baseline(name, study.config), "val/accuracy_balanced")) for name in names
+    }
+    others = sorted((name for name in names if name != "ce_etf"), key=scores.get)
+    assert {runs.name for runs in found} == {"ce_etf", *others[-4:]}
 
 
 def test_of_geometry_no_baseline_is_best_so_accuracy_ranks_them(tmp_path, drawn):

@@ -66,7 +66,7 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = "") -> None:
 
 def save(figure: Figure, path: str | Path, caption: str) -> str:
     """Write the PNG with the caption in small print below, and return the caption."""
-    columns = int(figure.get_figwidth() * 17)
+    columns = int(figure.get_figwidth() * 16)
     figure.supxlabel(textwrap.fill(caption, columns), x=0.01, ha="left", fontsize=8, color=MUTED)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
