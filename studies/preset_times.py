@@ -38,14 +38,20 @@ def measured(folder: Path) -> tuple[str, int]:
     """Preset of a finished study, and seconds from its start to its verdict.
 
     Raises:
-        DataError: it is not finished, or was taken up again.
+        DataError: it is not finished, was taken up again, or is not the preset's own.
     """
     study, done, session = (read_json(folder / name) for name in ("study.json", "phases/done.json", "execution.json"))
     if study is None or done is None or session is None:
         raise DataError(f"{folder} holds no finished study: name the folder that the study printed")
     if session["time"] - study["created"] > _SAME_SESSION:
         raise DataError(f"{folder} was taken up again after its first session: run it anew, in one")
-    return str(study["config"]["preset"]), round(done["time"] - study["created"])
+    preset = str(study["config"]["preset"])
+    own, execution, _ = make_configs(preset)
+    if study["identity"] != own.identity or done["trials"] != execution.trials:
+        raise DataError(
+            f"{folder} was run with other settings than the preset {preset!r}: name a study of the preset as it is"
+        )
+    return preset, round(done["time"] - study["created"])
 
 
 def main(folders: list[str]) -> int:

@@ -1,0 +1,54 @@
+"""Which study folders say how long a preset takes: finished, in one session, and the preset as it is."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from divfeat.errors import DataError
+from divfeat.files import write_json
+from divfeat.settings import make_configs
+
+SCRIPT = Path(__file__).resolve().parents[1] / "studies" / "preset_times.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("preset_times", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def folder(place: Path, trials: int | None = None, resumed: float = 0.0, **settings: Any) -> Path:
+    study, execution, _ = make_configs("digits-lt", overrides=settings)
+    config = {"config": study.to_dict(), "identity": study.identity, "created": 1000.0}
+    write_json(place / "study.json", config)
+    write_json(place / "execution.json", {"time": 1010.0 + resumed})
+    write_json(place / "phases" / "done.json", {"trials": trials or execution.trials, "time": 1200.4})
+    return place
+
+
+def test_a_finished_study_of_a_preset_says_its_time(script: ModuleType, tmp_path: Path) -> None:
+    assert script.measured(folder(tmp_path)) == ("digits-lt", 200)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"resumed": 3600.0}, "taken up again"),
+        ({"trials": 3}, "other settings than the preset 'digits-lt'"),
+        ({"protocol": {"baselines": ["ce", "ce_etf"]}}, "other settings than the preset 'digits-lt'"),
+    ],
+)
+def test_other_studies_are_refused(script: ModuleType, tmp_path: Path, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        script.measured(folder(tmp_path, **how))
+
+
+def test_no_study(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no finished study"):
+        script.measured(tmp_path)
