@@ -141,3 +141,19 @@ def test_the_readme_says_what_the_results_say():
     assert f"terminal phase was reached by {reached['winner']} runs of the winner and {reached['ce']} of `ce`" in text
     for comparison in row["objectives"][0]["comparisons"]:
         assert f"{signed(comparison['mean'])} {interval(comparison['low'], comparison['high'])}" in text
+
+
+def test_the_readme_says_what_the_long_tail_says():
+    row = read_json(ROOT / "results" / "digits-lt" / "verdict.json")
+    text = " ".join(PAGES["README.md"].replace(">", " ").split())
+    assert row["groups"]["answer"][0] in text
+    major, minor = (row["winner"]["angles"][f"tau_{group}"]["degrees"] for group in ("major", "minor"))
+    assert f"{major:.0f} degrees on major classes and {minor:.0f} degree on minor ones" in text
+    found = {one["name"]: one for one in row["objectives"][0]["comparisons"]}
+    etf, ldam = found["ce_etf"], found["ldam_drw"]
+    assert etf["verdict"] == "not shown" and ldam["verdict"] == "worse"
+    assert f"no gain is shown: {signed(etf['mean'])} {interval(etf['low'], etf['high'])}" in text
+    assert f"{-ldam['mean']:.2f} {interval(-ldam['high'], -ldam['low'])}" in text
+    assert f"{row['provenance']['evaluation_images']} test images" in text
+    table = (ROOT / "results" / "long-tail" / "long_tail.md").read_text(encoding="utf-8").partition("\n#### ")[0]
+    assert table.strip() in PAGES["README.md"]
