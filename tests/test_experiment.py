@@ -12,19 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from divfeat import experiment
+from divfeat import experiment, scoring
 from divfeat.config import ExperimentConfig
 from divfeat.data import prepare as prepare_module
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError, DataError, NonFiniteError
-from divfeat.experiment import ExperimentResult, classifier_scores, run, stage_key, unseen_probe
+from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.losses import RELEASES
 from divfeat.methods import METHODS
 from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
 from divfeat.parts import OFF
+from divfeat.scoring import classifier_scores, unseen_probe
 from divfeat.seeding import stream_seed
 from divfeat.settings import merge
+from divfeat.stages import stage_key
 from divfeat.validation import build
 
 BASE: dict[str, Any] = {
@@ -590,13 +592,13 @@ def test_unseen_probe_uses_the_solver_and_the_strength_given(
     monkeypatch: pytest.MonkeyPatch, probe: dict[str, Any]
 ) -> None:
     asked: list[tuple[Any, ...]] = []
-    real = experiment.linear_probe
+    real = scoring.linear_probe
 
     def recorded(*args: Any, **kwargs: Any) -> Any:
         asked.append((kwargs["solver"], kwargs["strengths"], kwargs["standardize"], args[1]))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(experiment, "linear_probe", recorded)
+    monkeypatch.setattr(scoring, "linear_probe", recorded)
     labels = torch.arange(20) % 2
     unseen_probe(torch.eye(2)[labels], labels, 0.3, config(probe=probe))
     assert asked == [(probe.get("solver", "lbfgs"), [0.3], "standardize" in probe, None)] * 2

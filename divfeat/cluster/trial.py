@@ -20,8 +20,9 @@ from divfeat import record
 from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError
-from divfeat.experiment import remove_stages, run
+from divfeat.experiment import run
 from divfeat.files import append_line, read_json
+from divfeat.stages import remove_stages
 from divfeat.study_config import StopConfig
 
 Report = Callable[[dict[str, Any]], None]

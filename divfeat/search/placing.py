@@ -7,7 +7,6 @@ from typing import Any
 
 from divfeat.cluster.executor import RayExecutor
 from divfeat.cluster.trial import TrialSpec
-from divfeat.experiment import stage_key
 from divfeat.methods import parts_of
 from divfeat.search import workload
 from divfeat.search.interrupt import Interrupt, StoppedError
@@ -15,6 +14,7 @@ from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
 from divfeat.search.queue import Follower, JobQueue
+from divfeat.stages import stage_key
 from divfeat.study_config import ExecutionConfig, StudyConfig
 
 #: Phases whose weights are kept: the registered extractor comes from a selection run, confirmed runs keep theirs.

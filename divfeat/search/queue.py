@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from divfeat import record as records
 from divfeat.cluster.trial import TrialSpec
-from divfeat.experiment import first_stage_done, remove_stages, stage_key
 from divfeat.objectives import Direction
 from divfeat.search.asha import decide
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
+from divfeat.stages import first_stage_done, remove_stages, stage_key
 
 
 class Follower(Protocol):

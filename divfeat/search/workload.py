@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from divfeat.config import MethodConfig
-from divfeat.experiment import stage_key
 from divfeat.methods import first_stage, parts_of
 from divfeat.search.jobs import SEARCH_SEED, baseline, experiment, seed_of
 from divfeat.search.protocol import (
@@ -19,6 +18,7 @@ from divfeat.search.protocol import (
 )
 from divfeat.search.tuning import baselines, tunable
 from divfeat.second import SECONDS
+from divfeat.stages import stage_key
 from divfeat.study_config import StudyConfig
 from divfeat.thresholds import family_named
 

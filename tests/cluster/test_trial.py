@@ -17,9 +17,9 @@ from divfeat.cluster.trial import TrialSpec, fault_of, run_spec
 from divfeat.config import MethodConfig, ThresholdSpec
 from divfeat.data.prepare import prepare
 from divfeat.errors import ConfigError, DataError, NonFiniteError
-from divfeat.experiment import stage_key
 from divfeat.files import read_json, read_lines, write_json
 from divfeat.search.jobs import experiment
+from divfeat.stages import stage_key
 from tests.search.samples import METRIC, make_study
 
 STUDY = make_study(

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from divfeat import record as records
 from divfeat.config import MethodConfig
-from divfeat.experiment import stage_key
 from divfeat.losses import RELEASES
 from divfeat.methods import canonical, parts_of
 from divfeat.search import protocol, workload
@@ -17,6 +16,7 @@ from divfeat.search.subjects import baseline_subject, threshold_method
 from divfeat.search.tuning import tunable, tuned_methods
 from divfeat.second import SECONDS
 from divfeat.settings import preset_names
+from divfeat.stages import stage_key
 from divfeat.thresholds import FAMILIES, PAPER_ANGLE, family_named
 from tests.search.samples import METRIC, SECOND, completed, hinge, make_study
 

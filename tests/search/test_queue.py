@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from divfeat import record as records
 from divfeat.config import MethodConfig
-from divfeat.experiment import stage_key
 from divfeat.files import write_json
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job, experiment
 from divfeat.search.ledger import Ledger
 from divfeat.search.queue import JobQueue
+from divfeat.stages import stage_key
 from tests.search.samples import METRIC, completed, curve, make_study, search_job
 
 STUDY = make_study(train={"epochs": 4})

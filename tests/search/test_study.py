@@ -22,7 +22,6 @@ from rich.console import Console
 from divfeat import record as records
 from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError, DataError
-from divfeat.experiment import stage_key
 from divfeat.files import write_json
 from divfeat.search import placing, protocol, session
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
@@ -30,6 +29,7 @@ from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.study import Study
+from divfeat.stages import stage_key
 from divfeat.study_config import ExecutionConfig, StudyConfig
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import METRIC, completed, make_study

@@ -8,10 +8,10 @@ from divfeat import experiment
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import prepare
 from divfeat.errors import ConfigError
-from divfeat.experiment import second_key, stage_key
 from divfeat.methods import METHODS, canonical, first_stage, parts_of
 from divfeat.parts import OFF
 from divfeat.second import SECONDS
+from divfeat.stages import second_key, stage_key
 from tests.second.samples import config, data
 
 CONE = {"thresholds": {"family": "global", "angles": {"tau": 0.5}}}

@@ -10,9 +10,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from divfeat.data.batches import Batch, Batches
-from divfeat.experiment import ExperimentResult, first_stage_done, remove_stages, run, second_key, stage_key
+from divfeat.experiment import ExperimentResult, run
 from divfeat.methods import METHODS
 from divfeat.second import stage
+from divfeat.stages import first_stage_done, remove_stages, second_key, stage_key
 from tests.interruption import Killed
 from tests.second.samples import config, data
 
