@@ -73,8 +73,18 @@ def test_a_line_that_makes_no_sense(words: list[str], storage: Path) -> None:
 
 BAD = {
     "preset": (["--presets", "digits-lt", "digitz"], ["unknown preset 'digitz'", "Did you mean 'digits'?"]),
-    "preset twice": (["--presets", "digits-lt", "digits-lt"], ["the study digits-lt-", "twice", "each preset once"]),
-    "one name for two": ([*TWO, "--set", "execution.name=mine"], ["the study mine twice", "leave out execution.name"]),
+    "preset twice": (["--presets", "digits-lt", "digits-lt"], ["the study digits-lt-", "two columns", "each preset"]),
+    "one name for two": (
+        [*TWO, "--set", "execution.name=mine"],
+        ["the study mine stands for two", "leave out execution.name"],
+    ),
+    "variation twice": (
+        ["--vary", "a", "seed=1", "--vary", "a", "seed=2"],
+        ["the study digits-lt-a stands for two columns"],
+    ),
+    "variation's key": (["--vary", "a", "search.famly=global"], ["unknown setting 'search.famly'"]),
+    "variation without =": (["--vary", "a", "search.family"], ["search.family"]),
+    "variation's name": (["--vary", "a/b"], ["execution.name"]),
     "method": (["--methods", "ce", "ce_eft"], ["unknown baseline 'ce_eft'", "ce_etf", "hinge_fixed"]),
     "method of two": ([*TWO, "--methods", "ce_eft"], ["unknown baseline 'ce_eft'"]),
     "method twice": (["--methods", "ce", "ce"], ["['ce', 'ce']", "none twice"]),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from divfeat.cli.flags import EXIT_CODES_TEXT, OK, add_study_flags, command_line, configure, guarded, print_config
 
@@ -32,18 +32,39 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--methods", nargs="+", metavar="NAME", help="baselines of every study, the rows; default every method there is"
     )
+    flags.add_argument(
+        "--vary",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "A.B=VALUE"),
+        help="a column of its own under this name, with these settings over those of --set; give it once a column, without a "
+        "setting for the preset as it is",
+    )
     flags.add_argument("--publish", metavar="FOLDER", help="write the table there, naming no folder of this machine")
     flags.add_argument("--readme", metavar="FILE", help="show the table between its marks in this file")
     add_study_flags(flags)
     return flags
 
 
-def _column(flags: argparse.Namespace, preset: str) -> tuple[StudyConfig, ExecutionConfig, str]:
-    from divfeat.search.jobs import every_baseline
+def _columns(flags: argparse.Namespace) -> Iterator[tuple[StudyConfig, ExecutionConfig, str]]:
+    """A study a preset, or a study a preset and variation, which then names it."""
+    from divfeat.settings import merge, parse_assignments
 
-    study, _, _ = configure(flags, preset)
+    for preset in flags.presets:
+        for name, *assigned in flags.vary or [[""]]:
+            named = {"execution": {"name": f"{preset}-{name}"}} if name else {}
+            yield _column(flags, preset, merge(parse_assignments(assigned), named))
+
+
+def _column(
+    flags: argparse.Namespace, preset: str, over: Mapping[str, Any]
+) -> tuple[StudyConfig, ExecutionConfig, str]:
+    from divfeat.search.jobs import every_baseline
+    from divfeat.settings import merge
+
+    study, _, _ = configure(flags, preset, over)
     rows = tuple(flags.methods) if flags.methods else every_baseline(study)
-    return configure(flags, preset, {"protocol": {"baselines": list(rows), "tune": True}})
+    return configure(flags, preset, merge(over, {"protocol": {"baselines": list(rows), "tune": True}}))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
 
     def action() -> int:
-        studies = [_column(flags, preset) for preset in flags.presets]
+        studies = list(_columns(flags))
         if flags.print_config:
             for place, (study, execution, _) in enumerate(studies):
                 if place:

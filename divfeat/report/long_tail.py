@@ -22,6 +22,7 @@ from divfeat.files import finite, write_json, write_text
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.commands import study_command
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
+from divfeat.report.effects import effects
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, group_masks, group_scores
 from divfeat.report.published import short_of_published
@@ -88,8 +89,9 @@ class LongTailTable:
 
     @property
     def blocks(self) -> list[Block]:
-        """As tables: all data sets beside each other, then the groups of each."""
-        return [_overview(self), *(block for column in self.columns for block in _groups(column, self.methods))]
+        """As tables: all data sets beside each other, what thresholds do in each, then the groups of each."""
+        groups = (block for column in self.columns for block in _groups(column, self.methods))
+        return [_overview(self), *effects([(column.title, column.summary) for column in self.columns]), *groups]
 
     @property
     def markdown(self) -> str:

@@ -49,7 +49,7 @@ def run_table(
     names = [runner.name for runner in runners]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
-            f"--presets gives the study {twice[0]} twice; name each preset once, and of several leave out execution.name"
+            f"the study {twice[0]} stands for two columns; name each preset and each variation once, and leave out execution.name"
         )
     place = publish or Path(studies[0][1].storage_path).expanduser() / TABLE
     check_places(place, readme)

@@ -105,6 +105,25 @@ def test_paired_differences_to_the_reference(runs, table):
     assert table.columns[1].entries["ce"].gain.verdict == "no verdict"  # a seed was lost
 
 
+def test_what_thresholds_do_in_each_study_whose_classes_form_groups(runs, table):
+    """Winner against CE+ETF, the same without cones; a level for 3 baselines and 6 groups."""
+    study = runs[0]
+    found = cells(table, "#### What thresholds do", "digits-lt")
+    winner = MethodConfig.model_validate(study.winner["winner"]["method"])
+    groups = ["balanced", "major", "minor", "medium", "few"]
+    assert f"| study | winner | minus | {' | '.join(groups)} |" in table.markdown
+    assert found[:2] == [name_of(winner), "ce_etf"]
+    for group, told in zip(groups, found[2:], strict=True):
+        differences = points_of(study, "winner", f"accuracy_{group}") - points_of(study, "ce_etf", f"accuracy_{group}")
+        width = stats.t.ppf(1 - 0.05 / 2 / 3 / len(groups), len(differences) - 1) * stats.sem(differences)
+        expected = [differences.mean(), differences.mean() - width, differences.mean() + width]
+        assert [float(v) for v in re.findall(r"[+-]?[\d.]+", told.replace("−", "-"))] == pytest.approx(
+            expected, abs=0.006
+        )
+    part = table.markdown[table.markdown.index("#### What") : table.markdown.index("#### digits-lt")]
+    assert "| digits |" not in part  # classes of one size
+
+
 def test_groups_trials_and_sizes_of_each_data_set(runs, table):
     found = cells(table, "#### digits-lt", "ldam")
     told = "" if runs[0].tuned["ldam"] == MethodConfig(name="ldam") else name_of(runs[0].tuned["ldam"])
