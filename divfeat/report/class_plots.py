@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.report import figures
-from divfeat.report.groups import partitions
+from divfeat.report.groups import PARTITIONS, partitions
 from divfeat.report.lines import of_many, on_test, on_validation, worth_a_line
 from divfeat.report.outcomes import class_angles, class_rows, class_values
 from divfeat.report.summary import WINNER, StudySummary
@@ -32,6 +32,7 @@ def class_plots(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pat
     """Name, title and what draws it, of each figure that applies."""
     yield from _class_angles(summary)
     yield from _groups(summary)
+    yield from _tradeoff(summary)
     yield from _over_counts(summary)
 
 
@@ -81,6 +82,36 @@ def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], 
 
     title = f"Accuracy of each group of classes against its own threshold (paper, figure 5c){of_many(summary, shown)}"
     yield "groups_by_threshold", title, write
+
+
+def _tradeoff(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+    """Major against minor classes in every trial of the search and of the baselines that were tuned beside it."""
+    ledger = Ledger(summary.folder)
+
+    def of_trials(name: str) -> tuple[list[float], list[float]]:
+        records = [ledger.record(row["key"]) for row in ledger.proposals(name).values()]
+        major, minor = ([_points(metric_of(record, metric)) for record in records] for metric in metrics)
+        return major, minor
+
+    metrics = [f"val/accuracy_{group}" for group in PARTITIONS[0]]
+    found = {f"thresholds of {summary.config.search.method.name}": of_trials("")}
+    rows = class_rows(summary.confirmed) or class_rows(summary.selected)
+    parts = partitions([row["train_images"] for row in rows], summary.config.data.boundary)
+    if not parts or not {*PARTITIONS[0]} <= parts[0].keys() or not np.isfinite(found[next(iter(found))]).any():
+        return
+    shown = on_validation(summary)
+    tuned = {one.name for one in summary.own_numbers if one.trials}
+    found |= {runs.name: of_trials(runs.name) for runs in shown if runs.name in tuned}
+    major, minor = (int(parts[0][group].sum()) for group in PARTITIONS[0])
+
+    def write(path: Path) -> str:
+        fixed = {
+            runs.name: (runs.points(metrics[0]), runs.points(metrics[1])) for runs in shown if runs.name not in tuned
+        }
+        return figures.group_tradeoff(found, path, means=fixed, sizes=(major, minor))
+
+    title = f"What minor classes gain and major classes lose, in every trial{of_many(summary, shown)}"
+    yield "group_tradeoff", title, write
 
 
 def _points(share: float | None) -> float:

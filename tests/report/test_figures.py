@@ -300,6 +300,26 @@ def test_a_trial_that_breaks_a_constraint_is_ringed_and_never_the_best(tmp_path,
     assert caption.startswith("Best: 65.0 % at 17° and 17°; 1 of 2 trials") and "3 finished trials" in caption
 
 
+def test_group_tradeoff(tmp_path, drawn):
+    """Balanced accuracy weighs 3 major and 1 minor classes; what lies far below is outside and told."""
+    trials = {"ours": ([80, 60, NAN, 10], [20, 60, 50, 10]), "ldam": ([70, 72], [50, 40])}
+    caption = figures.group_tradeoff(trials, tmp_path / "n.png", means={"ce": ([80, 82], [10, NAN])}, sizes=(3, 1))
+    ax = drawn[0].axes[0]
+    assert line_named(ax, "ours").get_xydata().tolist() == [[80, 20], [60, 60], [10, 10]]
+    assert line_named(ax, "ldam").get_xydata().tolist() == [[70, 50], [72, 40]]
+    assert line_named(ax, "ce").get_xydata().tolist() == [[81, 10]]
+    assert "ours 65.0 (major 80.0, minor 20.0); ldam 65.0 (major 70.0, minor 50.0)" in caption
+    assert "Outside: 1, more than 15 points below the best." in caption and "Stars" in caption
+    assert ax.get_xlim()[0] > 50 and ax.get_xlim()[1] > 81
+    levels = [line for line in ax.get_lines() if line.get_label().startswith("equal balanced accuracy, 1 points")]
+    for line in levels:
+        (x, y), (right, low) = line.get_xydata()
+        assert 0.75 * x + 0.25 * y == pytest.approx(0.75 * right + 0.25 * low)
+    assert len(levels) >= 5
+    assert legend_of(ax) == ["ours", "ldam", "ce", "equal balanced accuracy, 1 points apart"]
+    assert_png(tmp_path / "n.png")
+
+
 def test_pareto_front(tmp_path, drawn):
     values = [(80, 10), (78, 40), (70, 50), (69, 49), (85, 60), (NAN, 3)]
     trials = [
@@ -552,6 +572,10 @@ DEGENERATE = {
     "a class without images": lambda p: figures.angles_by_count([5, 0], [0.1, 0.2], p, others={}),
     "no group": lambda p: figures.group_accuracy_by_threshold({}, {}, p),
     "one group": lambda p: figures.group_accuracy_by_threshold({HOSTILE: [NAN, 0.1]}, {HOSTILE: [1, NAN]}, p),
+    "no trade": lambda p: figures.group_tradeoff({}, p, sizes=(1, 1)),
+    "one trade": lambda p: figures.group_tradeoff(
+        {HOSTILE: ([1, NAN], [1, 2])}, p, means={HOSTILE: ([NAN], [1])}, sizes=(1, 9), names=(HOSTILE, "b")
+    ),
     "no front": lambda p: figures.pareto_front([], p, names=(HOSTILE, "b"), directions=("maximize", "minimize")),
     "one point": lambda p: figures.pareto_front(
         [{"number": 0, "values": (1.0, NAN), "feasible": True, "front": False}],

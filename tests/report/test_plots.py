@@ -236,6 +236,36 @@ def test_accuracy_of_each_group_against_its_threshold(tmp_path, drawn):
     assert list(given["baseline_accuracy"]["major"]) == list(BASELINES)
 
 
+def test_what_groups_gain_and_lose_in_every_trial(tmp_path, drawn):
+    rules = {"baselines": ["ce", "ce_etf", "ldam"], "tune": True}
+    study = Studied(tmp_path / "s", preset="digits-lt", protocol=rules)
+    study.begin().search().tune(
+        "ldam", {"margin": 0.3, "scale": 16.0}, {"margin": 0.5, "scale": 30.0}
+    ).select().confirm()
+    name, given = drawn(read_summary(tmp_path / "s"))["group_tradeoff"]
+    assert name == "group_tradeoff"
+
+    def of_trials(subject):
+        records = [study.ledger.record(row["key"])["metrics"] for row in study.ledger.proposals(subject).values()]
+        return [[100 * found[f"val/accuracy_{group}"] for found in records] for group in ("major", "minor")]
+
+    assert {method: list(pair) for method, pair in given["trials"].items()} == {
+        "thresholds of hinge_ce": of_trials(""),
+        "ldam": of_trials("ldam"),
+    }
+    assert len(of_trials("ldam")[0]) == 2
+    assert list(given["means"]) == ["ce", "ce_etf"]
+    for place, group in enumerate(("major", "minor")):
+        expected = on_validation(study, MethodConfig(name="ce"), f"val/accuracy_{group}")
+        np.testing.assert_allclose(given["means"]["ce"][place], 100 * np.array(expected))
+    boundary = study.config.data.boundary
+    assert given["sizes"] == (sum(n > boundary for n in TAIL), sum(n <= boundary for n in TAIL))
+
+
+def test_no_trade_between_groups_without_groups(whole, drawn):
+    assert "group_tradeoff" not in drawn(whole[1])
+
+
 def of_classes(study, name, column):
     """[K, S] of the confirmation."""
     return np.array([[row[column] for row in record["per_class"]] for record in records(study, name)]).T
@@ -313,6 +343,7 @@ def test_of_many_baselines_the_best_and_the_reference_have_a_line(tmp_path, draw
     assert {name for name in titles if titles[name].endswith(said)} == {
         "accuracy_by_count",
         "groups_by_threshold",
+        "group_tradeoff",
         "cosines",
     }
 

@@ -6,6 +6,7 @@ from divfeat.report.figures.comparison import confirmation, gain_by_class
 from divfeat.report.figures.features import feature_projection
 from divfeat.report.figures.front import pareto_front
 from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_by_threshold, two_thresholds
+from divfeat.report.figures.tradeoff import group_tradeoff
 from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "gain_by_class",
     "gain_by_count",
     "group_accuracy_by_threshold",
+    "group_tradeoff",
     "optimisation_history",
     "pareto_front",
     "two_thresholds",
