@@ -127,13 +127,19 @@ def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:
 def _searched_method(summary: StudySummary) -> str:
     """The searched method where it is not plain HingeCE, and what of it is searched too; else ""."""
     search = summary.config.search
-    if search.method == MethodConfig():
+    if not _another_base(summary):
         return ""
     named = method_named(search.method.name)
     changed = numbers_in_short(parts_of(search.method).other_than(named.parts))
     text = f"; thresholds of {search.method.name}{f' with {changed}' if changed else ''}"
     own = [f"its {part} ({RANGES[part]})" for part in search.own]
     return f"{text}, {listed(own)} searched with them" if own else text
+
+
+def _another_base(summary: StudySummary) -> bool:
+    """Whether angles alone do not say what was trained: another method than plain HingeCE, or numbers of it searched too."""
+    search = summary.config.search
+    return search.method != MethodConfig() or bool(search.own)
 
 
 def _ranges(summary: StudySummary) -> str:
@@ -157,7 +163,7 @@ def _proposed(summary: StudySummary, trial: Trial) -> str:
         return trial.name
     family = family_named(summary.config.search.family)
     search = summary.config.search
-    if family.others or search.refine or search.method != MethodConfig():
+    if family.others or search.refine or _another_base(summary):
         return trial.name
     angles = " / ".join(f"{math.degrees(value):.1f}°" for value in trial.angles.values())
     return f"{trial.release} {angles}" + (" (= CE+ETF)" if trial.name == "ce_etf" else "")

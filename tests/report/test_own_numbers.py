@@ -12,6 +12,8 @@ from divfeat.report.plots import draw
 from divfeat.report.reading import read_summary
 from divfeat.report.row import results_row
 from divfeat.report.words import signed
+from divfeat.search.jobs import SEARCH_SEED, experiment, name_of, seed_of
+from divfeat.search.subjects import threshold_method
 from tests.report.studies import Studied, completed
 
 #: A study whose report draws little.
@@ -176,3 +178,15 @@ def test_a_missing_baseline_without_cones_is_told(adjusted, tmp_path):
         study = Studied(tmp_path / name, search=search, protocol={**QUIET, "baselines": [name]}, **NO_FIGURES).all()
         assert read_summary(study.ledger.folder).coneless
         assert "without cones" not in text_of(build_report(study.ledger.folder))
+
+
+def test_a_number_searched_on_plain_hingece_is_told(tmp_path):
+    """The shares of the epochs with closed cones are the numbers that a search can start from without another base."""
+    search = {"own": ["closed_last"], "releases": ["gate"]}
+    study = Studied(tmp_path / "a", search=search, protocol=QUIET, **NO_FIGURES).begin()
+    params = {"tau": 1.0, "closed_last": 0.25}
+    config = experiment(study.trained, threshold_method(study.trained, params), seed_of(study.trained, SEARCH_SEED))
+    study.ledger.write_proposal(0, {"params": params, "key": config.key, "name": name_of(config.method)})
+    text = blocks_to_markdown(document(read_summary(study.ledger.folder), {}).blocks).replace("\\", "")
+    assert "thresholds of hinge_ce, its closed_last (0 to 0.45) searched with them" in text
+    assert "gate 57.3 deg closed_last=0.25" in text
