@@ -26,6 +26,7 @@ from divfeat.losses.objective import Objective
 from divfeat.methods import BuiltMethod, build_method, method_named, parts_of, train_of
 from divfeat.models import FeatureExtractor, build_extractor
 from divfeat.observer import Observer, OnEpoch
+from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult, train
 from divfeat.provenance import commit, device_name, versions
 from divfeat.scoring import check_finite, measure
@@ -74,8 +75,8 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     """Network and method, initialised from streams of `config.seed` that do not depend on each other.
 
     Raises:
-        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, a cutout above the images' size, or
-            a second stage that cannot work on these data.
+        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, a cutout above the images' size,
+            cones that open in no epoch, or a second stage that cannot work on these data.
     """
     projector = method_named(config.method.name).projector
     parts = parts_of(config.method)
@@ -98,7 +99,17 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     )
     context = ThresholdContext(torch.as_tensor(data.class_counts), boundary=config.data.boundary)
     method = build_method(config.method, extractor.feature_dim, context, seed=stream_seed(config.seed, "frame"))
+    _check_cones_open(parts, method.objective, config.train.epochs)
     return Learner(extractor, method.head), method
+
+
+def _check_cones_open(parts: Parts, objective: Objective, epochs: int) -> None:
+    """Refuse cones that are closed in every epoch: what trains as with none would be called a method with cones."""
+    if not any(objective.cones_are_open(epoch / epochs) for epoch in range(epochs)):
+        raise ConfigError(
+            f"method.closed_first={parts.closed_first:g} and method.closed_last={parts.closed_last:g} leave none of "
+            f"train.epochs={epochs} in which the cones are open: lower them, or raise train.epochs"
+        )
 
 
 def run(

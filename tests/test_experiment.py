@@ -455,6 +455,10 @@ def test_data_of_another_role_or_configuration_are_refused() -> None:
     ("change", "error", "message"),
     [
         ({"train": {"cutout": 10}}, ConfigError, "train.cutout=10 is more than the images' 8 x 8 pixels"),
+        ({"method": {**CONE, "closed_first": 0.6}}, ConfigError, "closed_first=0.6 and method.closed_last=0 leave none of "
+                                                                 "train.epochs=2 in which the cones are open"),
+        ({"method": {**CONE, "closed_first": 0.4, "closed_last": 0.4}, "train": {"epochs": 3}}, ConfigError,
+         "leave none of train.epochs=3"),
         ({"model": {"backbone": "digits_cn"}}, ConfigError, "Did you mean 'digits_cnn'"),
         ({"model": {"options": {"width": 2}}}, ConfigError, "digits_cnn.*takes no options"),
         ({"model": {"projector_dim": 3}}, ConfigError, "dim=3"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
+from divfeat.search.check import check_study
 from divfeat.search.jobs import PAPER_MINOR, baseline, experiment
 from divfeat.search.study import Study
 from divfeat.study_config import ExecutionConfig
@@ -77,3 +78,17 @@ def test_a_baseline_that_cannot_be_built_is_named(images: Path) -> None:
     told = r"baseline 'hinge_fixed' of protocol.baselines: .*every class is minor at data.boundary=60 .*6 to 60"
     with pytest.raises(ConfigError, match=told):
         study_on(images, "count_curve", boundary=60).check()
+
+
+@pytest.mark.parametrize(("epochs", "refused"), [(9, True), (10, False)])
+def test_a_search_that_could_close_the_cones_in_every_epoch_is_told_before_it(epochs: int, refused: bool) -> None:
+    """Each share goes to 0.45: of 9 epochs none begins in the tenth that both leave, of 10 the sixth does."""
+    changes = {"train": {"epochs": epochs, "warmup_epochs": 0}, "search": {"own": ["closed_first", "closed_last"]}}
+    config = make_study("digits-lt", **changes)
+    if not refused:
+        check_study(config, trials=20)
+        return
+    with pytest.raises(
+        ConfigError, match=r"closed_first=0.45 and method.closed_last=0.45 leave none of train.epochs=9"
+    ):
+        check_study(config, trials=20)
