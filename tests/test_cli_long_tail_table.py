@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,6 +177,16 @@ def test_dry_run_prints_a_plan_a_study_and_writes_nothing(storage: Path, capsys:
         assert " 4 " in tune  # LDAM's numbers alone, in as many trials as the thresholds
         assert "against 3 baselines" in plan
     assert list(storage.iterdir()) == []
+
+
+def test_the_smoke_test_has_room_for_every_method(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the two epochs of other commands M2m has none to translate in, and the default rows were refused."""
+    asked: list[Study] = []
+    monkeypatch.setattr(table, "make_plan", lambda runner: asked.append(runner) or SimpleNamespace(print=print))
+    assert main(["--storage-path", str(storage), "--smoke-test", "--dry-run"]) == 0
+    (runner,) = asked
+    assert "m2m" in runner.config.protocol.baselines and runner.config.train.epochs == 5
+    runner.check()
 
 
 @pytest.fixture

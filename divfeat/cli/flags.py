@@ -97,7 +97,10 @@ def guarded(action: Callable[[], int]) -> int:
 
 
 def configure(
-    flags: argparse.Namespace, preset: str | None = None, over: Mapping[str, Any] | None = None
+    flags: argparse.Namespace,
+    preset: str | None = None,
+    over: Mapping[str, Any] | None = None,
+    smoke: Mapping[str, Any] = SMOKE,
 ) -> tuple[StudyConfig, ExecutionConfig, str]:
     """Preset, file, flags and assignments as configurations; later ones win.
 
@@ -105,6 +108,7 @@ def configure(
         flags: Of `add_study_flags`, with `preset` and `name` where the command has them.
         preset: Instead of `flags.preset`; where neither is given, what the file and the assignments name, or digits.
         over: Settings of the command's own flags, laid over all others.
+        smoke: What `--smoke-test` lays over the preset.
 
     Raises:
         ConfigError: anything unknown or invalid.
@@ -131,7 +135,7 @@ def configure(
     # What --print-config wrote names its preset, and with it the study's default name.
     preset = preset or getattr(flags, "preset", None) or str(merge(file, assigned).get("preset", "digits"))
     if flags.smoke_test:
-        file = merge(SMOKE, file)
+        file = merge(smoke, file)
     return make_configs(preset, file, merge(merge(assigned, direct), over or {}))
 
 
