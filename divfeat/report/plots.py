@@ -81,8 +81,9 @@ def _confirmation(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
 
 def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     family = family_named(summary.config.search.family)
-    if len(family.parameters) == 2 and not family.others:
-        yield from _plane(summary, *family.parameters)
+    angles = [name for name in family.parameters if family.other(name) is None]
+    if len(angles) == 2:
+        yield from _plane(summary, *angles)
     if not family.one_angle or summary.grid is None:
         return
     grid, metric = summary.grid, f"validation {summary.score_name}"
@@ -126,6 +127,8 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
     trials = [trial for trial in summary.trials if trial.release == release and trial.status != "not finished"]
     if len(trials) < 2:
         return
+    search = summary.config.search
+    besides = (*(other.name for other in family_named(search.family).others), *search.own)
 
     def write(path: Path) -> str:
         # A pruned trial's last value is of an earlier epoch and would not compare.
@@ -141,6 +144,7 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
             suffix=summary.measure.suffix,
             minimize=summary.measure.sign < 0,
             infeasible=[trial.outcome == "infeasible" for trial in trials],
+            besides=besides,
         )
 
     yield "two_thresholds", f"The search over both thresholds, letting go the way '{release}'", write

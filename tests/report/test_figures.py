@@ -288,6 +288,18 @@ def test_two_thresholds(tmp_path, drawn):
     assert_png(tmp_path / "h.png")
 
 
+def test_trials_that_differ_in_more_than_two_thresholds_are_not_interpolated(tmp_path, drawn):
+    first, second = RNG.random((2, 30))
+    captions = [
+        figures.two_thresholds(first, second, 60 - first, tmp_path / "h.png", besides=besides)
+        for besides in ((), ("minor_share", "closed_last"))
+    ]
+    assert "contours interpolate" in captions[0] and "differ" not in captions[0]
+    assert captions[1].endswith("30 finished trials, one seed each; they differ in minor_share and closed_last too.")
+    plain, besides = (len(figure.axes[0].collections) for figure in drawn)
+    assert besides < plain
+
+
 def test_a_trial_that_breaks_a_constraint_is_ringed_and_never_the_best(tmp_path, drawn):
     broken = [False, True, False]
     caption = figures.two_thresholds(

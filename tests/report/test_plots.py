@@ -193,7 +193,19 @@ def test_gain_of_each_class_under_a_tail(tmp_path, drawn):
     assert given["tau_second"] == [row["params"]["tau_minor"] for row in rows]
     values = [study.ledger.record(row["key"])["metrics"]["val/accuracy_balanced"] for row in rows]
     np.testing.assert_allclose(given["objective"], 100 * np.array(values))
-    assert given["names"] == ("τ⁺ of major classes", "τ⁺ of minor classes")
+    assert given["names"] == ("τ⁺ of major classes", "τ⁺ of minor classes") and given["besides"] == ()
+
+
+def test_the_plane_of_a_family_of_two_angles_and_another_number(tmp_path, drawn):
+    """As of `cifar10-lt`, whose boundary is searched with them."""
+    search = {"family": "free_boundary", "own": ["closed_last"]}
+    study = Studied(tmp_path / "s", preset="digits-lt", search=search).begin().search()
+    _, given = drawn(read_summary(tmp_path / "s"))["two_thresholds"]
+    first, *_ = study.trained.search.releases
+    rows = [row["params"] for row in study.ledger.proposals().values() if row["params"]["release"] == first]
+    assert given["tau_first"] == [row["tau_major"] for row in rows] and len(rows) > 1
+    assert given["tau_second"] == [row["tau_minor"] for row in rows]
+    assert given["besides"] == ("minor_share", "closed_last")
 
 
 def test_the_angles_that_won_against_class_count(tmp_path, drawn):

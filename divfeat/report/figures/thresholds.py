@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from divfeat.report.figures._canvas import (
     say_empty,
     seeds_text,
 )
+from divfeat.statistics import listed
 
 TAU = "cone threshold τ⁺"
 
@@ -169,8 +170,9 @@ def two_thresholds(
     infeasible: ArrayLike | None = None,
     suffix: str = " (%)",
     minimize: bool = False,
+    besides: Sequence[str] = (),
 ) -> str:
-    """The objective over the plane of two thresholds (the `major_minor` family): trials, contours, the best.
+    """The objective over the plane of two thresholds (as those of `major_minor`): trials, contours, the best.
 
     Args:
         tau_first: [T] radians, horizontal.
@@ -183,6 +185,7 @@ def two_thresholds(
         infeasible: bool [T], finished trials that break a constraint: ringed, and never the best; None: there are none.
         suffix: its unit.
         minimize: whether less of it is what the search looks for.
+        besides: other numbers in which trials differ; then nothing is interpolated between them.
 
     Returns:
         The caption, also printed on the figure.
@@ -206,7 +209,7 @@ def two_thresholds(
         )
         flat = 0.5 * (high <= low)
         colours = {"cmap": "cividis", "vmin": low - flat, "vmax": high + flat}
-        if done.sum() >= 12 and np.ptp(x[done]) > 1 and np.ptp(y[done]) > 1:
+        if not besides and done.sum() >= 12 and np.ptp(x[done]) > 1 and np.ptp(y[done]) > 1:
             between = _contours(ax, x[done], y[done], z[done].clip(low, high), colours)
         points = ax.scatter(x[done], y[done], c=z[done], s=46, edgecolors="white", linewidths=0.8, zorder=3, **colours)
         cut = (
@@ -241,8 +244,12 @@ def two_thresholds(
     if handles:
         legend(ax, handles, columns=2, loc="upper left", bbox_to_anchor=(0.0, -0.14))
     count = int(done.sum())
-    trials = f"{count} finished trial{'s' * (count != 1)}"
-    return save(figure, path, f"{found}{trials}, one seed each{'; contours interpolate between trials' * between}.")
+    trials = f"{count} finished trial{'s' * (count != 1)}, one seed each"
+    if between:
+        trials += "; contours interpolate between trials"
+    if besides:
+        trials += f"; they differ in {listed([plain(name) for name in besides])} too"
+    return save(figure, path, f"{found}{trials}.")
 
 
 def _span(degrees: Floats) -> str:
