@@ -174,7 +174,7 @@ class SearchConfig(Frozen):
             )
 
     def _check_method(self) -> None:
-        from divfeat.methods import METHODS, method_named, parts_of
+        from divfeat.methods import METHODS, OF_CONES, method_named, parts_of
         from divfeat.ranges import RANGES
 
         parts = parts_of(self.method)
@@ -183,6 +183,12 @@ class SearchConfig(Frozen):
             raise ValueError(f"method={self.method.name!r} has no thresholds to search; use {hinged}")
         if self.method.thresholds != ThresholdSpec() or self.method.release != "paper":
             raise ValueError("method: its thresholds and release are what is searched; leave them out")
+        if self.family == "none" and (
+            closed := [part for part in OF_CONES if part in self.own or getattr(parts, part)]
+        ):
+            raise ValueError(
+                f"{' and '.join(closed)}: the family 'none' has no cones to close; leave that out, or set search.family"
+            )
         if len(set(self.own)) != len(self.own):
             raise ValueError(f"own={list(self.own)}: name no part twice")
         for name in self.own:

@@ -768,6 +768,8 @@ def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
         ({"own": ["mixup"]}, "the first value of mixup is None, outside the searched range 0.1 to 2, log scale; set"),
         ({"own": ["tau"], "method": "hinge_la"}, "unknown part with a searched range 'tau'"),
         ({"own": ["logit_adjustment"] * 2, "method": "hinge_la"}, "name no part twice"),
+        ({"own": ["closed_last"], "family": "none"}, "closed_last: the family 'none' has no cones to close"),
+        ({"method": {"closed_first": 0.2}, "family": "none"}, "closed_first: the family 'none' has no cones"),
         (
             {"own": ["class_balanced"], "method": {"class_balanced": 0.5}},
             "class_balanced is 0.5, outside the searched range 0.9 to 0.99999, log scale of 1 - it; set",
