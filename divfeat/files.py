@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from divfeat.errors import DataError
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` atomically and durably."""
@@ -26,11 +28,35 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`, or None where there is no such file."""
+    """The JSON in `path`, or None where there is no such file.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON: nothing here writes halves, so it was damaged or changed.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:  # text that is no UTF-8 or no JSON is a ValueError
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else f"it is no JSON: {error}"
+        raise DataError(
+            f"{path} cannot be read ({reason}); restore it from a copy, or begin the study anew in another folder"
+        ) from error
+
+
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`, or None where there is no such file.
+
+    Raises:
+        DataError: as `read_json`, or it holds something else.
+    """
+    found = read_json(path)
+    if found is not None and not isinstance(found, dict):
+        raise DataError(
+            f"{path} holds a JSON {type(found).__name__}, no settings by name; restore it from a copy, or begin the study "
+            "anew in another folder"
+        )
+    return found
 
 
 def append_line(path: Path, value: Any) -> None:

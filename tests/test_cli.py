@@ -320,6 +320,17 @@ def test_a_name_taken_by_another_study(words, storage, capsys):
     assert tree(storage) == before
 
 
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_a_study_that_cannot_be_read_is_left_as_it_is(words, storage, capsys):
+    (storage / "mine").mkdir()
+    (storage / "mine" / "study.json").write_text('{"format": 1')
+    before = tree(storage)
+    assert main(["--storage-path", str(storage), "--name", "mine", *words]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and "mine/study.json cannot be read (it is no JSON" in text
+    assert tree(storage) == before
+
+
 def test_a_server_that_does_not_answer(storage, capsys):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: refuses, and nobody else gets the port

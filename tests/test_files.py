@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from divfeat import files
-from divfeat.files import append_line, finite, read_json, read_lines, write_json, write_text
+from divfeat.errors import DataError
+from divfeat.files import append_line, finite, read_json, read_lines, read_mapping, write_json, write_text
 from divfeat.seeding import stream_seed
 
 values = st.recursive(
@@ -53,6 +54,31 @@ def test_finite_changes_only_what_is_not(value: Any) -> None:
 
 def test_finite_takes_numpy_floats_tuples_and_other_keys() -> None:
     assert finite({1: (np.float64("nan"), np.float64(0.5))}) == {"1": [None, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "it is no JSON"), (b'{"run": 1', "it is no JSON"), (b"\xff\xfe", "it is no JSON"), (None, "directory")],
+)
+def test_json_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "record.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"record.json cannot be read .*{reason}.*restore it from a copy"):
+        read_json(path)
+
+
+def test_a_mapping_is_no_other_json(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    assert read_mapping(path) is None
+    write_json(path, {"format": 1})
+    assert read_mapping(path) == {"format": 1}
+    for value in ([1], 3, "text"):
+        write_json(path, value)
+        with pytest.raises(DataError, match=f"study.json holds a JSON {type(value).__name__}, no settings by name"):
+            read_mapping(path)
 
 
 def test_text_is_replaced_whole(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from divfeat.config import ExperimentConfig, MethodConfig
 from divfeat.errors import DataError
-from divfeat.files import read_json
+from divfeat.files import read_mapping
 from divfeat.methods import canonical
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.objectives import OBJECTIVES
@@ -55,14 +55,14 @@ def read_summary(folder: str | Path) -> StudySummary:
     """Everything a report says about the study in `folder`, whether it has ended or not.
 
     Raises:
-        DataError: no study there, or one whose records this version of divfeat could not find.
+        DataError: no study there, one that cannot be read, or whose records this version of divfeat could not find.
     """
     return _Reader(Path(folder).resolve()).summary()
 
 
 class _Reader:
     def __init__(self, folder: Path) -> None:
-        found = read_json(folder / "study.json")
+        found = read_mapping(folder / "study.json")
         if found is None:
             raise DataError(f"{folder} holds no study (there is no study.json); give the folder that the study printed")
         if found.get("format") != FORMAT:
@@ -73,7 +73,7 @@ class _Reader:
                 f"{folder} was written by a divfeat with other settings, under whose keys nothing would be found; "
                 "report with that version (phases/protocol.json names its commit)"
             )
-        run = {name: value for name, value in (read_json(folder / "execution.json") or {}).items() if name != "time"}
+        run = {name: value for name, value in (read_mapping(folder / "execution.json") or {}).items() if name != "time"}
         self.execution: ExecutionConfig = build(ExecutionConfig, run)
         self.folder, self.ledger = folder, Ledger(folder)
         self.record_of = cache(self.ledger.record)

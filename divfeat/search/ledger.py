@@ -22,7 +22,7 @@ from typing import Any
 
 from divfeat import record as records
 from divfeat.errors import ConfigError, DataError
-from divfeat.files import append_line, read_json, read_lines, write_json
+from divfeat.files import append_line, read_json, read_lines, read_mapping, write_json
 from divfeat.record import FORMAT
 from divfeat.study_config import StudyConfig, deciding
 
@@ -46,8 +46,9 @@ class Ledger:
         Raises:
             ConfigError: the folder holds another study (the differences are named), was written by another version of
                 the format, or cannot be written.
+            DataError: its study.json cannot be read.
         """
-        found = read_json(self.folder / "study.json")
+        found = read_mapping(self.folder / "study.json")
         if found is None:
             parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

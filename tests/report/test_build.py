@@ -456,6 +456,14 @@ def test_main_rebuilds_and_explains(tmp_path, capsys):
     assert "report" in capsys.readouterr().out
     assert main([str(tmp_path)]) == 1
     assert "study.json" in capsys.readouterr().err
+    for torn, told in (
+        ('{"format": 1', "study.json cannot be read (it is no JSON"),
+        ("[1]", "study.json holds a JSON list"),
+    ):
+        (tmp_path / "s" / "study.json").write_text(torn)
+        assert main([str(tmp_path / "s")]) == 1
+        text = capsys.readouterr().err
+        assert text.startswith("error: ") and told in text
     for words, code in (([], 2), (["--help"], 0)):
         with pytest.raises(SystemExit) as end:
             main(words)
