@@ -22,9 +22,10 @@ class NonFiniteError(DivfeatError, ArithmeticError):
     """A loss or a gradient became NaN or infinite: the run fails, the study goes on."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Message for a name that is not among `known`, with the closest one."""
+def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "", elsewhere: str = "") -> str:
+    """Message for a name that is not among `known`, with the closest one, or else with where there is one `elsewhere`."""
     known = list(known)
     close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
-    hint = f" Did you mean {(prefix + '.' if prefix else '') + close[0]!r}?" if close else ""
+    meant = (prefix + "." if prefix else "") + close[0] if close else elsewhere
+    hint = f" Did you mean {meant!r}?" if meant else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}"

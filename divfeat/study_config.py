@@ -197,7 +197,7 @@ class SearchConfig(Frozen):
             if not RANGES[name].holds(getattr(parts, name)):
                 raise ValueError(
                     f"own={list(self.own)}: the first value of {name} is {getattr(parts, name)}, outside the searched range "
-                    f"{RANGES[name]}; set method.{name} to one inside"
+                    f"{RANGES[name]}; set search.method.{name} to one inside"
                 )
 
     def _check_stages(self) -> None:

@@ -43,7 +43,11 @@ def _explain(model: type[BaseModel], problem: Any, prefix: str) -> str:
     location = [str(part) for part in problem["loc"]]
     where = prefix + ".".join(location)
     if problem["type"] == "extra_forbidden":
-        return unknown("setting", where, _fields_at(model, location[:-1]), prefix=where.rpartition(".")[0])
+        known, prefix = _fields_at(model, location[:-1]), where.rpartition(".")[0]
+        # `imbalance` is data.imbalance, `method.focal` search.method.focal: told where one section alone has the name.
+        sections = [] if location[1:] else [name for name in known if location[0] in _fields_at(model, [name])]
+        elsewhere = f"{sections[0]}.{where}" if len(sections) == 1 else ""
+        return unknown("setting", where, known, prefix=prefix, elsewhere=elsewhere)
     if problem["type"] == "missing":
         return f"setting {where} is missing"
     message = problem["msg"].removeprefix("Value error, ")

@@ -63,6 +63,10 @@ def refusal(*assignments: str) -> str:
         ),
         ("execution.trails=3", "unknown setting 'execution.trails'. Did you mean 'execution.trials'?"),
         ("zzz=3", "unknown setting 'zzz'. Known: preset, data"),
+        ("imbalance=10", "unknown setting 'imbalance'. Did you mean 'data.imbalance'? Known: preset, data"),
+        ("method.focal=1", "unknown setting 'method'. Did you mean 'search.method'?"),
+        ("options=3", "unknown setting 'options'. Did you mean 'model.options'?"),
+        ("train.imbalance=10", "unknown setting 'train.imbalance'. Known: epochs"),
     ],
 )
 def test_unknown_keys_name_the_closest(assignment: str, message: str) -> None:
@@ -763,7 +767,7 @@ def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
         ({"method": {"scael": 3}}, "unknown setting 'search.method.scael'. Did you mean 'search.method.scale'?"),
         (
             {"own": ["logit_adjustment"]},
-            "the first value of logit_adjustment is 0.0, outside the searched range 0.25 to 3; set",
+            "logit_adjustment is 0.0, outside the searched range 0.25 to 3; set search.method.logit_adjustment to one inside",
         ),
         ({"own": ["mixup"]}, "the first value of mixup is None, outside the searched range 0.1 to 2, log scale; set"),
         ({"own": ["tau"], "method": "hinge_la"}, "unknown part with a searched range 'tau'"),
