@@ -117,8 +117,8 @@ class SearchConfig(Frozen):
     refine: tuple[str, ...] = Field(
         (), description="plainer families searched first, in this order (divfeat.search.refine)"
     )
-    releases: tuple[Release, ...] = ("gate", "paper", "theorem")
-    objectives: tuple[str, ...] = ("fine_probe",)
+    releases: tuple[Release, ...] = Field(("gate", "paper", "theorem"), description="ways of letting go of a sample")
+    objectives: tuple[str, ...] = Field(("fine_probe",), description="names of one measure, or of two")
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = "tpe"
     low: float = 0.0
     high: float = Field(17 / 36 * math.pi, description="radians")
@@ -221,7 +221,9 @@ class SearchConfig(Frozen):
 class ProtocolConfig(Frozen):
     """Fixed before the search (design 5); every number here is part of the study's identity."""
 
-    baselines: tuple[str, ...] = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
+    baselines: tuple[str, ...] = Field(
+        ("ce", "ce_no_projector", "ce_etf", "hinge_fixed"), description="names of methods, hinge_fixed or no_cones"
+    )
     tune: bool = Field(
         False, description="search the baselines' own numbers on validation, with as many trials as ours"
     )

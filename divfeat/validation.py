@@ -39,6 +39,14 @@ def build(model: type[Any], settings: Any, prefix: str = "") -> Any:
         raise ConfigError("\n".join(_explain(model, problem, prefix) for problem in error.errors())) from error
 
 
+#: Types of pydantic's problems, in the words of the YAML that settings are written in.
+_WORDS = {
+    "tuple_type": "Input should be a list, as in [a, b]",
+    "dict_type": "Input should be a mapping, as in {a: 1}",
+    "model_type": "Input should be a mapping of settings, as in {a: 1}",
+}
+
+
 def _explain(model: type[BaseModel], problem: Any, prefix: str) -> str:
     location = [str(part) for part in problem["loc"]]
     where = prefix + ".".join(location)
@@ -50,11 +58,12 @@ def _explain(model: type[BaseModel], problem: Any, prefix: str) -> str:
         return unknown("setting", where, known, prefix=prefix, elsewhere=elsewhere)
     if problem["type"] == "missing":
         return f"setting {where} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "value_error" or not location:
         return f"{where}: {message}" if where else message
     value = repr(problem.get("input"))
-    field = _fields_at(model, location[:-1]).get(location[-1])
+    setting = location[:-1] if location[-1].isdigit() else location  # a place in a list means what the list does
+    field = _fields_at(model, setting[:-1]).get(setting[-1])
     meaning = f" ({field.description})" if field is not None and field.description else ""
     return f"setting {where}={value[:80]}: {message[0].lower()}{message[1:]}{meaning}"
 

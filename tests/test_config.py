@@ -85,7 +85,17 @@ def test_unknown_keys_name_the_closest(assignment: str, message: str) -> None:
         ("train.schedule=cosin", ["train.schedule='cosin'", "'cosine', 'step' or 'constant'"]),
         ("data.source=3", ["data.source=3", "string"]),
         ("data.tail=linear", ["data.tail='linear'", "'exponential' or 'step'"]),
-        ("train=3", ["train=3", "TrainConfig"]),
+        ("train=3", ["train=3", "a mapping of settings, as in {a: 1}"]),
+        ("search.own=closed_first", ["search.own='closed_first'", "a list, as in [a, b] (parts of it whose values"]),
+        (
+            "search.constraints=[major]",
+            ["search.constraints.0='major'", "a mapping of settings", "that the winner keeps"],
+        ),
+        (
+            "protocol.baselines=[{name: ce}]",
+            ["protocol.baselines.0={'name': 'ce'}", "string (names of methods, hinge_fixed"],
+        ),
+        ("model.options=[1]", ["model.options=[1]", "a mapping, as in {a: 1} (passed to the backbone)"]),
         ("search.releases=[gate, papre]", ["search.releases.1='papre'", "'paper', 'theorem' or 'gate'"]),
         ("execution.trials=all", ["execution.trials='all'", "integer"]),
     ],
