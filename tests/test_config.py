@@ -156,6 +156,7 @@ def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> Non
         (["search.objectives=[accuracy, accuracy]"], "give one, or two different ones"),
         (["search.objectives=[accuarcy]"], "unknown objective 'accuarcy'. Did you mean 'accuracy'?"),
         (["search.family=globl"], "unknown threshold family 'globl'"),
+        (["search.family=each_K"], "each_K with the number of classes as K, e.g. each_10"),
         (["search.releases=[]"], "releases=[]: give at least one"),
         (["search.releases=[gate, gate]"], "none twice"),
         (["search.low=1.2", "search.high=1.0"], "search.low=1.2 must lie below search.high=1.0"),

@@ -68,7 +68,8 @@ def family_named(name: str) -> Family:
     start, _, number = name.rpartition("_")
     if start == "each" and number.isascii() and number.isdigit() and len(number) < 6 and number == str(int(number)):
         return _each(int(number))
-    raise ConfigError(f"unknown threshold family {name!r}; known: {', '.join(FAMILIES)}, each_K (K classes)")
+    each = "each_K with the number of classes as K, e.g. each_10"
+    raise ConfigError(f"unknown threshold family {name!r}; known: {', '.join(FAMILIES)}, {each}")
 
 
 @lru_cache(maxsize=8)
