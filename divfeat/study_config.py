@@ -240,7 +240,7 @@ class ProtocolConfig(Frozen):
     alpha: float = Field(0.05, gt=0, lt=1)
     published_ce: float | None = Field(
         None,
-        gt=0,
+        ge=1,
         lt=100,
         description="percent on test published for CE with this recipe; far under it no verdict is given",
     )

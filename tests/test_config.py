@@ -127,6 +127,7 @@ def test_wrong_types_name_key_value_and_what_is_expected(assignment: str, parts:
         ("data.expected_split=abc", ["data.expected_split='abc'", "should match pattern"]),
         ("seed=-1", ["seed=-1"]),
         ("protocol.confirm_seeds=1", ["protocol.confirm_seeds=1"]),
+        ("protocol.published_ce=0.62", ["protocol.published_ce=0.62", "greater than or equal to 1 (percent on test"]),
         ("protocol.alpha=1", ["protocol.alpha=1"]),
         ("execution.trials=0", ["execution.trials=0"]),
         ("execution.max_failed_share=1.5", ["execution.max_failed_share=1.5"]),
