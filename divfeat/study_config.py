@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -54,8 +55,12 @@ class ConstraintConfig(Frozen):
             raise ValueError(
                 f"than={self.than!r}: only ce_etf is measured before the search; give ce_etf, or leave it out"
             )
-        share = self.than is None and OBJECTIVES[self.metric].unit == "share"
-        if share and (0 < self.bound < 1 or not 0 <= self.bound <= 100):
+        share = OBJECTIVES[self.metric].unit == "share"
+        if share and self.than is not None and abs(self.bound) > 100:
+            raise ValueError(
+                f"constraint on {self.metric!r}: no two shares differ by {abs(self.bound):g} points; give -100 to 100"
+            )
+        if share and self.than is None and (0 < self.bound < 1 or not 0 <= self.bound <= 100):
             raise ValueError(
                 f"constraint on {self.metric!r}: {self.bound:g} would be {self.bound:g} %; bounds of a share are percent, "
                 "from 1 to 100, or 0"
@@ -163,6 +168,12 @@ class SearchConfig(Frozen):
         for field, given in (("constraints", self.constraints), ("stop", self.stop)):
             if len(set(given)) != len(given):
                 raise ValueError(f"{field}: give none twice")
+        for low, high in itertools.permutations(self.constraints, 2):
+            same = (low.metric, low.than) == (high.metric, high.than)
+            if same and low.at_least is not None and high.at_most is not None and low.at_least > high.at_most:
+                raise ValueError(
+                    f"constraints: no trial keeps both {low.name!r} and {high.name!r}; change one of the bounds"
+                )
         if self.constraints and self.asha:
             raise ValueError(
                 "asha compares trials by the objective alone, and would stop those that keep the constraints for others that "

@@ -174,6 +174,14 @@ def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> Non
         (["search.constraints=[{metric: major, at_least: 0.7}]"], "0.7 would be 0.7 %; bounds of a share are percent"),
         (["search.constraints=[{metric: major, at_least: -1}]"], "-1 would be -1 %"),
         (
+            ["search.constraints=[{metric: major, at_least: 101, than: ce_etf}]"],
+            "constraint on 'major': no two shares differ by 101 points",
+        ),
+        (
+            ["search.constraints=[{metric: nc1, at_most: 1}, {metric: nc1, at_least: 1.5}]"],
+            "no trial keeps both 'nc1 >= 1.5' and 'nc1 <= 1'; change one of the bounds",
+        ),
+        (
             ["search.constraints=[{metric: nc1, at_most: 1}, {metric: nc1, at_most: 1.0}]"],
             "constraints: give none twice",
         ),
