@@ -795,6 +795,10 @@ def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
         ({"own": ["closed_last"], "family": "none"}, "closed_last: the family 'none' has no cones to close"),
         ({"method": {"closed_first": 0.2}, "family": "none"}, "closed_first: the family 'none' has no cones"),
         (
+            {"own": ["closed_last"], "family": "none"},
+            "closed_last says when cones are closed, and the family 'none' has",
+        ),
+        (
             {"own": ["class_balanced"], "method": {"class_balanced": 0.5}},
             "class_balanced is 0.5, outside the searched range 0.9 to 0.99999, log scale of 1 - it; set",
         ),
