@@ -215,6 +215,13 @@ class SearchConfig(Frozen):
                     f"own={list(self.own)}: the first value of {name} is {getattr(parts, name)}, outside the searched range "
                     f"{RANGES[name]}; set search.method.{name} to one inside"
                 )
+        for ends in ("low", "high"):
+            searched = {name: RANGES[name].turned(getattr(RANGES[name], ends)) for name in self.own}
+            try:
+                parts_of(self.method.model_copy(update=searched))
+            except ConfigError as error:
+                values = ", ".join(f"{name}={value:g}" for name, value in searched.items())
+                raise ValueError(f"own={list(self.own)}: the search comes to {values}, where {error}") from error
 
     def _check_stages(self) -> None:
         from divfeat.thresholds import family_named

@@ -795,6 +795,10 @@ def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
         ({"own": ["closed_last"], "family": "none"}, "closed_last: the family 'none' has no cones to close"),
         ({"method": {"closed_first": 0.2}, "family": "none"}, "closed_first: the family 'none' has no cones"),
         (
+            {"own": ["closed_first"], "method": {"closed_last": 0.6}},
+            "own=['closed_first']: the search comes to closed_first=0.45, where method.closed_first=0.45 and",
+        ),
+        (
             {"own": ["closed_last"], "family": "none"},
             "closed_last says when cones are closed, and the family 'none' has",
         ),
