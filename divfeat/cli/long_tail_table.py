@@ -61,8 +61,11 @@ def _columns(flags: argparse.Namespace) -> Iterator[tuple[StudyConfig, Execution
     """A study a preset, or a study a preset and variation, which then names it."""
     from divfeat.settings import merge, parse_assignments
 
+    variations = flags.vary or [[""]]
+    for words in (flags.set, *(assigned for _, *assigned in variations)):
+        _check_assigned(words)
     for preset in flags.presets:
-        for name, *assigned in flags.vary or [[""]]:
+        for name, *assigned in variations:
             named = {"execution": {"name": f"{preset}-{name}"}} if name else {}
             yield _column(flags, preset, merge(parse_assignments(assigned), named))
 
@@ -76,6 +79,26 @@ def _column(
     study, _, _ = configure(flags, preset, over, _SMOKE)
     rows = tuple(flags.methods) if flags.methods else every_baseline(study)
     return configure(flags, preset, merge(over, {"protocol": {"baselines": list(rows), "tune": True}}), _SMOKE)
+
+
+def _check_assigned(assignments: Sequence[str]) -> None:
+    """Refuse words of the user's that the table would pass over.
+
+    Raises:
+        ConfigError: other baselines than `--methods`, or baselines as published.
+    """
+    from divfeat.errors import ConfigError
+    from divfeat.settings import parse_assignments
+
+    assigned = parse_assignments(assignments).get("protocol")
+    given = assigned if isinstance(assigned, dict) else {}
+    if "baselines" in given:
+        raise ConfigError("protocol.baselines: the baselines of a table are its rows; name them with --methods")
+    if given.get("tune") is False:
+        raise ConfigError(
+            "protocol.tune=false: every method of a table is tuned; for a study of baselines as published run "
+            "tau_search.py"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
