@@ -163,6 +163,10 @@ BAD = {
     "range": (["--set", "train.epochs=0"], ["setting train.epochs=0", "greater than or equal to 1"]),
     "two at once": (["--set", "train.lr=-1", "--set", "seeds=2"], ["train.lr=-1", "unknown setting 'seeds'"]),
     "method": (["--set", "protocol.baselines=[ce, ce_eft]"], ["unknown baseline 'ce_eft'", "ce_etf", "hinge_fixed"]),
+    "no angles": (
+        ["--set", "protocol.baselines=[ce, hinge_ce]"],
+        ["'hinge_ce' has no angles", "hinge_fixed", "ce_etf"],
+    ),
     "no baseline": (["--set", "protocol.baselines=[]"], ["protocol.baselines=[]", "at least one"]),
     "baseline twice": (["--set", "protocol.baselines=[ce, ce]"], ["['ce', 'ce']", "none twice"]),
     "rate": (["--set", "protocol.learning_rates=[0.1, 0]"], ["protocol.learning_rates=[0.1, 0.0]", "positive"]),

@@ -89,9 +89,13 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     one), which is refused where they are alike.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, or one that says no angles.
     """
     known = [*[m for m in METHODS if m != "hinge_ce"], *_OF_THE_SEARCH]
+    if name == "hinge_ce":
+        raise ConfigError(
+            "baseline 'hinge_ce' has no angles of its own; use hinge_fixed (the paper's), or ce_etf (without cones)"
+        )
     if name not in known:
         raise ConfigError(unknown("baseline", name, known))
     method = study.search.method if name in _OF_THE_SEARCH else MethodConfig(name=name)

@@ -250,7 +250,12 @@ def test_every_baseline_leaves_out_what_a_study_trains_alike():
     assert {"no_cones", "hinge_fixed", "ce_etf_la", "hinge_la"} <= set(adjusted)
 
 
-@pytest.mark.parametrize("name", ["hinge_ce", "ce_etff", ""])
+def test_the_searched_method_is_no_baseline_without_angles():
+    with pytest.raises(ConfigError, match=r"'hinge_ce' has no angles of its own; use hinge_fixed .*or ce_etf"):
+        baseline("hinge_ce", make_study())
+
+
+@pytest.mark.parametrize("name", ["ce_etff", ""])
 def test_an_unknown_baseline_is_refused_with_the_known_ones(name):
     with pytest.raises(ConfigError, match=r"unknown baseline.*ce_no_projector.*hinge_fixed"):
         baseline(name, make_study())
