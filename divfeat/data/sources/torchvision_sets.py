@@ -110,8 +110,8 @@ def _entry(request: Request) -> _Set:
         raise DataError(f"{request.spec!r} needs a folder of local data sets: set DIVFEAT_DATA, or pass root")
     if not request.root.is_dir() and not request.download:
         raise DataError(
-            f"{request.spec!r}: the folder {request.root} does not exist: correct DIVFEAT_DATA or root, or allow "
-            "download"
+            f"{request.spec!r}: the folder {request.root} does not exist: correct DIVFEAT_DATA or root, or set "
+            "data.download=true"
         )
     return TORCHVISION_SETS[name]
 
@@ -134,7 +134,7 @@ def _told_missing(request: Request) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        remedy = "put it there" if request.download else "put it there, or allow download"
+        remedy = "put it there" if request.download else "put it there, or set data.download=true"
         raise DataError(
             f"{request.spec!r} was not found whole in {request.root} ({type(error).__name__}: {error}): {remedy}"
         ) from error

@@ -104,7 +104,7 @@ def test_parquet_columns_that_are_named(tmp_path: Path, write_parquet: WriteParq
 def test_torchvision(tmp_path: Path) -> None:
     put(tmp_path / "2021_train_mini" / "00000_Animalia_Chordata_Aves_Passeriformes_Paridae_Parus_major" / "0.jpg")
     find_source("torchvision:INaturalist", split="train", root=tmp_path)
-    with pytest.raises(DataError, match=r"was not found whole in .*put it there, or allow download"):
+    with pytest.raises(DataError, match=r"was not found whole in .*put it there, or set data.download=true"):
         find_source("torchvision:INaturalist", split="test", root=tmp_path)
     with pytest.raises(DataError, match="Did you mean 'CIFAR10'"):
         find_source("torchvision:CIFAR11", split="test", root=tmp_path)

@@ -217,7 +217,7 @@ def test_missing_data_names_the_folder_and_the_remedy(name: str, tmp_path: Path)
 def test_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"unknown torchvision set 'CIFAR1000'. Did you mean 'CIFAR100'"):
         load_source("torchvision:CIFAR1000", split="train", root=tmp_path)
-    with pytest.raises(DataError, match="does not exist: correct DIVFEAT_DATA or root, or allow download"):
+    with pytest.raises(DataError, match=r"does not exist: correct DIVFEAT_DATA or root, or set data.download=true"):
         load_source("torchvision:CIFAR10", split="train", root=tmp_path / "nowhere")
     monkeypatch.delenv("DIVFEAT_DATA", raising=False)
     with pytest.raises(DataError, match="set DIVFEAT_DATA"):
