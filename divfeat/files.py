@@ -11,6 +11,21 @@ from typing import Any
 from divfeat.errors import DataError
 
 
+def check_writable(place: Path, what: str) -> None:
+    """Refuse a folder that cannot be written to or made, before what is written there has been made.
+
+    Args:
+        place: The folder.
+        what: Whose it is, in words.
+
+    Raises:
+        DataError: naming `what`, the folder and what stands in the way.
+    """
+    nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"{what} {place}: {nearest} cannot be written to; give a folder that can")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from divfeat.errors import DivfeatError
-from divfeat.files import write_json
+from divfeat.files import check_writable, write_json
 from divfeat.methods import method_named
 from divfeat.report import account, findings, group_words
 from divfeat.report.commands import mlflow_command, mlflow_server, optuna_command
@@ -123,10 +123,11 @@ def build_report(folder: str | Path, publish: str | Path | None = None) -> Repor
             study's own, in its folder `report`.
 
     Raises:
-        DataError: no study there, or one of another version of divfeat.
+        DataError: no study there, or one of another version of divfeat, or a report that cannot be written.
     """
     summary = read_summary(folder)
     place = summary.folder / "report" if publish is None else Path(publish)
+    check_writable(place, "the report's folder")
     if publish is not None:
         default = ExecutionConfig().storage_path
         anywhere = summary.execution.model_copy(update={"storage_path": default})

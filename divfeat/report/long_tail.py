@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.errors import DataError, DivfeatError
-from divfeat.files import finite, write_json, write_text
+from divfeat.files import check_writable, finite, write_json, write_text
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.commands import study_command
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
@@ -166,9 +166,7 @@ def check_places(place: Path, readme: Path | None) -> None:
     Raises:
         DataError: `place` is no folder or cannot be made, or `readme` is missing or lacks its marks.
     """
-    nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise DataError(f"the table's folder {place}: {nearest} cannot be written to; give a folder that can")
+    check_writable(place, "the table's folder")
     if readme is not None:
         _check_marks(readme)
 

@@ -456,6 +456,12 @@ def test_main_rebuilds_and_explains(tmp_path, capsys):
     assert "report" in capsys.readouterr().out
     assert main([str(tmp_path)]) == 1
     assert "study.json" in capsys.readouterr().err
+    for taken in (tmp_path / "file", tmp_path / "file" / "inside"):
+        (tmp_path / "file").write_text("mine")
+        assert main([str(tmp_path / "s"), "--publish", str(taken)]) == 1
+        told = f"error: the report's folder {taken}: {tmp_path / 'file'} cannot be written to; give a folder that can"
+        assert capsys.readouterr().err.strip() == told
+        assert (tmp_path / "file").read_text() == "mine"
     for torn, told in (
         ('{"format": 1', "study.json cannot be read (it is no JSON"),
         ("[1]", "study.json holds a JSON list"),
