@@ -201,6 +201,18 @@ BAD = {
         ["'major_minor'", "every class has 110 training images", "'global'"],
     ),
     "no few classes": (["--set", "search.objectives=[accuracy, few]"], ["objective 'few'", "group 'few'", "minor"]),
+    "a group of classes alike": (
+        [
+            *LONG_TAIL,
+            "--set",
+            "data.imbalance=1",
+            "--set",
+            "search.family=global",
+            "--set",
+            "search.objectives=[minor]",
+        ],
+        ["objective 'minor' needs classes of different size", "each has 110 training images", "data.imbalance"],
+    ),
     "a bound on a group": (
         ["--set", "search.constraints=[{metric: major, at_least: -1, than: ce_etf}]"],
         ["constraint 'major >= ce_etf - 1' needs minor and major classes", "data.boundary=50"],

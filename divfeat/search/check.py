@@ -71,6 +71,11 @@ def _check_groups(study: StudyConfig, data: PreparedData) -> None:
     for name, what in asked.items():
         if name not in masks or 0 < int(masks[name].sum()) < len(counts):
             continue
+        if counts.min() == counts.max():
+            raise ConfigError(
+                f"{what} needs classes of different size, but each has {counts.max()} training images; make a long tail "
+                "(data.imbalance), or use accuracy"
+            )
         have = f"classes have {counts.min()} to {counts.max()} training images"
         if name in by_shots(counts):
             raise ConfigError(
