@@ -205,11 +205,6 @@ class SearchConfig(Frozen):
         for name in self.own:
             if name not in RANGES:
                 raise ConfigError(unknown("part with a searched range", name, RANGES))
-            if name in OF_CONES and self.family == "none":
-                raise ValueError(
-                    f"own={list(self.own)}: {name} says when cones are closed, and the family 'none' has none; set "
-                    "search.family to another, or leave it out"
-                )
             if not RANGES[name].holds(getattr(parts, name)):
                 raise ValueError(
                     f"own={list(self.own)}: the first value of {name} is {getattr(parts, name)}, outside the searched range "

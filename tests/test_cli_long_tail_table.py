@@ -90,10 +90,11 @@ BAD = {
     "method of two": ([*TWO, "--methods", "ce_eft"], ["unknown baseline 'ce_eft'"]),
     "method twice": (["--methods", "ce", "ce"], ["['ce', 'ce']", "none twice"]),
     "one training twice": (["--methods", "logit_adjustment", "balanced_softmax"], ["are one training here"]),
-    "rows": (["--set", "protocol.baselines=[ldam]"], ["--set protocol.baselines", "name them with --methods"]),
+    "rows": (["--set", "protocol.baselines=[ldam]"], ["protocol.baselines", "name them with --methods"]),
+    "a variation's rows": (["--vary", "a", "protocol.baselines=[ldam]"], ["protocol.baselines", "with --methods"]),
     "as published": (
         ["--set", "protocol.tune=false"],
-        ["--set protocol.tune=false", "every method of a table is tuned"],
+        ["protocol.tune=false: every method of a table is tuned"],
     ),
     "key": (["--set", "train.epoch=3"], ["unknown setting 'train.epoch'", "train.epochs"]),
 }

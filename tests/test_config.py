@@ -799,10 +799,6 @@ def test_identities_and_keys_of_the_presets_stay(preset: str) -> None:
             "own=['closed_first']: the search comes to closed_first=0.45, where method.closed_first=0.45 and",
         ),
         (
-            {"own": ["closed_last"], "family": "none"},
-            "closed_last says when cones are closed, and the family 'none' has",
-        ),
-        (
             {"own": ["class_balanced"], "method": {"class_balanced": 0.5}},
             "class_balanced is 0.5, outside the searched range 0.9 to 0.99999, log scale of 1 - it; set",
         ),
