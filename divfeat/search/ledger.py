@@ -223,10 +223,11 @@ def mendable(record: Mapping[str, Any]) -> bool:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Lines 'a.b: old -> new' where two nested mappings differ."""
+    """Lines 'a.b: old -> new' where two nested mappings differ; what one lacks is at its default there, or switched off."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted(old.keys() | new.keys()):
             lines += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return lines
-    return [] if old == new else [f"  {prefix}: {old!r} -> {new!r}"]
+    shown = ["not set" if value is None else repr(value) for value in (old, new)]
+    return [] if old == new else [f"  {prefix}: {shown[0]} -> {shown[1]}"]

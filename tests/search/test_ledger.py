@@ -99,8 +99,12 @@ def test_a_disk_that_refuses_while_opening_is_the_users_business(ledger, monkeyp
 
 def test_differences_names_leaves_only():
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": None}}) == ["  a.c: 2 -> 3"]
+    assert differences({"data": {"tail": "step"}}, {"data": {"n_max": 9}}) == [
+        "  data.n_max: not set -> 9",
+        "  data.tail: 'step' -> not set",
+    ]
     assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
-    assert differences({"a": None}, {"a": {"b": 1}}) == ["  a: None -> {'b': 1}"]
+    assert differences({"a": None}, {"a": {"b": 1}}) == ["  a: not set -> {'b': 1}"]
 
 
 # --- lock ---------------------------------------------------------------------------------------------------------------
