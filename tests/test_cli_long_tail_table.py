@@ -157,6 +157,19 @@ def test_print_config_is_a_document_a_study_with_every_baseline_tuned(storage: P
     assert list(storage.iterdir()) == []
 
 
+def test_a_variation_is_a_study_of_its_own_name_without_methods_that_are_one_training_in_it(
+    storage: Path, capsys: Any
+) -> None:
+    vary = ["--vary", "plain", "--vary", "la", "search.method={name: hinge_la}", "train.epochs=7"]
+    words = ["--storage-path", str(storage), "--methods", "ce_etf", "no_cones", "--set", "train.epochs=9", *vary]
+    assert main([*words, "--print-config"]) == 0
+    plain, la = yaml.safe_load_all(capsys.readouterr().out)
+    assert [one["execution"]["name"] for one in (plain, la)] == ["digits-lt-plain", "digits-lt-la"]
+    assert [one["protocol"]["baselines"] for one in (plain, la)] == [["ce_etf"], ["ce_etf", "no_cones"]]
+    assert [one["train"]["epochs"] for one in (plain, la)] == [9, 7]
+    assert (plain["search"]["method"]["name"], la["search"]["method"]["name"]) == ("hinge_ce", "hinge_la")
+
+
 @pytest.mark.parametrize("base", ["hinge_ce", "hinge_la"])
 @pytest.mark.parametrize("preset", ["digits", "digits-lt", "cifar10-lt"])
 def test_every_baseline_is_each_training_once(preset: str, base: str) -> None:

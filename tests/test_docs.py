@@ -155,5 +155,20 @@ def test_the_readme_says_what_the_long_tail_says():
     assert f"no gain is shown: {signed(etf['mean'])} {interval(etf['low'], etf['high'])}" in text
     assert f"{-ldam['mean']:.2f} {interval(-ldam['high'], -ldam['low'])}" in text
     assert f"{row['provenance']['evaluation_images']} test images" in text
+    assert sum(one["finished"] - one["terminal_phase"] for one in row["methods"].values()) == 1
     table = (ROOT / "results" / "long-tail" / "long_tail.md").read_text(encoding="utf-8").partition("\n#### ")[0]
     assert table.strip() in PAGES["README.md"]
+
+
+def test_the_readme_says_what_the_tail_of_photographs_says():
+    row = read_json(ROOT / "results" / "cifar10-lt-small" / "verdict.json")
+    text = " ".join(PAGES["README.md"].replace(">", " ").split())
+    assert row["verdict"].partition(". ")[0] + "." in text
+    assert row["winner"]["equals"] == ["ce_etf"] and "which is `ce_etf`" in text
+    found = {one["name"]: one for one in row["objectives"][0]["comparisons"]}
+    for name in ("ldam_drw", "logit_adjustment"):
+        assert f"`{name}` {signed(found[name]['mean'])} {interval(found[name]['low'], found[name]['high'])}" in text
+    assert found["hinge_fixed"]["differences"] == [0.0] * 10
+    etf = row["methods"]["ce_etf"]
+    assert f"reached by {etf['terminal_phase']} of {etf['finished']} runs of `ce_etf`" in text
+    assert f"{row['provenance']['search_train_images']:,} CIFAR-10 images" in text

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar=("NAME", "A.B=VALUE"),
         help="a column of its own under this name, with these settings over those of --set; give it once a column, without a "
-        "setting for the preset as it is",
+        "setting for the preset as it is; of two --methods that a variation trains alike the first stands",
     )
     flags.add_argument("--publish", metavar="FOLDER", help="write the table there, naming no folder of this machine")
     flags.add_argument("--readme", metavar="FILE", help="show the table between its marks in this file")
@@ -73,11 +73,13 @@ def _columns(flags: argparse.Namespace) -> Iterator[tuple[StudyConfig, Execution
 def _column(
     flags: argparse.Namespace, preset: str, over: Mapping[str, Any]
 ) -> tuple[StudyConfig, ExecutionConfig, str]:
-    from divfeat.search.jobs import every_baseline
+    from divfeat.search.jobs import distinct, every_baseline
     from divfeat.settings import merge
 
     study, _, _ = configure(flags, preset, over, _SMOKE)
     rows = tuple(flags.methods) if flags.methods else every_baseline(study)
+    if flags.vary:
+        rows = distinct(rows, study)
     return configure(flags, preset, merge(over, {"protocol": {"baselines": list(rows), "tune": True}}), _SMOKE)
 
 

@@ -26,7 +26,9 @@ def on_validation(summary: StudySummary) -> list[Runs]:
     if len(found) <= MOST_LINES:
         return found
     names = {runs.name for runs in worth_a_line(summary)}
-    if not names:
+    if names:
+        names.add(str(summary.coneless))  # also where it is what won, and has no line beside the winner's
+    else:
         names = {runs.name for runs in sorted(found, key=lambda runs: _rank(summary, runs))[:MOST_LINES]}
     return [runs for runs in found if runs.name in names]
 
@@ -34,7 +36,7 @@ def on_validation(summary: StudySummary) -> list[Runs]:
 def of_many(summary: StudySummary, shown: Iterable[Runs]) -> str:
     """Said in the title of a figure that leaves baselines out for want of room; else empty."""
     names, count = [runs.name for runs in shown], len(summary.config.protocol.baselines)
-    if count <= MOST_LINES or len(names) > MOST_LINES:
+    if not MOST_LINES <= len(names) < count:
         return ""
     reference = f"{summary.coneless} and " if summary.coneless in names else ""
     return f"; {len(names)} of {count} baselines: {reference}the best"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,11 +112,18 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
 
 def every_baseline(study: StudyConfig) -> tuple[str, ...]:
     """Names of all baselines that mean something beside each other: of two names of one training here the first."""
-    found: dict[str, str] = {}
-    for name in (*METHODS, *_OF_THE_SEARCH):
-        if name != "hinge_ce":
-            found.setdefault(training_key(name, study), name)
-    return tuple(found.values())
+    return distinct([name for name in (*METHODS, *_OF_THE_SEARCH) if name != "hinge_ce"], study)
+
+
+def distinct(names: Sequence[str], study: StudyConfig) -> tuple[str, ...]:
+    """Of baselines that this study trains alike under different names the first.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    keys = [training_key(name, study) for name in names]
+    first = {key: name for key, name in zip(reversed(keys), reversed(names), strict=True)}
+    return tuple(name for name, key in zip(names, keys, strict=True) if first[key] == name)
 
 
 def training_key(name: str, study: StudyConfig) -> str:
