@@ -160,6 +160,22 @@ def test_the_readme_says_what_the_long_tail_says():
     assert table.strip() in PAGES["README.md"]
 
 
+def test_the_page_on_the_long_tail_says_what_the_reports_say():
+    page, report = PAGES["long-tail.md"], (ROOT / "results" / "digits-lt" / "report.md").read_text(encoding="utf-8")
+    ours, theirs = re.findall(r"Numerical rank\. Major classes: winner ([\d.]+) ± [\d.]+, ce\\_etf ([\d.]+)", report)[0]
+    assert f"numerical rank {ours} instead of {theirs}" in page
+    ours, theirs = re.findall(
+        r"Mean feature norm\. Major classes: winner ([\d.]+) ± [\d.]+, ce\\_etf ([\d.]+)", report
+    )[0]
+    assert f"norm {ours} instead of {theirs}" in page
+    differences = read_json(ROOT / "results" / "digits-lt" / "verdict.json")["groups"]["differences"]
+    found = {group: {one["name"]: one for one in some} for group, some in differences.items()}
+    minor, major = (signed(found[group]["ce_etf"]["mean"]) for group in ("minor", "major"))
+    assert f"{minor} points on minor classes, {major} on major ones" in page
+    assert abs(found["minor"]["ce_etf_la"]["mean"]) < 0.05  # the same minor accuracy as the winner
+    assert found["major"]["ce_etf_la"]["mean"] == pytest.approx(found["major"]["ce_etf"]["mean"] / 2, abs=0.2)
+
+
 def test_the_readme_says_what_the_tail_of_photographs_says():
     row = read_json(ROOT / "results" / "cifar10-lt-small" / "verdict.json")
     text = " ".join(PAGES["README.md"].replace(">", " ").split())
