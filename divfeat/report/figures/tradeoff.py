@@ -37,6 +37,7 @@ def group_tradeoff(
     Returns:
         The caption, also printed on the figure.
     """
+    names = (plain(names[0]), plain(names[1]))
     figure, axes = canvas(width=7.6, height=5.0)
     ax = axes[0, 0]
     share = sizes[0] / sum(sizes)
