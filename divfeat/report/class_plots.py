@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from divfeat.report import figures
 from divfeat.report.groups import PARTITIONS, partitions
 from divfeat.report.lines import of_many, on_test, on_validation, worth_a_line
 from divfeat.report.outcomes import class_angles, class_rows, class_values
-from divfeat.report.summary import WINNER, StudySummary
+from divfeat.report.summary import WINNER, StudySummary, Trial
 from divfeat.search.ledger import Ledger
 from divfeat.search.protocol import metric_of
 from divfeat.statistics import listed
@@ -64,24 +64,46 @@ def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[P
 
 
 def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
-    """Of a family with one angle a group of classes whose accuracy is recorded, such as `tau_minor` and `accuracy_minor`."""
-    family = family_named(summary.config.search.family)
-    metrics = {name.removeprefix("tau_"): f"val/accuracy_{name.removeprefix('tau_')}" for name in family.parameters}
-    ledger = Ledger(summary.folder)
-    done = [(trial, ledger.record(trial.key)) for trial in summary.trials if trial.status == "completed"]
-    accuracy = {group: [_points(metric_of(record, metric)) for _, record in done] for group, metric in metrics.items()}
-    if not family.varies or any(not np.isfinite(values).any() for values in accuracy.values()):
+    """Each group of classes against its angle, or against the mean of its classes' angles where a family has no angle for it."""
+    if not family_named(summary.config.search.family).varies:
         return
-
+    ledger = Ledger(summary.folder)
+    completed = [trial for trial in summary.trials if trial.status == "completed"]
+    done = [(trial, record) for trial in completed if (record := ledger.record(trial.key)) is not None]
+    tau, mean = _own_angles(summary, done), False
+    if not tau:
+        tau, mean = _mean_angles(summary, [record for _, record in done]), True
+    if not tau:
+        return
+    metrics = {group: f"val/accuracy_{group}" for group in tau}
+    accuracy = {group: [_points(metric_of(record, metric)) for _, record in done] for group, metric in metrics.items()}
     shown = on_validation(summary)
 
     def write(path: Path) -> str:
-        tau = {group: [trial.angles[f"tau_{group}"] for trial, _ in done] for group in metrics}
         baselines = {group: {runs.name: runs.points(metric) for runs in shown} for group, metric in metrics.items()}
-        return figures.group_accuracy_by_threshold(tau, accuracy, path, baseline_accuracy=baselines)
+        return figures.group_accuracy_by_threshold(tau, accuracy, path, baseline_accuracy=baselines, mean=mean)
 
-    title = f"Accuracy of each group of classes against its own threshold (paper, figure 5c){of_many(summary, shown)}"
+    what = "the mean of its classes' thresholds" if mean else "its own threshold"
+    title = f"Accuracy of each group of classes against {what} (paper, figure 5c){of_many(summary, shown)}"
     yield "groups_by_threshold", title, write
+
+
+def _own_angles(summary: StudySummary, done: Sequence[tuple[Trial, dict[str, Any]]]) -> dict[str, list[float]]:
+    """group -> radians of each trial, where every parameter is a group's angle and the group's accuracy is recorded, such as
+    `tau_minor` and `accuracy_minor`; else empty, as of `free_boundary`, whose groups are not those of the accuracies."""
+    family = family_named(summary.config.search.family)
+    groups = [name.removeprefix("tau_") for name in family.parameters]
+    if any(all(metric_of(record, f"val/accuracy_{group}") is None for _, record in done) for group in groups):
+        return {}
+    return {group: [trial.angles[f"tau_{group}"] for trial, _ in done] for group in groups}
+
+
+def _mean_angles(summary: StudySummary, done: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """group -> mean radians over its classes in each trial; of no group where the classes form none."""
+    tables = [record["per_class"] for record in done]
+    parts = partitions([row["train_images"] for row in tables[0]], summary.config.data.boundary) if tables else []
+    angles = np.array([[row["tau_plus"] for row in table] for table in tables], dtype=np.float64)
+    return {group: angles[:, mask].mean(1).tolist() for group, mask in parts[0].items()} if parts else {}
 
 
 def _tradeoff(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:

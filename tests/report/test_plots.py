@@ -246,6 +246,25 @@ def test_accuracy_of_each_group_against_its_threshold(tmp_path, drawn):
             expected = on_validation(study, baseline(key, study.config), metric)
             np.testing.assert_allclose(points, 100 * np.array(expected))
     assert list(given["baseline_accuracy"]["major"]) == list(BASELINES)
+    assert not given["mean"]
+
+
+@pytest.mark.parametrize("family", ["free_boundary", "count_curve"])
+def test_accuracy_of_each_group_against_the_mean_angle_of_its_classes(family, tmp_path, drawn):
+    """As of `cifar10-lt`: its trials draw other groups than those whose accuracy is recorded."""
+    study = (
+        Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}, search={"family": family}).begin().search()
+    )
+    _, given = drawn(read_summary(tmp_path / "s"))["groups_by_threshold"]
+    assert given["mean"] and list(given["tau_plus"]) == ["major", "minor"]
+    context = ThresholdContext(torch.tensor(TAIL), boundary=25)
+    for place, row in enumerate(study.ledger.proposals().values()):
+        spec = {name: value for name, value in row["params"].items() if name != "release"}
+        angles = resolve({"family": family, **spec}, context)
+        for group in ("major", "minor"):
+            classes = [k for k, n in enumerate(TAIL) if (n <= 25) == (group == "minor")]
+            expected = sum(float(angles[k]) for k in classes) / len(classes)
+            assert given["tau_plus"][group][place] == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_groups_gain_and_lose_in_every_trial(tmp_path, drawn):
@@ -388,7 +407,6 @@ def test_a_map_over_the_ends_of_a_curve_but_not_over_what_is_no_angle(tmp_path, 
     Studied(tmp_path / "s", preset="digits-lt", search={"family": "count_curve"}).begin().search()
     calls = drawn(read_summary(tmp_path / "s"))
     assert calls["two_thresholds"][1]["names"] == ("τ⁺ of the largest class", "τ⁺ of the smallest class")
-    assert "groups_by_threshold" not in calls  # no group has an angle of its own
 
 
 def test_gain_over_the_seeds_there_are(tmp_path, drawn):

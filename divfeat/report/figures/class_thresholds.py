@@ -37,6 +37,7 @@ def group_accuracy_by_threshold(
     path: str | Path,
     *,
     baseline_accuracy: Mapping[str, Mapping[str, ArrayLike]] | None = None,
+    mean: bool = False,
 ) -> str:
     """Accuracy of each group of classes against its own threshold, as figure 5c of the HingeCE paper.
 
@@ -45,6 +46,7 @@ def group_accuracy_by_threshold(
         accuracy: group -> [T] percent on validation; NaN = missing.
         path: PNG to write.
         baseline_accuracy: group -> name -> [S] percent, drawn as a line (mean) and band (one sd).
+        mean: Whether an angle is the mean over the group's classes, whose angles differ.
 
     Returns:
         The caption, also printed on the figure.
@@ -67,7 +69,7 @@ def group_accuracy_by_threshold(
         else:
             say_empty(ax)
         points = [line for line in ax.get_lines() if line not in lines]
-        angle_axis(ax, degrees, f"τ⁺ of {plain(group)} classes")
+        angle_axis(ax, degrees, f"{'mean ' * mean}τ⁺ of {plain(group)} classes")
         label(
             ax,
             f"{plain(group)[:1].upper()}{plain(group)[1:]} classes",
