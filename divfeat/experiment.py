@@ -212,8 +212,7 @@ def run(
         "images_per_second": round(images / seconds, 1) if seconds else None,
     }
     result = ExperimentResult({}, history, [], provenance, features, {}, learner.extractor, axes)
-    if data.note:
-        result.notes.append(data.note)
+    result.notes += [note for note in (data.note, _late_weights(method.objective, config)) if note]
     if rank == 0:
         scores = measure(features, axes, learner.head.bias, config, data, method.tau_plus)
         result.metrics, result.per_class, result.correct = scores.metrics, scores.per_class, scores.correct
@@ -224,6 +223,17 @@ def run(
             result.metrics.update({name: value for name, value in rows[-1].items() if name.startswith(prefix)})
     provenance["seconds"] = round(time.time() - started, 3)
     return result
+
+
+def _late_weights(objective: Objective, config: ExperimentConfig) -> str:
+    """That class weights were to start after the last epoch, if so: LDAM-DRW was LDAM then, which a table must not hide."""
+    epochs = config.train.epochs
+    if objective.class_weights is None or (epochs - 1) / epochs >= objective.deferred:
+        return ""
+    return (
+        f"method.deferred={objective.deferred:g} lies beyond the last epoch of train.epochs={epochs}: the class weights of "
+        f"{config.method.name!r} never started"
+    )
 
 
 def _second(

@@ -228,6 +228,24 @@ def test_a_class_of_one_image_has_no_spread_and_a_note_says_so() -> None:
     assert note.startswith("2 classes have fewer than 2 training images")
 
 
+@pytest.mark.parametrize(("epochs", "started"), [(1, False), (2, True)])
+def test_a_note_says_that_late_class_weights_never_started(epochs: int, started: bool) -> None:
+    method = {"name": "ldam_drw", "class_balanced": 0.9, "deferred": 0.5}
+    result = run(config(train={"epochs": epochs}, method=method), prepared())
+    found = [note for note in result.notes if "never started" in note]
+    assert found == (
+        []
+        if started
+        else [
+            "method.deferred=0.5 lies beyond the last epoch of train.epochs=1: the class weights of 'ldam_drw' never started"
+        ]
+    )
+    plain = run(
+        config(train={"epochs": epochs}, method={**method, "name": "class_balanced", "deferred": 0}), prepared()
+    )
+    assert not any("never started" in note for note in plain.notes)
+
+
 def test_without_a_projector_both_taps_are_one() -> None:
     result = run(config(method={"name": "ce_no_projector"}), prepared())
     found = result.features["val"]

@@ -70,24 +70,46 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         yield Heading("Candidates and selection", 3)
         yield Table(*_selection(summary))
     yield Heading("Proposals", 3)
+    yield from _hollow_cones(summary)
     shown = summary.trials
-    caption = "As proposed; a pruned trial shows the last value measured."
+    caption = (
+        "As proposed; a pruned trial shows the last value measured. Inside: the largest share over the epochs of training images "
+        "whose features lay within their class's cone; none without cones."
+    )
     if len(shown) > _MOST_PROPOSALS:
         sign = summary.measure.sign
         best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else sign * trial.values[0])
         shown = tuple(sorted(best[-_MOST_PROPOSALS:], key=lambda trial: trial.number))
         caption += f" The {len(shown)} best of {len(summary.trials)}; the others are in the folder proposals/."
     yield Table(
-        ["trial", "method", "status", *(f"{name}{OBJECTIVES[name].suffix}" for name in search.objectives)],
+        [
+            "trial",
+            "method",
+            "status",
+            *(f"{name}{OBJECTIVES[name].suffix}" for name in search.objectives),
+            "inside (%)",
+        ],
         [[trial.number, _proposed(summary, trial), trial.outcome, *_shown(summary, trial)] for trial in shown],
         caption,
     )
 
 
+def _hollow_cones(summary: StudySummary) -> Iterator[Block]:
+    """How many trials had cones that held hardly any image in any epoch: what they scored says nothing of wider ones."""
+    trials = [trial for trial in summary.trials if trial.status == "completed" and not math.isnan(trial.inside)]
+    if hollow := sum(trial.hollow for trial in trials):
+        yield Paragraph(
+            f"Cones that bind: in {hollow} of the {len(trials)} finished trials with cones these never held 1 % of the training "
+            "images of the classes that have them, so they changed hardly anything, and their scores are much those of no cones. "
+            "Wider angles (search.low, search.high) or a longer training make cones bind."
+        )
+
+
 def _shown(summary: StudySummary, trial: Trial) -> list[Cell]:
-    """Its values in the objectives' units."""
+    """Its values in the objectives' units, and the share of images inside its cones."""
     names = summary.config.search.objectives
-    return [value_cell(OBJECTIVES[name], value) for name, value in zip(names, trial.values, strict=True)]
+    values = [value_cell(OBJECTIVES[name], value) for name, value in zip(names, trial.values, strict=True)]
+    return [*values, None if math.isnan(trial.inside) else f"{trial.inside:.1f}"]
 
 
 def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:

@@ -240,7 +240,8 @@ class _Reader:
 
     def _trials(self) -> Iterator[Trial]:
         metrics = protocol.objective_metrics(self.config)
-        searched = family_named(self.config.search.family).parameters
+        family = family_named(self.config.search.family)
+        searched = family.parameters
         for number, row in sorted(self.ledger.proposals().items()):
             record = self.record_of(row["key"])
             angles = {name: row["params"][name] for name in searched}
@@ -256,7 +257,10 @@ class _Reader:
             if status == "completed":
                 excess = excesses(self.limits, lambda metric, record=record: protocol.metric_of(record, metric))  # type: ignore[misc]
             kind = str((record or {}).get("error_kind") or "")
-            yield Trial(number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind)
+            held = (math.nan, math.nan) if family.coneless(angles) else (_most_inside(record), _coned(record))
+            yield Trial(
+                number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind, *held
+            )
 
     def _grid(self) -> tuple[Grid | None, str]:
         family, rules = family_named(self.config.search.family), self.config.protocol
@@ -389,9 +393,24 @@ class _Reader:
             yield f"Started and not finished: {unfinished} run{'s' * (unfinished != 1)}; the same command takes them up."
 
 
+def _measured(record: protocol.Record | None, metric: str) -> list[float]:
+    """Of each epoch that has it."""
+    return [float(row[metric]) for row in (record or {}).get("history", ()) if row.get(metric) is not None]
+
+
 def _last_measured(record: protocol.Record | None, metric: str) -> float | None:
-    found = [row[metric] for row in (record or {}).get("history", ()) if row.get(metric) is not None]
-    return float(found[-1]) if found else None
+    found = _measured(record, metric)
+    return found[-1] if found else None
+
+
+def _most_inside(record: protocol.Record | None) -> float:
+    return 100 * max(_measured(record, "train/inside_cone"), default=math.nan)
+
+
+def _coned(record: protocol.Record | None) -> float:
+    rows = (record or {}).get("per_class", [])
+    images = sum(row["train_images"] for row in rows)
+    return sum(row["train_images"] for row in rows if row.get("tau_plus", 0) > 0) / images if images else math.nan
 
 
 def _notes(runs: Sequence[Runs]) -> list[str]:

@@ -119,6 +119,9 @@ class Trial:
         family: In which it was drawn: of a refinement, that of its stage.
         excess: Constraint -> how far a completed trial misses it, at most 0 where it keeps it; None where that is unknown.
         error_kind: As its record has it.
+        inside: Largest share over its epochs of training images within their class's cone, percent; NaN without cones, and
+            where no epoch tells.
+        coned: Share of the training images whose class has a cone; NaN where the run did not finish.
     """
 
     number: int
@@ -132,6 +135,13 @@ class Trial:
     family: str = ""
     excess: Mapping[str, float | None] = field(default_factory=dict)
     error_kind: str = ""
+    inside: float = math.nan
+    coned: float = math.nan
+
+    @property
+    def hollow(self) -> bool:
+        """Whether its cones never held a hundredth of the images of the classes that have one: cones as good as none."""
+        return self.inside < self.coned
 
     @property
     def feasible(self) -> bool:

@@ -92,6 +92,12 @@ def per_class(config):
     ]
 
 
+def inside_cone(rows):
+    """Share of the images inside their cone at the end: none up to 30 degrees, then more the wider the cone is."""
+    images = sum(row["train_images"] for row in rows)
+    return sum(row["train_images"] * max(0.0, np.degrees(row["tau_plus"]) - 30) / 100 for row in rows) / images
+
+
 def completed(config):
     """A record as `divfeat.record.completed` makes it, with every metric a report asks for."""
     value, rows = share(config), per_class(config)
@@ -128,7 +134,13 @@ def completed(config):
             metrics[f"{part}/accuracy_{group}"] = float(np.mean(some))
     own = 0.1 * noise(config.key)
     history = [
-        {"epoch": e, "time": e, "train/positive_cosine": 0.4 + own + 0.1 * e, "train/negative_cosine": -0.1 * e - own}
+        {
+            "epoch": e,
+            "time": e,
+            "train/positive_cosine": 0.4 + own + 0.1 * e,
+            "train/negative_cosine": -0.1 * e - own,
+            "train/inside_cone": inside_cone(rows) * e / 2,
+        }
         for e in range(3)
     ]
     provenance = {
@@ -240,13 +252,15 @@ class Studied:
                 angles[family.parameters[0]] *= 0.5 + 0.1 * (number % 3)
             release = search.releases[number % len(search.releases)]
             own = {part: 1.1 * value for part, value in own_params(search.method, search.own).items()}
-            params = ({**angles, "release": release} if angles else {}) | own
-            method = threshold_method(self.trained, {**params, "release": release})
-            config = experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED))
-            proposal = {"params": params, "key": config.key, "name": name_of(method)}
-            self.ledger.write_proposal(number, proposal)
-            self._run([Job(config, "search", name_of(method), number)])
+            self.trial(number, ({**angles, "release": release} if angles else {}) | own, release)
         return self
+
+    def trial(self, number, params, release):
+        """One trial of the search."""
+        method = threshold_method(self.trained, {**params, "release": release})
+        config = experiment(self.trained, method, seed_of(self.trained, SEARCH_SEED))
+        self.ledger.write_proposal(number, {"params": params, "key": config.key, "name": name_of(method)})
+        self._run([Job(config, "search", name_of(method), number)])
 
     def tune(self, name, *settings):
         """One trial of a baseline for each of these values of its parts."""

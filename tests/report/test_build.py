@@ -284,6 +284,24 @@ def as_good(study, degrees, release, good):
     return as_good_text(replace(summary, winner=winner, grid=replace(summary.grid, as_good=found)))
 
 
+def test_trials_tell_how_many_images_their_cones_held_and_which_cones_held_none(tmp_path):
+    Studied(tmp_path / "s").begin().search((0.0, 20.0, 25.0, 55.0))
+    text = text_of(build_report(tmp_path / "s"))
+    rows = [line for line in text.splitlines() if line.startswith(tuple(f"| {number} |" for number in range(4)))]
+    assert [row.split("|")[-2].strip() for row in rows] == ["–", "0.0", "0.0", "25.0"]
+    assert "in 2 of the 3 finished trials with cones these never held 1 % of the training images" in text
+
+
+def test_cones_of_few_classes_are_held_against_the_images_of_these(tmp_path):
+    """The minor class has a few percent of the images: less than 1 % of all can be many of its own."""
+    study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 10}).begin()
+    for number, degrees in enumerate((31.5, 30.5, 29.0)):
+        study.trial(number, {"tau_major": 0.0, "tau_minor": math.radians(degrees), "release": "gate"}, "gate")
+    trials = read_summary(tmp_path / "s").trials
+    assert all(trial.inside < 1 for trial in trials)
+    assert [trial.hollow for trial in trials] == [False, True, True]
+
+
 def test_where_the_winner_lies_on_the_curve(whole):
     study, report = whole
     grid = report.summary.grid
