@@ -523,13 +523,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 
 
 @pytest.mark.parametrize("at", [1, (1, 2), (2, 3)])
-@pytest.mark.parametrize("name", ["ldam_drw", "etf_dr"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"name": "ldam_drw", "class_balanced": 0.9, "deferred": 0.5},
+        {"name": "etf_dr"},
+        {"thresholds": {"family": "global", "angles": {"tau": 1.4}}, "closed_first": 0.5},
+        {"thresholds": {"family": "global", "angles": {"tau": 1.4}}, "release": "gate", "closed_last": 0.5},
+    ],
+)
 def test_what_changes_in_the_middle_of_training_resumes_bit_for_bit(
-    tmp_path: Path, name: str, at: tuple[int, int] | int
+    tmp_path: Path, how: dict[str, Any], at: tuple[int, int] | int
 ) -> None:
-    """Class weights that start at epoch 2 of 3; a batch norm behind the projector."""
-    late = {"class_balanced": 0.9, "deferred": 0.5} if name == "ldam_drw" else {}
-    made = MethodConfig(name=name, **late)
+    """Class weights that start at epoch 2 of 3; a batch norm behind the projector; cones closed at first, or at last."""
+    made = MethodConfig.model_validate(how)
     whole, whole_result = fresh(settings(), made)
     interrupted(settings(), tmp_path / "part.pt", at, name=made)
     learner, built = build(made, seed=99)
