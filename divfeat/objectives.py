@@ -116,7 +116,8 @@ OBJECTIVES: dict[str, Measure] = {
 #: Metrics of an epoch, on which a training can be ended (`search.stop`). Those that begin with `followed/` are measured on
 #: up to 1,000 training images after 1, 2, 4, 8, ... epochs and the last.
 EPOCH_METRICS: tuple[str, ...] = (
-    *(f"train/{n}" for n in ("loss", "accuracy", "positive_cosine", "negative_cosine", "inside_cone", "feature_norm")),
+    *(f"train/{n}" for n in ("loss", "accuracy", "positive_cosine", "negative_cosine")),
+    *(f"train/{n}" for n in ("inside_cone", "cross_entropy", "cross_entropy_inside", "feature_norm")),
     *(f"followed/collapse/{n}" for n in ("nc1", "nc1_balanced", "nc2", "nc3", "nc4", "cdnv")),
     *(f"followed/collapse/{n}" for n in ("numerical_rank", "numerical_rank_centred")),
     *(f"followed/cone/{n}" for n in ("positive_cosine", "negative_cosine", "occupancy", "clamped")),

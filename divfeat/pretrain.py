@@ -352,13 +352,19 @@ def _accumulate(
     axes: Tensor,
     tau_plus: Tensor,
 ) -> dict[str, Tensor]:
-    """Add this batch's sums, on the device: no value is read back before the epoch ends. Mixed images go by one label."""
+    """Add this batch's sums, on the device: no value is read back before the epoch ends. Mixed images go by one label.
+
+    `plain` is the cross-entropy of the logits as they are, whatever the method's loss; the part of it that images inside their
+    cone carry is what a gate takes away.
+    """
     features = features.detach().float()
     # Not metrics.axis_cosines, whose checks and float64 belong to a measurement, not to a step.
     axes = torch.nn.functional.normalize(axes.detach().float(), dim=0)
     cosines = torch.nn.functional.normalize(features, dim=-1) @ axes
     positive = cosines.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     negative = (cosines.sum(-1) - positive) / (cosines.shape[-1] - 1)
+    inside = (tau_plus[labels] > 0) & (positive > torch.cos(tau_plus[labels]))
+    plain = -logits.detach().float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).double()
     count = torch.ones_like(losses, dtype=torch.float64).sum()
     batch = {
         "count": count,
@@ -366,8 +372,10 @@ def _accumulate(
         "accuracy": (logits.detach().argmax(-1) == labels).double().sum(),
         "positive_cosine": positive.double().sum(),
         "negative_cosine": negative.double().sum(),
-        "inside": ((tau_plus[labels] > 0) & (positive > torch.cos(tau_plus[labels]))).double().sum(),
+        "inside": inside.double().sum(),
         "norm": features.norm(dim=-1).double().sum(),
+        "plain": plain.sum(),
+        "plain_inside": (plain * inside).sum(),
     }
     return {name: value + sums[name] if name in sums else value for name, value in batch.items()}
 
@@ -412,6 +420,8 @@ def _epoch_metrics(sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
         "negative_cosine": "train/negative_cosine",
         "inside": "train/inside_cone",
         "norm": "train/feature_norm",
+        "plain": "train/cross_entropy",
+        "plain_inside": "train/cross_entropy_inside",
     }
     return {names[name]: value / count for name, value in values.items()}
 

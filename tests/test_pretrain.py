@@ -185,7 +185,7 @@ def test_metrics_of_an_epoch_against_their_definitions() -> None:
         features, logits = learner.train()(images)
         losses = built.objective(features, logits, labels)
     axes = learner.head.axes
-    loss = hits = positive = negative = inside = norm = 0.0
+    loss = hits = positive = negative = inside = norm = plain = taken = 0.0
     for i, y in enumerate(labels.tolist()):
         u = features[i].double()
         cosines = [float(u @ axes[:, k] / u.norm() / axes[:, k].norm()) for k in range(CLASSES)]
@@ -195,6 +195,10 @@ def test_metrics_of_an_epoch_against_their_definitions() -> None:
         negative += sum(cosines[k] for k in range(CLASSES) if k != y) / (CLASSES - 1)
         inside += cosines[y] > math.cos(1.3)
         norm += float(u.norm())
+        scores = logits[i].double()
+        own = math.log(sum(math.exp(float(score - scores[y])) for score in scores))
+        plain += own
+        taken += own if cosines[y] > math.cos(1.3) else 0.0
     expected = {
         "train/loss": loss,
         "train/accuracy": hits,
@@ -202,7 +206,10 @@ def test_metrics_of_an_epoch_against_their_definitions() -> None:
         "train/negative_cosine": negative,
         "train/inside_cone": inside,
         "train/feature_norm": norm,
+        "train/cross_entropy": plain,
+        "train/cross_entropy_inside": taken,
     }
+    assert 0 < taken < plain
     assert 0 < inside < N
     assert {key: row[key] * N for key in expected} == pytest.approx(expected, rel=1e-5, abs=1e-4)
 

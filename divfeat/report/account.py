@@ -72,23 +72,20 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Heading("Proposals", 3)
     yield from _hollow_cones(summary)
     shown = summary.trials
-    caption = (
-        "As proposed; a pruned trial shows the last value measured. Inside: the largest share over the epochs of training images "
-        "whose features lay within their class's cone; none without cones."
-    )
+    caption = "As proposed; a pruned trial shows the last value measured."
+    if _held(summary):
+        caption += (
+            " Inside: the largest share over the epochs of training images whose features lay within their class's cone. Of the "
+            "loss: the share of the whole training's cross-entropy that such images carried, which is what a gate takes away."
+        )
     if len(shown) > _MOST_PROPOSALS:
         sign = summary.measure.sign
         best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else sign * trial.values[0])
         shown = tuple(sorted(best[-_MOST_PROPOSALS:], key=lambda trial: trial.number))
         caption += f" The {len(shown)} best of {len(summary.trials)}; the others are in the folder proposals/."
+    scores = [f"{name}{OBJECTIVES[name].suffix}" for name in search.objectives]
     yield Table(
-        [
-            "trial",
-            "method",
-            "status",
-            *(f"{name}{OBJECTIVES[name].suffix}" for name in search.objectives),
-            "inside (%)",
-        ],
+        ["trial", "method", "status", *scores, *_held(summary)],
         [[trial.number, _proposed(summary, trial), trial.outcome, *_shown(summary, trial)] for trial in shown],
         caption,
     )
@@ -106,10 +103,21 @@ def _hollow_cones(summary: StudySummary) -> Iterator[Block]:
 
 
 def _shown(summary: StudySummary, trial: Trial) -> list[Cell]:
-    """Its values in the objectives' units, and the share of images inside its cones."""
+    """Its values in the objectives' units, and what its cones held."""
     names = summary.config.search.objectives
     values = [value_cell(OBJECTIVES[name], value) for name, value in zip(names, trial.values, strict=True)]
-    return [*values, None if math.isnan(trial.inside) else f"{trial.inside:.1f}"]
+    held = (getattr(trial, field) for field in _held(summary).values())
+    return [*values, *(None if math.isnan(share) else f"{share:.1f}" for share in held)]
+
+
+def _held(summary: StudySummary) -> dict[str, str]:
+    """Column -> field of a trial, of what cones held, as far as any trial tells."""
+    fields = {"inside (%)": "inside", "of the loss (%)": "taken"}
+    return {
+        column: field
+        for column, field in fields.items()
+        if not all(math.isnan(getattr(trial, field)) for trial in summary.trials)
+    }
 
 
 def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:

@@ -257,7 +257,7 @@ class _Reader:
             if status == "completed":
                 excess = excesses(self.limits, lambda metric, record=record: protocol.metric_of(record, metric))  # type: ignore[misc]
             kind = str((record or {}).get("error_kind") or "")
-            held = (math.nan, math.nan) if family.coneless(angles) else (_most_inside(record), _coned(record))
+            held = () if family.coneless(angles) else (_most_inside(record), _taken(record), _coned(record))
             yield Trial(
                 number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind, *held
             )
@@ -405,6 +405,11 @@ def _last_measured(record: protocol.Record | None, metric: str) -> float | None:
 
 def _most_inside(record: protocol.Record | None) -> float:
     return 100 * max(_measured(record, "train/inside_cone"), default=math.nan)
+
+
+def _taken(record: protocol.Record | None) -> float:
+    whole = sum(_measured(record, "train/cross_entropy"))
+    return 100 * sum(_measured(record, "train/cross_entropy_inside")) / whole if whole else math.nan
 
 
 def _coned(record: protocol.Record | None) -> float:

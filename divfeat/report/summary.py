@@ -121,6 +121,8 @@ class Trial:
         error_kind: As its record has it.
         inside: Largest share over its epochs of training images within their class's cone, percent; NaN without cones, and
             where no epoch tells.
+        taken: Share of the whole training's cross-entropy that such images carried, percent: what a gate takes away. NaN
+            likewise, and in records of before it was measured.
         coned: Share of the training images whose class has a cone; NaN where the run did not finish.
     """
 
@@ -136,6 +138,7 @@ class Trial:
     excess: Mapping[str, float | None] = field(default_factory=dict)
     error_kind: str = ""
     inside: float = math.nan
+    taken: float = math.nan
     coned: float = math.nan
 
     @property

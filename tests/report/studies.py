@@ -140,6 +140,8 @@ def completed(config):
             "train/positive_cosine": 0.4 + own + 0.1 * e,
             "train/negative_cosine": -0.1 * e - own,
             "train/inside_cone": inside_cone(rows) * e / 2,
+            "train/cross_entropy": 3.0 - e,
+            "train/cross_entropy_inside": inside_cone(rows) * e / 4,
         }
         for e in range(3)
     ]

@@ -288,7 +288,12 @@ def test_trials_tell_how_many_images_their_cones_held_and_which_cones_held_none(
     Studied(tmp_path / "s").begin().search((0.0, 20.0, 25.0, 55.0))
     text = text_of(build_report(tmp_path / "s"))
     rows = [line for line in text.splitlines() if line.startswith(tuple(f"| {number} |" for number in range(4)))]
-    assert [row.split("|")[-2].strip() for row in rows] == ["–", "0.0", "0.0", "25.0"]
+    assert [[cell.strip() for cell in row.split("|")[-3:-1]] for row in rows] == [
+        ["–", "–"],
+        ["0.0", "0.0"],
+        ["0.0", "0.0"],
+        ["25.0", "3.1"],  # 0.25 * (0 + 1 + 2) / 4 of 3 + 2 + 1
+    ]
     assert "in 2 of the 3 finished trials with cones these never held 1 % of the training images" in text
 
 
