@@ -176,6 +176,29 @@ def test_the_page_on_the_long_tail_says_what_the_reports_say():
     assert found["major"]["ce_etf_la"]["mean"] == pytest.approx(found["major"]["ce_etf"]["mean"] / 2, abs=0.2)
 
 
+def test_the_page_on_the_long_tail_says_what_the_trials_held():
+    page = " ".join(PAGES["long-tail.md"].split())
+    rows = {}
+    for study in ("cifar10-lt-small", "digits-lt"):
+        report = (ROOT / "results" / study / "report.md").read_text(encoding="utf-8")
+        table = report.partition("### Proposals")[2].partition("*As proposed")[0].replace("°", "").replace(" / ", "/")
+        cells = [
+            [cell.strip() for cell in line.split("|")[2:6]] for line in table.splitlines() if line.startswith("| ")
+        ]
+        rows[study] = {name.replace(" deg", ""): (score, inside) for name, _, score, inside in cells}
+        if study == "cifar10-lt-small":
+            hollow, trials = re.findall(r"in (\d+) of the (\d+) finished trials with cones", report)[0]
+            assert f"in {hollow} of {trials} trials they never held 1 %" in page
+    photographs, digits = rows["cifar10-lt-small"], rows["digits-lt"]
+    (one, held), (other, more) = photographs["gate 55.0"], photographs["gate 56.4/34.1"]
+    plain = photographs["ce\\_etf"][0]
+    assert f"had {held} % and {more} % of the training images" in page
+    assert f"scored {one} and {other} where no cones score {plain}" in page
+    (one, held), (other, more) = digits["gate 28.6/10.4"], digits["gate 38.8/20.8"]
+    assert one == other == digits["gate 0.0/0.0 (= CE+ETF)"][0]
+    assert f"held {held} % and {more} % and scored {one}, as without" in page
+
+
 def test_the_readme_says_what_the_tail_of_photographs_says():
     row = read_json(ROOT / "results" / "cifar10-lt-small" / "verdict.json")
     text = " ".join(PAGES["README.md"].replace(">", " ").split())
