@@ -51,15 +51,15 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
     )
     flags.add_argument(
         "--trials",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help="proposals of the search, and for each baseline that is tuned; default the preset's",
     )
     flags.add_argument(
-        "--max-concurrent", type=_positive_int, metavar="N", help="trials at a time; default as many as fit"
+        "--max-concurrent", type=positive_int, metavar="N", help="trials at a time; default as many as fit"
     )
     flags.add_argument(
-        "--workers-per-trial", type=_positive_int, metavar="N", help="processes of one training; default 1"
+        "--workers-per-trial", type=positive_int, metavar="N", help="processes of one training; default 1"
     )
     flags.add_argument(
         "--gpus-per-worker", type=_not_negative, metavar="X", help="GPUs (or a share of one) of a worker; default 0"
@@ -68,7 +68,7 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--storage-path", metavar="PATH", help="folder of all studies; default runs")
     flags.add_argument("--tracking-uri", metavar="URI", help="MLflow server; default sqlite in the study's folder")
     flags.add_argument("--seed", type=_natural, metavar="N", help="of the whole study; default 0")
-    flags.add_argument("--time-budget", type=_positive, metavar="S", help="seconds, then stop and save; default none")
+    flags.add_argument("--time-budget", type=positive, metavar="S", help="seconds, then stop and save; default none")
     flags.add_argument(
         "--smoke-test", action="store_true", help="the whole path in about a minute: few trials, epochs, seeds"
     )
@@ -160,7 +160,8 @@ def command_line(script: str, arguments: Sequence[str] | None) -> str:
     )
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
+    """As the type of a flag."""
     return int(_number(text, lambda value: value >= 1 and value == int(value), "a whole number of at least 1"))
 
 
@@ -172,7 +173,8 @@ def _not_negative(text: str) -> float:
     return _number(text, lambda value: value >= 0, "a number of at least 0")
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """As the type of a flag."""
     return _number(text, lambda value: value > 0, "a number above 0")
 
 
