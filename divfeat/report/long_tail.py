@@ -247,20 +247,33 @@ def _gains(summary: StudySummary, note: str) -> dict[str, Comparison]:
 def _overview(table: LongTailTable) -> Table:
     headers = ["method"]
     for column in table.columns:
-        headers += [f"{column.title}: {what}" for what in ("accuracy", "balanced", f"balanced minus {REFERENCE}")]
+        headers += [f"{column.title}: {what}" for what in (*_scores(column), f"balanced minus {REFERENCE}")]
     rows: list[list[Cell]] = []
     for method in table.methods:
         cells: list[Cell] = [method]
         for column in table.columns:
-            entry = column.entries.get(method)
-            cells += ["", "", ""] if entry is None else [
-                spread(entry.scores[ACCURACY]), spread(entry.scores[BALANCED]), difference(entry.gain) if entry.gain else "",
-            ]  # fmt: skip
+            entry, scores = column.entries.get(method), _scores(column)
+            if entry is None:
+                cells += [""] * (len(scores) + 1)
+            else:
+                cells += [spread(entry.scores[score]) for score in scores]
+                cells.append(difference(entry.gain) if entry.gain else "")
         rows.append(cells)
     caption = "Test, percent: mean and standard deviation over the confirmation seeds, last epoch. " + " ".join(
         f"{column.title}: {_told(column)}." for column in table.columns
     )
+    if any(ACCURACY not in _scores(column) for column in table.columns):
+        caption += " Where the test classes have one size, accuracy is balanced accuracy and left out."
     return Table(headers, rows, f"{caption} Empty: not in that study.")
+
+
+def _scores(column: Column) -> list[str]:
+    """Accuracy and balanced accuracy, or the latter alone where they are the same number in every run."""
+    same = all(
+        np.allclose(entry.scores[ACCURACY], entry.scores[BALANCED], rtol=0, atol=1e-4, equal_nan=True)
+        for entry in column.entries.values()
+    )
+    return [BALANCED] if same else [ACCURACY, BALANCED]
 
 
 def _told(column: Column) -> str:

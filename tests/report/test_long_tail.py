@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from scipy import stats
 
 from divfeat.config import MethodConfig
 from divfeat.errors import DataError
-from divfeat.report.long_tail import BEGIN, END, WINNER_ROW, long_tail_table, main, rebuild_block
+from divfeat.report.long_tail import BEGIN, END, WINNER_ROW, LongTailTable, long_tail_table, main, rebuild_block
 from divfeat.search import protocol
 from divfeat.search.jobs import name_of
 from tests.report.studies import Studied, completed, ended
@@ -46,6 +47,20 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(runs):
     return long_tail_table([study.ledger.folder for study in runs])
+
+
+def test_accuracy_is_left_out_where_it_is_balanced_accuracy(table):
+    first, second = table.columns
+    entries = {
+        name: replace(entry, scores={**entry.scores, "accuracy": entry.scores["balanced"] + 1e-6})
+        for name, entry in first.entries.items()
+    }
+    found = LongTailTable((replace(first, entries=entries), second))
+    headers = found.markdown.splitlines()[0].replace("\\", "")
+    assert "digits-lt: accuracy" not in headers and "digits-lt: balanced" in headers and "digits: accuracy" in headers
+    assert cells(found, "| method", "ce") == cells(table, "| method", "ce")[1:]
+    said = "Where the test classes have one size, accuracy is balanced accuracy and left out."
+    assert said in found.markdown and said not in table.markdown
 
 
 def points_of(study, name, metric):
