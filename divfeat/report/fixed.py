@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from divfeat.files import finite, read_lines, write_json, write_text
+from divfeat.report.arrays import Floats
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, PARTITIONS
@@ -24,22 +25,86 @@ TEXT = "fixed.md"
 _SCORES = ("accuracy", BALANCED, *(group for partition in PARTITIONS for group in partition))
 
 
-def runs_of(jobs: Sequence[Job], folder: Path) -> list[Runs]:
-    """One a method, with the seeds that have a row."""
-    rows = {row["key"]: row for row in read_lines(folder / ROWS)}
-    found = []
-    for name in dict.fromkeys(job.name for job in jobs):
-        some = [job for job in jobs if job.name == name]
-        found.append(
-            Runs(
-                name,
-                some[0].experiment.method,
-                tuple(job.experiment.seed for job in some),
-                tuple(job.key for job in some),
-                tuple(rows.get(job.key) for job in some),
-            )
+@dataclass(frozen=True)
+class FixedTable:
+    """Methods at fixed settings.
+
+    Attributes:
+        study: Whose settings of data, model and training they have.
+        runs: One a method.
+        reference: The method that others are compared with.
+        gains: Name -> balanced accuracy minus the reference's, paired by seed; the intervals of all methods hold together.
+        note: Why no verdict is given, or "".
+        command: The line that made it.
+    """
+
+    study: StudyConfig
+    runs: Sequence[Runs]
+    reference: str
+    gains: Mapping[str, Comparison]
+    note: str
+    command: str
+
+    @property
+    def markdown(self) -> str:
+        """The table, what is missing, and where the numbers come from."""
+        return f"# Fixed settings: {self.study.preset}\n\n{blocks_to_markdown(self._blocks())}\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and what produced them, as JSON types: scores and differences in points, missing ones None."""
+        found: dict[str, Any] = finite(
+            {
+                "preset": self.study.preset,
+                "config_hash": self.study.identity,
+                "command": self.command,
+                "reference": self.reference,
+                "no_verdict": self.note or None,
+                "methods": {one.name: self._method_json(one) for one in self.runs},
+            }
         )
-    return found
+        return found
+
+    def _method_json(self, one: Runs) -> dict[str, Any]:
+        gain = self.gains.get(one.name)
+        return {
+            "method": one.method.model_dump(mode="json"),
+            "seeds": list(one.seeds),
+            "scores": {score: _points(one, score).tolist() for score in _SCORES},
+            "minus_reference": asdict(gain) if gain else None,
+            "terminal_phase": list(one.terminal),
+            "provenance": [record["provenance"] for record in one.completed],
+        }
+
+    def _blocks(self) -> list[Block]:
+        shown = [score for score in _SCORES if any(np.isfinite(_points(one, score)).any() for one in self.runs)]
+        headers = ["method", *shown, f"balanced minus {self.reference}", "training accuracy", "terminal phase"]
+        caption = (
+            "Test, percent: mean and standard deviation over the seeds that finished, last of "
+            f"{self.study.train.epochs} epochs. Nothing was searched or chosen. Differences are paired by seed; with all seeds "
+            f"there, their intervals hold together at {100 * (1 - self.study.protocol.alpha):g} %. Minor: at most "
+            f"{self.study.data.boundary} training images."
+        )
+        blocks: list[Block] = [Table(headers, [self._row(one, shown) for one in self.runs], caption)]
+        if self.note:
+            blocks.append(Paragraph(f"No verdict: {self.note}."))
+        if gaps := [gap for one in self.runs for gap in one.gaps]:
+            blocks.append(Paragraph(f"Without a score: {'; '.join(gaps)}."))
+        if facts := [record["provenance"] for one in self.runs for record in one.completed]:
+            sources = {name: sorted({str(fact[name]) for fact in facts}) for name in ("commit", "device", "split_hash")}
+            told = "; ".join(f"{name} {', '.join(values)}" for name, values in sources.items())
+            hours = sum(fact["seconds"] for fact in facts) / 3600
+            blocks += [Heading("Provenance"), Paragraph(f"{told}; {len(facts)} runs, {hours:.2f} hours of processes.")]
+        return [*blocks, Paragraph(f"Again, or further: {self.command}")]
+
+    def _row(self, one: Runs, shown: Sequence[str]) -> list[Cell]:
+        gain, (terminal, finished) = self.gains.get(one.name), one.terminal
+        return [
+            one.name,
+            *(spread(_points(one, score)) for score in shown),
+            difference(gain) if gain else "",
+            spread(one.points("train/accuracy_eval")),
+            f"{terminal} of {finished}",
+        ]
 
 
 def write_fixed(jobs: Sequence[Job], folder: Path, study: StudyConfig, *, reference: str, command: str) -> str:
@@ -49,118 +114,50 @@ def write_fixed(jobs: Sequence[Job], folder: Path, study: StudyConfig, *, refere
         jobs: Of `fixed_jobs`.
         folder: With the rows.
         study: Whose settings they have.
-        reference: The method that others are compared with, paired by seed.
-        command: The line that made it, without the machine's folders.
+        reference: Name of the method that others are compared with.
+        command: The line that made it.
 
     Returns:
         The Markdown.
     """
     runs = runs_of(jobs, folder)
-    note = (
-        short_of_published(study.protocol, runs) if any(r.name == study.protocol.plain_baseline for r in runs) else ""
-    )
-    compared = {one.name: _against(one, runs, reference, study, note) for one in runs if one.name != reference}
-    blocks = _blocks(runs, compared, study, reference, note, command)
-    text = f"# Fixed settings: {study.preset}\n\n{blocks_to_markdown(blocks)}\n"
-    write_text(folder / TEXT, text)
-    write_json(folder / "fixed.json", _json(runs, compared, study, reference, note, command))
-    return text
+    known = study.protocol.plain_baseline in [one.name for one in runs]
+    note = short_of_published(study.protocol, runs) if known else ""
+    table = FixedTable(study, runs, reference, _gains(runs, reference, study, note), note, command)
+    write_text(folder / TEXT, table.markdown)
+    write_json(folder / "fixed.json", table.to_dict())
+    return table.markdown
 
 
-def _against(runs: Runs, others: Sequence[Runs], reference: str, study: StudyConfig, note: str) -> Comparison | None:
-    """Balanced accuracy minus the reference's; the intervals of all methods hold together."""
-    against = next((one for one in others if one.name == reference), None)
-    if against is None:
-        return None
-    metric, rules = f"test/accuracy_{BALANCED}", study.protocol
-    found = verdict(
-        runs.points(metric),
-        {reference: against.points(metric)},
-        seeds=runs.seeds,
-        margin=rules.margin,
-        alpha=rules.alpha,
-        looks=len(others) - 1,
-    )
-    return (found.withheld(note) if note else found).comparisons[0]
+def runs_of(jobs: Sequence[Job], folder: Path) -> list[Runs]:
+    """One a method, with a record of each seed that has a row."""
+    rows = {row["key"]: row for row in read_lines(folder / ROWS)}
+    found = []
+    for name in dict.fromkeys(job.name for job in jobs):
+        some = [job for job in jobs if job.name == name]
+        keys = tuple(job.key for job in some)
+        seeds = tuple(job.experiment.seed for job in some)
+        found.append(Runs(name, some[0].experiment.method, seeds, keys, tuple(rows.get(key) for key in keys)))
+    return found
 
 
-def _blocks(
-    runs: Sequence[Runs],
-    compared: dict[str, Comparison | None],
-    study: StudyConfig,
-    reference: str,
-    note: str,
-    command: str,
-) -> list[Block]:
-    shown = [
-        score for score in _SCORES if any(np.isfinite(one.points(f"test/accuracy{_tail(score)}")).any() for one in runs)
-    ]
-    rows: list[list[Cell]] = []
-    for one in runs:
-        terminal, finished = one.terminal
-        gain = compared.get(one.name)
-        rows.append(
-            [
-                one.name,
-                *(spread(one.points(f"test/accuracy{_tail(score)}")) for score in shown),
-                "" if gain is None else difference(gain),
-                spread(one.points("train/accuracy_eval")),
-                f"{terminal} of {finished}",
-            ]
+def _gains(runs: Sequence[Runs], reference: str, study: StudyConfig, note: str) -> dict[str, Comparison]:
+    against = next(one for one in runs if one.name == reference)
+    others = [one for one in runs if one is not against]
+
+    def compare(one: Runs) -> Comparison:
+        found = verdict(
+            _points(one, BALANCED),
+            {reference: _points(against, BALANCED)},
+            seeds=one.seeds,
+            margin=study.protocol.margin,
+            alpha=study.protocol.alpha,
+            looks=len(others),
         )
-    headers = ["method", *shown, f"balanced minus {reference}", "training accuracy", "terminal phase"]
-    caption = (
-        f"Test, percent: mean and standard deviation over the seeds that finished, last of {study.train.epochs} epochs. Nothing "
-        "was searched or chosen. Differences are paired by seed; with all seeds there, their intervals hold together at "
-        f"{100 * (1 - study.protocol.alpha):g} %. Minor: at most {study.data.boundary} training images."
-    )
-    gaps = [gap for one in runs for gap in one.gaps]
-    facts = [record["provenance"] for one in runs for record in one.completed]
-    found: list[Block] = [Table(headers, rows, caption)]
-    if note:
-        found.append(Paragraph(f"No verdict: {note}."))
-    if gaps:
-        found.append(Paragraph(f"Without a score: {'; '.join(gaps)}."))
-    if facts:
-        sources = {field: sorted({str(fact[field]) for fact in facts}) for field in ("commit", "device", "split_hash")}
-        told = "; ".join(f"{field} {', '.join(values)}" for field, values in sources.items())
-        seconds = sum(fact["seconds"] for fact in facts)
-        found += [
-            Heading("Provenance"),
-            Paragraph(f"{told}; {len(facts)} runs, {seconds / 3600:.2f} hours of processes."),
-        ]
-    return [*found, Paragraph(f"Again, or further: {command}")]
+        return (found.withheld(note) if note else found).comparisons[0]
+
+    return {one.name: compare(one) for one in others}
 
 
-def _tail(score: str) -> str:
-    return "" if score == "accuracy" else f"_{score}"
-
-
-def _json(
-    runs: Sequence[Runs],
-    compared: dict[str, Comparison | None],
-    study: StudyConfig,
-    reference: str,
-    note: str,
-    command: str,
-) -> dict[str, Any]:
-    return finite(
-        {
-            "preset": study.preset,
-            "config_hash": study.identity,
-            "command": command,
-            "reference": reference,
-            "no_verdict": note or None,
-            "methods": {
-                one.name: {
-                    "method": one.method.model_dump(mode="json"),
-                    "seeds": list(one.seeds),
-                    "scores": {score: one.points(f"test/accuracy{_tail(score)}").tolist() for score in _SCORES},
-                    "minus_reference": asdict(gain) if (gain := compared.get(one.name)) else None,
-                    "terminal_phase": list(one.terminal),
-                    "provenance": [record["provenance"] for record in one.completed],
-                }
-                for one in runs
-            },
-        }
-    )
+def _points(runs: Runs, score: str) -> Floats:
+    return runs.points("test/accuracy" if score == "accuracy" else f"test/accuracy_{score}")
