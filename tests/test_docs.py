@@ -176,10 +176,20 @@ def test_the_page_on_the_long_tail_says_what_the_reports_say():
     assert found["major"]["ce_etf_la"]["mean"] == pytest.approx(found["major"]["ce_etf"]["mean"] / 2, abs=0.2)
 
 
+def test_the_readme_says_what_the_tail_of_a_hundred_classes_says():
+    row = read_json(ROOT / "results" / "tin100-lt-small" / "verdict.json")
+    text = " ".join(PAGES["README.md"].replace(">", " ").split())
+    assert row["verdict"] in text and f"{row['provenance']['search_train_images']:,} Tiny ImageNet images" in text
+    for one in row["objectives"][0]["comparisons"]:
+        if one["name"] in ("ce_etf", "ldam_drw", "logit_adjustment", "ce_etf_la"):
+            assert f"`{one['name']}` {signed(one['mean'])} {interval(one['low'], one['high'])}" in text
+    assert not any(one["terminal_phase"] for one in row["methods"].values())
+
+
 def test_the_page_on_the_long_tail_says_what_the_trials_held():
     page = " ".join(PAGES["long-tail.md"].split())
     rows = {}
-    for study in ("cifar10-lt-small", "digits-lt"):
+    for study in ("cifar10-lt-small", "tin100-lt-small", "digits-lt"):
         report = (ROOT / "results" / study / "report.md").read_text(encoding="utf-8")
         table = report.partition("### Proposals")[2].partition("*As proposed")[0].replace("°", "").replace(" / ", "/")
         cells = [
@@ -194,6 +204,11 @@ def test_the_page_on_the_long_tail_says_what_the_trials_held():
     plain = photographs["ce\\_etf"][0]
     assert f"had {held} % and {more} % of the training images" in page
     assert f"scored {one} and {other} where no cones score {plain}" in page
+    hundred = {name: float(inside) for name, (_, inside) in rows["tin100-lt-small"].items() if inside != "–"}
+    assert all(hundred[name] < 1 for name in ("gate 55.0", "gate 65.0", "paper 65.0"))
+    assert hundred["paper 77.3/58.3"] > 40 and hundred["paper 82.9/45.7"] > 50
+    report = (ROOT / "results" / "tin100-lt-small" / "report.md").read_text(encoding="utf-8")
+    assert "Mean cosine to the own axis. Major classes: winner 0.24 " in report
     (one, held), (other, more) = digits["gate 28.6/10.4"], digits["gate 38.8/20.8"]
     assert one == other == digits["gate 0.0/0.0 (= CE+ETF)"][0]
     assert f"held {held} % and {more} % and scored {one}, as without" in page

@@ -22,6 +22,13 @@ from divfeat.thresholds import Number, Offset, family_named
 
 #: Rows of the table of proposals.
 _MOST_PROPOSALS = 60
+#: Column of the table of proposals -> field of a trial, and what the caption says of it.
+_HELD = {"inside (%)": "inside", "of the loss (%)": "taken"}
+_HELD_MEANS = {
+    "inside (%)": " Inside: the largest share over the epochs of training images whose features lay within their class's cone.",
+    "of the loss (%)": " Of the loss: the share of the whole training's cross-entropy that images inside their cone carried, "
+    "which is what a gate takes away.",
+}
 
 
 # --- search -----------------------------------------------------------------------------------------------------------------
@@ -73,11 +80,8 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield from _hollow_cones(summary)
     shown = summary.trials
     caption = "As proposed; a pruned trial shows the last value measured."
-    if _held(summary):
-        caption += (
-            " Inside: the largest share over the epochs of training images whose features lay within their class's cone. Of the "
-            "loss: the share of the whole training's cross-entropy that such images carried, which is what a gate takes away."
-        )
+    for column in _held(summary):
+        caption += _HELD_MEANS[column]
     if len(shown) > _MOST_PROPOSALS:
         sign = summary.measure.sign
         best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else sign * trial.values[0])
@@ -112,10 +116,9 @@ def _shown(summary: StudySummary, trial: Trial) -> list[Cell]:
 
 def _held(summary: StudySummary) -> dict[str, str]:
     """Column -> field of a trial, of what cones held, as far as any trial tells."""
-    fields = {"inside (%)": "inside", "of the loss (%)": "taken"}
     return {
         column: field
-        for column, field in fields.items()
+        for column, field in _HELD.items()
         if not all(math.isnan(getattr(trial, field)) for trial in summary.trials)
     }
 
