@@ -193,7 +193,7 @@ def test_the_page_on_the_long_tail_says_what_the_trials_held():
         report = (ROOT / "results" / study / "report.md").read_text(encoding="utf-8")
         table = report.partition("### Proposals")[2].partition("*As proposed")[0].replace("°", "").replace(" / ", "/")
         cells = [
-            [cell.strip() for cell in line.split("|")[2:6]] for line in table.splitlines() if line.startswith("| ")
+            [cell.strip() for cell in line.split("|")[2:6]] for line in table.splitlines() if re.match(r"\| \d", line)
         ]
         rows[study] = {name.replace(" deg", ""): (score, inside) for name, _, score, inside in cells}
         if study == "cifar10-lt-small":
