@@ -53,14 +53,17 @@ def run_installed(runner: Study, about: str, command: str) -> int:
     from divfeat.report.build import build_report  # report/ is below search/ in the house; only the command joins them
 
     console = runner.console
-    console.print(f"study {runner.name}: {' '.join(about.split())}", highlight=False, soft_wrap=True)
-    console.print(f"folder {runner.folder}; the same line resumes, Ctrl-C saves", highlight=False, soft_wrap=True)
+    console.print(f"study {runner.name}: {' '.join(about.split())}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"folder {runner.folder}; the same line resumes, Ctrl-C saves", highlight=False, markup=False, soft_wrap=True
+    )
     try:
         report = run_session(runner, lambda: build_report(runner.folder))
     except StoppedError as stopped:
         console.print(
             f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         return EXIT_CODES[stopped.reason]
@@ -69,6 +72,7 @@ def run_installed(runner: Study, about: str, command: str) -> int:
             f"\nerror: {failure}\nThe records are in {runner.folder / 'runs'}; mend the cause and repeat the line:\n"
             f"  {command}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         return 3

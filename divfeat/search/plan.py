@@ -84,7 +84,7 @@ class Plan:
         """Say it."""
 
         def say(text: str) -> None:
-            console.print(text, highlight=False, soft_wrap=True)
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         table = Table(title=f"plan of {self.name}", title_justify="left")
         for column, side in (("phase", "left"), ("runs", "right"), ("seeds", "left")):

@@ -130,7 +130,9 @@ class Progress:
         left = self.seconds_left()
         best = f", {self._best()}" if self.best else ""
         guess = f", about {clock(left)} left" if left is not None else ""
-        self.console.print(f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def clock(seconds: float | None) -> str:

@@ -1,0 +1,24 @@
+"""What the command prints around a study."""
+
+import pytest
+
+from divfeat.search import command
+from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError
+from divfeat.settings import make_configs
+
+
+@pytest.mark.parametrize("reason", list(EXIT_CODES))
+def test_the_line_that_goes_on_is_printed_as_it_was_given(reason, tmp_path, monkeypatch, capsys):
+    """Brackets too, which the printer would take for markup: `search.own=[scale]` without its list is another study."""
+
+    def stop(runner, build):
+        raise StoppedError(reason)
+
+    monkeypatch.setattr(command, "run_session", stop)
+    study, execution, _ = make_configs("digits-lt", {"execution": {"storage_path": str(tmp_path / "[runs]")}})
+    line = "python studies/tau_search.py --set 'search.own=[scale]' --set 'protocol.baselines=[ce, ce_etf]'"
+    runner = command.make_study(study, execution, Interrupt())
+    assert command.run_installed(runner, "a set of [bold] digits", line) == EXIT_CODES[reason]
+    said = capsys.readouterr().out
+    assert f"To go on:\n  {line}\n" in said
+    assert "a set of [bold] digits" in said and f"folder {tmp_path / '[runs]'}/" in said
