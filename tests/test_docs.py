@@ -176,6 +176,30 @@ def test_the_page_on_the_long_tail_says_what_the_reports_say():
     assert found["major"]["ce_etf_la"]["mean"] == pytest.approx(found["major"]["ce_etf"]["mean"] / 2, abs=0.2)
 
 
+def test_the_page_on_the_long_tail_says_what_fixed_settings_gave():
+    page = " ".join(PAGES["long-tail.md"].split())
+    found = read_json(ROOT / "results" / "digits-lt-fixed" / "fixed.json")["methods"]
+
+    def mean(name, group):
+        return f"{np.mean(found[name]['scores'][group]):.2f}"
+
+    for name in ("gate58", "gate58_late", "gate58_early", "paper58", "gate58_all", "ce_etf_la"):
+        gain = found[name]["minus_reference"]
+        told = f"{signed(gain['mean'])} {interval(gain['low'], gain['high'])}"
+        (row,) = [line for line in PAGES["long-tail.md"].splitlines() if line.startswith(f"| `{name}` |")]
+        assert row.endswith(f"| {told} | {mean(name, 'major')} | {mean(name, 'minor')} |")
+    better = {name for name, one in found.items() if (one["minus_reference"] or {}).get("verdict") == "better"}
+    assert better == {"gate58_late", "ce_etf_la"}
+    assert f"{mean('ce_etf', 'major')} on major and {mean('ce_etf', 'minor')} on minor classes" in page
+    pairs = [(mean("cosine_gate58", group), mean("cosine", group)) for group in ("major", "minor")]
+    assert "(major {} after {}, minor {} after {})".format(*(value for pair in pairs for value in pair)) in page
+    assert f"({mean('cosine_gate75', 'major')} and {mean('cosine_gate75', 'minor')})" in page
+    late, throughout = (
+        float(mean("ce_etf", "major")) - float(mean(name, "major")) for name in ("gate58_late", "gate58")
+    )
+    assert late / throughout == pytest.approx(1 / 6, abs=0.02) and "a sixth of what it costs open throughout" in page
+
+
 def test_the_readme_says_what_the_tail_of_a_hundred_classes_says():
     row = read_json(ROOT / "results" / "tin100-lt-small" / "verdict.json")
     text = " ".join(PAGES["README.md"].replace(">", " ").split())
