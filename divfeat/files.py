@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ def check_writable(place: Path, what: str) -> None:
         DataError: naming `what`, the folder and what stands in the way.
     """
     nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise DataError(f"{what} {place}: {nearest} cannot be written to; give a folder that can")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".divfeat-", dir=nearest):  # permissions alone do not tell: see /proc
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{what} {place}: {nearest} cannot be written to ({error.strerror}); give a folder that can"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

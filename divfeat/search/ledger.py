@@ -27,6 +27,23 @@ from divfeat.record import FORMAT
 from divfeat.study_config import StudyConfig, deciding
 
 
+def read_study(folder: Path) -> dict[str, Any] | None:
+    """`study.json` of the study in `folder`: `format`, `identity` and `config`; None where there is none.
+
+    Raises:
+        DataError: it cannot be read, or something is missing from it.
+    """
+    path = folder / "study.json"
+    found = read_mapping(path)
+    missing = [] if found is None else [name for name in ("format", "identity", "config") if name not in found]
+    if missing:
+        raise DataError(
+            f"{path} has no {' and no '.join(map(repr, missing))}; restore it from a copy, or begin the study anew in "
+            "another folder"
+        )
+    return found
+
+
 class Ledger:
     """Reads and writes the folder of one study.
 
@@ -48,15 +65,15 @@ class Ledger:
                 the format, or cannot be written.
             DataError: its study.json cannot be read.
         """
-        found = read_mapping(self.folder / "study.json")
+        found = read_study(self.folder)
         if found is None:
             parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
                 raise ConfigError(f"--storage-path: {parent} cannot be written; choose a folder you may write to")
             return False
-        if found.get("format") != FORMAT:
+        if found["format"] != FORMAT:
             raise ConfigError(
-                f"{self.folder} was written in format {found.get('format')}, this is {FORMAT}; use another --name"
+                f"{self.folder} was written in format {found['format']}, this is {FORMAT}; use another --name"
             )
         if found["identity"] != study.identity:
             lines = "\n".join(differences(deciding(found["config"]), deciding(study.to_dict())))

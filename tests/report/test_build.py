@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -482,12 +483,17 @@ def test_main_rebuilds_and_explains(tmp_path, capsys):
     for taken in (tmp_path / "file", tmp_path / "file" / "inside"):
         (tmp_path / "file").write_text("mine")
         assert main([str(tmp_path / "s"), "--publish", str(taken)]) == 1
-        told = f"error: the report's folder {taken}: {tmp_path / 'file'} cannot be written to; give a folder that can"
-        assert capsys.readouterr().err.strip() == told
+        told = f"error: the report's folder {taken}: {tmp_path / 'file'} cannot be written to (Not a directory); "
+        assert capsys.readouterr().err.strip() == told + "give a folder that can"
         assert (tmp_path / "file").read_text() == "mine"
+    if Path("/proc").is_dir():  # writable for root by its permissions, and by nobody in fact
+        assert main([str(tmp_path / "s"), "--publish", "/proc/report"]) == 1
+        assert "/proc cannot be written to" in capsys.readouterr().err
     for torn, told in (
         ('{"format": 1', "study.json cannot be read (it is no JSON"),
         ("[1]", "study.json holds a JSON list"),
+        ('{"format": 1, "identity": "x"}', "study.json has no 'config'; restore it from a copy"),
+        ("{}", "study.json has no 'format' and no 'identity' and no 'config'; restore it"),
     ):
         (tmp_path / "s" / "study.json").write_text(torn)
         assert main([str(tmp_path / "s")]) == 1
