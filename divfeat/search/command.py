@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 
 from rich.console import Console
 
 from divfeat.errors import ConfigError
 from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
+from divfeat.search.ledger import differences
 from divfeat.search.plan import make_plan
 from divfeat.search.session import run_session
 from divfeat.search.study import Study
-from divfeat.study_config import ExecutionConfig, StudyConfig
+from divfeat.settings import make_configs
+from divfeat.study_config import ExecutionConfig, StudyConfig, deciding
 
 
 def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str) -> int:
@@ -53,10 +56,12 @@ def run_installed(runner: Study, about: str, command: str) -> int:
     from divfeat.report.build import build_report  # report/ is below search/ in the house; only the command joins them
 
     console = runner.console
-    console.print(f"study {runner.name}: {' '.join(about.split())}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"folder {runner.folder}; the same line resumes, Ctrl-C saves", highlight=False, markup=False, soft_wrap=True
-    )
+    for said in (
+        f"study {runner.name}: {' '.join(about.split())}",
+        *_changes(runner.config),
+        f"folder {runner.folder}; the same line resumes, Ctrl-C saves",
+    ):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     try:
         report = run_session(runner, lambda: build_report(runner.folder))
     except StoppedError as stopped:
@@ -84,3 +89,11 @@ def _folder(storage: str, name: str) -> Path:
     if "://" in storage:
         raise ConfigError(f"--storage-path {storage}: only folders are supported so far; give a path")
     return Path(storage).expanduser() / name
+
+
+def _changes(study: StudyConfig) -> list[str]:
+    """Lines that say in which settings `study` is not its preset, whose text is printed above them."""
+    preset, _, _ = make_configs(study.preset)
+    found = differences(deciding(preset.to_dict()), deciding(study.to_dict()))
+    lines = [f"  {shorten(line, 160, placeholder=' ...')}" for line in found]
+    return ["changed from the preset:", *lines] if lines else []

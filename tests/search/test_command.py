@@ -22,3 +22,24 @@ def test_the_line_that_goes_on_is_printed_as_it_was_given(reason, tmp_path, monk
     said = capsys.readouterr().out
     assert f"To go on:\n  {line}\n" in said
     assert "a set of [bold] digits" in said and f"folder {tmp_path / '[runs]'}/" in said
+
+
+def test_what_differs_from_the_preset_is_said_below_its_text(tmp_path, monkeypatch, capsys):
+    def stop(runner, build):
+        raise StoppedError("SIGINT")
+
+    monkeypatch.setattr(command, "run_session", stop)
+    place = {"execution": {"storage_path": str(tmp_path)}}
+    plain = make_configs("digits-lt", place)
+    varied = make_configs("digits-lt", place | {"search": {"objectives": ["minor"]}, "train": {"epochs": 15}})
+    for study, execution, about in (plain, varied):
+        assert (
+            command.run_installed(command.make_study(study, execution, Interrupt()), about, "line")
+            == EXIT_CODES["SIGINT"]
+        )
+    said = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(("study", "changed", "  ", "folder"))
+    ]
+    words = ["study", "folder", "line", "study", "changed", "search.objectives:", "train.epochs:", "folder", "line"]
+    assert [line.split()[0] for line in said] == words
+    assert "  search.objectives: ['balanced'] -> ['minor']" in said and "  train.epochs: 60 -> 15" in said
