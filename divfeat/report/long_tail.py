@@ -30,7 +30,7 @@ from divfeat.report.reading import read_summary
 from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.jobs import name_of
 from divfeat.search.protocol import NOISE_METHOD
-from divfeat.statistics import Comparison, verdict
+from divfeat.statistics import Comparison, listed, verdict
 from divfeat.thresholds.counts import FEW, MANY
 
 #: What every row is compared with, as in the paper.
@@ -39,6 +39,7 @@ TEXT = "long_tail.md"
 BEGIN, END = "<!-- long-tail-table:begin -->", "<!-- long-tail-table:end -->"
 #: Test accuracy over all images, as a column beside `balanced` and the groups.
 ACCURACY = "accuracy"
+_SCORES = "Test, percent: mean and standard deviation over the confirmation seeds, last epoch."
 #: What the searched winner is called in a table of several studies, whose winners differ.
 WINNER_ROW = "winner of the search"
 
@@ -89,9 +90,10 @@ class LongTailTable:
 
     @property
     def blocks(self) -> list[Block]:
-        """As tables: all data sets beside each other, what thresholds do in each, then the groups of each."""
+        """As tables: all data sets beside each other (more studies than methods go down), what thresholds do, then groups."""
         groups = (block for column in self.columns for block in _groups(column, self.methods))
-        return [_overview(self), *effects([(column.title, column.summary) for column in self.columns]), *groups]
+        overview = _by_study(self) if len(self.columns) > len(self.methods) else _by_method(self)
+        return [overview, *effects([(column.title, column.summary) for column in self.columns]), *groups]
 
     @property
     def markdown(self) -> str:
@@ -244,7 +246,8 @@ def _gains(summary: StudySummary, note: str) -> dict[str, Comparison]:
 # --- as tables --------------------------------------------------------------------------------------------------------------
 
 
-def _overview(table: LongTailTable) -> Table:
+def _by_method(table: LongTailTable) -> Table:
+    """A row a method."""
     headers = ["method"]
     for column in table.columns:
         headers += [f"{column.title}: {what}" for what in (*_scores(column), f"balanced minus {REFERENCE}")]
@@ -259,12 +262,35 @@ def _overview(table: LongTailTable) -> Table:
                 cells += [spread(entry.scores[score]) for score in scores]
                 cells.append(difference(entry.gain) if entry.gain else "")
         rows.append(cells)
-    caption = "Test, percent: mean and standard deviation over the confirmation seeds, last epoch. " + " ".join(
-        f"{column.title}: {_told(column)}." for column in table.columns
+    caption = f"{_SCORES} " + " ".join(
+        f"{column.title}: {'; '.join([_told(column), *_won(column), *_withheld(column)])}." for column in table.columns
     )
     if any(ACCURACY not in _scores(column) for column in table.columns):
         caption += " Where the test classes have one size, accuracy is balanced accuracy and left out."
     return Table(headers, rows, f"{caption} Empty: not in that study.")
+
+
+def _by_study(table: LongTailTable) -> Table:
+    """A row a study: its winner, and every method in balanced accuracy, the winner first."""
+    methods = [method for name in (WINNER_ROW, REFERENCE) for method in table.methods if method == name]
+    methods += [method for method in table.methods if method not in methods]
+    headers = ["study", "the winner"]
+    for method in methods:
+        headers += [f"{method}: {BALANCED}", *([f"{method} minus {REFERENCE}"] if method != REFERENCE else [])]
+    rows: list[list[Cell]] = []
+    alike: dict[str, list[str]] = {}
+    for column in table.columns:
+        winner = column.entries.get(WINNER_ROW)
+        cells: list[Cell] = [column.title, winner.configuration if winner else ""]
+        for method in methods:
+            entry = column.entries.get(method)
+            cells.append(spread(entry.scores[BALANCED]) if entry else "")
+            if method != REFERENCE:
+                cells.append(difference(entry.gain) if entry and entry.gain else "")
+        rows.append(cells)
+        alike.setdefault("; ".join([_told(column), *_withheld(column)]), []).append(column.title)
+    told = " ".join(f"{listed(titles)}: {text}." for text, titles in alike.items())
+    return Table(headers, rows, f"{_SCORES} {told} Empty: not in that study.")
 
 
 def _scores(column: Column) -> list[str]:
@@ -277,16 +303,23 @@ def _scores(column: Column) -> list[str]:
 
 
 def _told(column: Column) -> str:
-    """Seeds, level and what won, in words."""
+    """Seeds and level in words."""
     summary = column.summary
     rules, seeds = summary.config.protocol, len(summary.confirmed[0].seeds)
     text = f"{seeds} seeds, {summary.config.train.epochs} epochs"
     if summary.primary is not None and any(entry.gain for entry in column.entries.values()):
         level = 100 * (1 - rules.alpha / summary.primary.verdict.looks)
         text += f", differences paired by seed with intervals that hold together at {level:.4g} %"
-    if WINNER_ROW in column.entries:
-        text += f"; the winner is {column.entries[WINNER_ROW].configuration}"
-    return text + (f"; no verdict: {column.note}" if column.note else "")
+    return text
+
+
+def _won(column: Column) -> list[str]:
+    winner = column.entries.get(WINNER_ROW)
+    return [f"the winner is {winner.configuration}"] if winner else []
+
+
+def _withheld(column: Column) -> list[str]:
+    return [f"no verdict: {column.note}"] if column.note else []
 
 
 def _groups(column: Column, methods: Sequence[str]) -> list[Block]:

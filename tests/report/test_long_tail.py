@@ -97,6 +97,32 @@ def test_rows_are_methods_and_columns_data_sets(runs, table):
     assert f"the winner is {runs[0].winner['winner']['name']}" in table.markdown
 
 
+def test_more_studies_than_methods_go_down(runs, table):
+    """As the variations of one preset: a row a study, the same cells."""
+    first, second = table.columns
+    many = LongTailTable((*(replace(first, title=f"digits-lt-{place}") for place in "abcde"), second))
+    assert len(many.columns) > len(many.methods)
+    header = [cell.strip() for cell in many.markdown.splitlines()[0].replace("\\", "").strip("|").split("|")]
+    assert header[:5] == [
+        "study",
+        "the winner",
+        f"{WINNER_ROW}: balanced",
+        f"{WINNER_ROW} minus ce_etf",
+        "ce_etf: balanced",
+    ]
+    assert header[5:] == [
+        f"{name}{what}" for name in ("ce", "ldam", "focal") for what in (": balanced", " minus ce_etf")
+    ]
+    for title, column, place in (("digits-lt-c", first, 0), ("digits", second, 3)):
+        found = cells(many, "| study", title)
+        assert found[0] == column.entries[WINNER_ROW].configuration
+        rows = {name: cells(table, "| method", name)[place + 1 : place + 3] for name in table.methods}
+        expected = [*rows[WINNER_ROW], rows["ce_etf"][0], *rows["ce"], *rows["ldam"], *rows["focal"]]
+        assert found[1:] == expected
+    caption = many.markdown.split("\n#### ")[0].replace("\\", "")
+    assert "digits-lt-a, digits-lt-b, digits-lt-c, digits-lt-d and digits-lt-e: 5 seeds" in caption
+
+
 def test_a_method_missing_in_a_study_is_an_empty_cell(table):
     assert cells(table, "| method", "ldam")[3:] == ["", "", ""] and cells(table, "| method", "focal")[:3] == [
         "",
