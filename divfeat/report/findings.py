@@ -211,8 +211,9 @@ def thresholds(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         yield Paragraph(f"The winner's configuration is that of {listed(summary.equals)}: it adds nothing to it.")
     yield Paragraph(as_good_text(summary))
     yield from figures_of(
-        plots, "accuracy_by_threshold", "two_thresholds", "angles_by_count", "groups_by_threshold", "group_tradeoff"
-    )
+        plots, "accuracy_by_threshold", "two_thresholds", "angles_by_count", "score_by_held_loss", "groups_by_threshold",
+        "group_tradeoff",
+    )  # fmt: skip
     yield from _of_each_class(summary)
 
 

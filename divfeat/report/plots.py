@@ -283,7 +283,29 @@ def _search(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         }
         title = "The search, trial by trial"
         yield "search", title, lambda path: figures.optimisation_history(trials, path, **words)
+        yield from _held_loss(summary, words)
     yield from _front(summary)
+
+
+def _held_loss(summary: StudySummary, words: dict[str, Any]) -> Iterator[tuple[str, str, Draw]]:
+    """What trials scored against what their cones took hold of, where the records tell."""
+    done = [trial for trial in summary.trials if trial.status == "completed"]
+    told = [trial for trial in done if not math.isnan(trial.taken)]
+    if not told:
+        return
+    coneless = [trial.values[0] for trial in done if trial.coned == 0]
+
+    def write(path: Path) -> str:
+        return figures.score_by_held_loss(
+            [trial.taken for trial in told],
+            [trial.values[0] for trial in told],
+            [trial.release for trial in told],
+            path,
+            coneless=coneless,
+            **words,
+        )
+
+    yield "score_by_held_loss", "What the cones of each trial held of the loss, and what it scored", write
 
 
 def _front(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:

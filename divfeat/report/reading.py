@@ -257,7 +257,9 @@ class _Reader:
             if status == "completed":
                 excess = excesses(self.limits, lambda metric, record=record: protocol.metric_of(record, metric))  # type: ignore[misc]
             kind = str((record or {}).get("error_kind") or "")
-            held = () if family.coneless(angles) else (_most_inside(record), _taken(record), _coned(record))
+            held = (math.nan, math.nan, 0.0)
+            if not family.coneless(angles):
+                held = (_most_inside(record), _taken(record), _coned(record))
             yield Trial(
                 number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind, *held
             )

@@ -123,7 +123,7 @@ class Trial:
             where no epoch tells.
         taken: Share of the whole training's cross-entropy that such images carried, percent: what a gate takes away. NaN
             likewise, and in records of before it was measured.
-        coned: Share of the training images whose class has a cone; NaN where the run did not finish.
+        coned: Share of the training images whose class has a cone, 0 without cones; NaN where the run did not finish.
     """
 
     number: int

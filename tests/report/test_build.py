@@ -205,7 +205,7 @@ def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_pa
     assert figures == {
         "accuracy_by_count.png", "gain_by_count.png", "collapse_by_count.png",
         "confirmation.png", "two_thresholds.png", "angles_by_count.png", "groups_by_threshold.png", "cosines.png",
-        "gain_by_class.png", "search.png", "group_tradeoff.png",
+        "gain_by_class.png", "search.png", "group_tradeoff.png", "score_by_held_loss.png",
     }  # fmt: skip
     text = text_of(report)
     assert "| balanced | sd |" in text and "minor" in text

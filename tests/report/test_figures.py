@@ -332,6 +332,37 @@ def test_group_tradeoff(tmp_path, drawn):
     assert_png(tmp_path / "n.png")
 
 
+def test_score_by_held_loss(tmp_path, drawn):
+    """Best, what hardly held anything, and collapsed trials on the edge, in either direction."""
+    held, scores = [0.0, 2.0, 60.0, 90.0, NAN, 1.0], [89.0, 88.5, 93.0, 70.0, 95.0, 60.0]
+    names = ["paper", "gate", "gate", "gate", "gate", "theorem"]
+    caption = figures.score_by_held_loss(held, scores, names, tmp_path / "n.png", coneless=[89.2, NAN])
+    ax = drawn[0].axes[0]
+    assert legend_of(ax) == ["paper", "theorem", "gate", "no cones, same seed"]
+    assert line_named(ax, "gate").get_xydata().tolist() == [[2.0, 88.5], [60.0, 93.0]]
+    assert line_named(ax, "no cones, same seed").get_ydata()[0] == 89.2
+    assert ax.get_ylim()[0] == pytest.approx(93 - 15) and ax.get_ylim()[1] > 93
+    edge = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
+    assert [line.get_xydata().tolist() for line in edge] == [[[1.0, 78.0]], [[90.0, 78.0]]]
+    assert caption.startswith("5 trials with cones, one seed each, over the whole training. Best: 93 at 60.0 %.")
+    assert "the farthest scored: gate 1, 0.7; paper 1, 0.2; theorem 1, 29.2. Hollow: 2 outside" in caption
+    assert_png(tmp_path / "n.png")
+    caption = figures.score_by_held_loss(
+        [10, 20, 30, 40, 50],
+        [1.0, 0.9, 1.1, 1.0, 90],
+        ["gate"] * 5,
+        tmp_path / "m.png",
+        metric="NC1",
+        suffix="",
+        minimize=True,
+    )
+    ax = drawn[1].axes[0]
+    assert "Best: 0.9 at 20.0 %. Hollow: 1 outside" in caption and legend_of(ax) == ["gate"]
+    assert ax.get_ylim()[0] < 0.9 and 1.1 < ax.get_ylim()[1] < 10
+    (edge,) = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
+    assert edge.get_xydata().tolist() == [[50, ax.get_ylim()[1]]]
+
+
 def test_pareto_front(tmp_path, drawn):
     values = [(80, 10), (78, 40), (70, 50), (69, 49), (85, 60), (NAN, 3)]
     trials = [
@@ -587,6 +618,10 @@ DEGENERATE = {
     "no trade": lambda p: figures.group_tradeoff({}, p, sizes=(1, 1)),
     "one trade": lambda p: figures.group_tradeoff(
         {HOSTILE: ([1, NAN], [1, 2])}, p, means={HOSTILE: ([NAN], [1])}, sizes=(1, 9), names=(HOSTILE, "b")
+    ),
+    "nothing held": lambda p: figures.score_by_held_loss([], [], [], p, coneless=[1.0]),
+    "one held": lambda p: figures.score_by_held_loss(
+        [5, NAN], [1, 2], [HOSTILE, "gate"], p, metric=HOSTILE, minimize=True
     ),
     "no front": lambda p: figures.pareto_front([], p, names=(HOSTILE, "b"), directions=("maximize", "minimize")),
     "one point": lambda p: figures.pareto_front(

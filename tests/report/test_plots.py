@@ -293,6 +293,39 @@ def test_what_groups_gain_and_lose_in_every_trial(tmp_path, drawn):
     assert given["sizes"] == (sum(n > boundary for n in TAIL), sum(n <= boundary for n in TAIL))
 
 
+def test_what_cones_held_of_the_loss_against_the_score(tmp_path, drawn):
+    study = Studied(tmp_path / "s", preset="digits-lt").begin().search()
+    name, given = drawn(read_summary(tmp_path / "s"))["score_by_held_loss"]
+    assert name == "score_by_held_loss"
+    told, scores, releases, without = [], [], [], []
+    for row in study.ledger.proposals().values():
+        found = study.ledger.record(row["key"])
+        score = 100 * found["metrics"]["val/accuracy_balanced"]
+        if row["params"]["tau_major"] == row["params"]["tau_minor"] == 0:
+            without.append(score)
+            continue
+        parts = [sum(epoch[f"train/cross_entropy{end}"] for epoch in found["history"]) for end in ("_inside", "")]
+        told.append(100 * parts[0] / parts[1])
+        scores.append(score)
+        releases.append(row["params"].get("release"))
+    np.testing.assert_allclose(given["held"], told)
+    np.testing.assert_allclose(given["scores"], scores)
+    assert given["releases"] == releases and len(told) > 2 and max(told) > 0
+    np.testing.assert_allclose(given["coneless"], without)
+    assert len(without) == 1 and (given["metric"], given["suffix"]) == ("validation balanced accuracy", " (%)")
+
+
+def test_records_that_do_not_tell_the_held_loss_have_no_figure_of_it(tmp_path, drawn):
+    def older(job):
+        found = completed(job.experiment)
+        for epoch in found["history"]:
+            del epoch["train/cross_entropy"], epoch["train/cross_entropy_inside"]
+        return found
+
+    Studied(tmp_path / "s", preset="digits-lt", record=older).begin().search()
+    assert "score_by_held_loss" not in drawn(read_summary(tmp_path / "s"))
+
+
 def test_no_trade_between_groups_without_groups(whole, drawn):
     assert "group_tradeoff" not in drawn(whole[1])
 

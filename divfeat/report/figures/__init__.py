@@ -5,6 +5,7 @@ from divfeat.report.figures.class_thresholds import angles_by_count, group_accur
 from divfeat.report.figures.comparison import confirmation, gain_by_class
 from divfeat.report.figures.features import feature_projection
 from divfeat.report.figures.front import pareto_front
+from divfeat.report.figures.held import score_by_held_loss
 from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_by_threshold, two_thresholds
 from divfeat.report.figures.tradeoff import group_tradeoff
 from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
@@ -24,5 +25,6 @@ __all__ = [
     "group_tradeoff",
     "optimisation_history",
     "pareto_front",
+    "score_by_held_loss",
     "two_thresholds",
 ]

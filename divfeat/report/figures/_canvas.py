@@ -22,6 +22,8 @@ from divfeat.report.words import fraction_of_pi
 #: Okabe and Ito (2008), told apart by every common form of colour blindness; yellow left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
+#: Colour and marker of each way of letting go of a sample.
+RELEASES = {"paper": (COLOURS[0], "o"), "theorem": (COLOURS[1], "s"), "gate": (COLOURS[2], "^")}
 INK, MUTED = "#222222", "#6b6b6b"
 #: The colour of the curve it shades; the others are baselines'.
 SHADE = COLOURS[0]
@@ -146,3 +148,12 @@ def angle_axis(ax: Axes, degrees: Floats, name: str, *, axis: str = "x") -> None
     (second.set_xlabel if axis == "x" else second.set_ylabel)("fraction of π", fontsize=8.5, color=MUTED)
     second.tick_params(labelsize=8.5, colors=MUTED)
     second.spines[:].set_color("#bbbbbb")
+
+
+def frame(ax: Axes, finished: Floats) -> None:
+    """Start the axis at most three quartile ranges below the bulk: a few collapsed trials would flatten all others."""
+    middle, upper = np.quantile(finished, [0.25, 0.75])
+    top = float(finished.max())
+    low = max(float(finished.min()), float(middle - 3 * max(upper - middle, 0.02 * abs(top), 1e-6)))
+    pad = 0.08 * (top - low) or max(abs(top) * 0.02, 0.5)
+    ax.set_ylim(low - 1.5 * pad, top + pad)

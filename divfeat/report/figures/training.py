@@ -17,7 +17,9 @@ from divfeat.report.figures._canvas import (
     DASHES,
     INK,
     MUTED,
+    RELEASES,
     canvas,
+    frame,
     label,
     legend,
     plain,
@@ -26,8 +28,6 @@ from divfeat.report.figures._canvas import (
     seeds_text,
 )
 
-RELEASES = {"paper": (COLOURS[0], "o"), "theorem": (COLOURS[1], "s"), "gate": (COLOURS[2], "^")}
-"""Colour and marker of each way of letting go of a sample."""
 #: Opacity of a trial that misses a constraint.
 PALE = 0.3
 
@@ -120,7 +120,7 @@ def optimisation_history(
     if not shown.any():
         say_empty(ax, "no finished trial")
     elif not minimize:
-        _frame(ax, values[shown])
+        frame(ax, values[shown])
     edge = ax.get_xaxis_transform()
     for some, marker in ((pruned & ~with_value, "|"), (failed, "x")):
         if not some.any():  # an empty line outside the clip would still claim room in the layout
@@ -158,12 +158,3 @@ def optimisation_history(
         count = int(low.sum())
         caption += f" {count} value{'s' * (count != 1)} below the axis, drawn on its edge."
     return save(figure, path, caption)
-
-
-def _frame(ax: Any, finished: np.ndarray) -> None:
-    """Start the axis at most three quartile ranges below the bulk: a few collapsed trials would flatten all others."""
-    middle, upper = np.quantile(finished, [0.25, 0.75])
-    top = float(finished.max())
-    low = max(float(finished.min()), float(middle - 3 * max(upper - middle, 0.02 * abs(top), 1e-6)))
-    pad = 0.08 * (top - low) or max(abs(top) * 0.02, 0.5)
-    ax.set_ylim(low - 1.5 * pad, top + pad)
