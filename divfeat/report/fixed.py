@@ -14,6 +14,7 @@ from divfeat.report.arrays import Floats
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, PARTITIONS
+from divfeat.report.held import coned, most_inside, taken
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import Runs
 from divfeat.search.fixed import ROWS
@@ -22,6 +23,8 @@ from divfeat.statistics import Comparison, verdict
 from divfeat.study_config import StudyConfig
 
 TEXT = "fixed.md"
+#: Column -> what the cones of a run held.
+HELD = {"inside": most_inside, "of the loss": taken}
 _SCORES = ("accuracy", BALANCED, *(group for partition in PARTITIONS for group in partition))
 
 
@@ -71,20 +74,27 @@ class FixedTable:
             "seeds": list(one.seeds),
             "scores": {score: _points(one, score).tolist() for score in _SCORES},
             "minus_reference": asdict(gain) if gain else None,
+            "held": {what: _held(one, what).tolist() for what in HELD},
             "terminal_phase": list(one.terminal),
             "provenance": [record["provenance"] for record in one.completed],
         }
 
     def _blocks(self) -> list[Block]:
         shown = [score for score in _SCORES if any(np.isfinite(_points(one, score)).any() for one in self.runs)]
-        headers = ["method", *shown, f"balanced minus {self.reference}", "training accuracy", "terminal phase"]
+        held = [what for what in HELD if any(np.isfinite(_held(one, what)).any() for one in self.runs)]
+        headers = ["method", *shown, f"balanced minus {self.reference}", "training accuracy", "terminal phase", *held]
         caption = (
             "Test, percent: mean and standard deviation over the seeds that finished, last of "
             f"{self.study.train.epochs} epochs. Nothing was searched or chosen. Differences are paired by seed; with all seeds "
             f"there, their intervals hold together at {100 * (1 - self.study.protocol.alpha):g} %. Minor: at most "
             f"{self.study.data.boundary} training images."
         )
-        blocks: list[Block] = [Table(headers, [self._row(one, shown) for one in self.runs], caption)]
+        if held:
+            caption += (
+                " Inside: training images in their cone, in the epoch with most of them. Of the loss: the share of the whole "
+                "training's cross-entropy that images in their cone carried."
+            )
+        blocks: list[Block] = [Table(headers, [self._row(one, shown, held) for one in self.runs], caption)]
         if self.note:
             blocks.append(Paragraph(f"No verdict: {self.note}."))
         if gaps := [gap for one in self.runs for gap in one.gaps]:
@@ -96,7 +106,7 @@ class FixedTable:
             blocks += [Heading("Provenance"), Paragraph(f"{told}; {len(facts)} runs, {hours:.2f} hours of processes.")]
         return [*blocks, Paragraph(f"Again, or further: {self.command}")]
 
-    def _row(self, one: Runs, shown: Sequence[str]) -> list[Cell]:
+    def _row(self, one: Runs, shown: Sequence[str], held: Sequence[str]) -> list[Cell]:
         gain, (terminal, finished) = self.gains.get(one.name), one.terminal
         return [
             one.name,
@@ -104,6 +114,7 @@ class FixedTable:
             difference(gain) if gain else "",
             spread(one.points("train/accuracy_eval")),
             f"{terminal} of {finished}",
+            *(spread(values) if np.isfinite(values := _held(one, what)).any() else "" for what in held),
         ]
 
 
@@ -161,3 +172,8 @@ def _gains(runs: Sequence[Runs], reference: str, study: StudyConfig, note: str) 
 
 def _points(runs: Runs, score: str) -> Floats:
     return runs.points("test/accuracy" if score == "accuracy" else f"test/accuracy_{score}")
+
+
+def _held(runs: Runs, what: str) -> Floats:
+    """[S] percent, NaN of runs without cones."""
+    return np.array([HELD[what](record) if coned(record) > 0 else np.nan for record in runs.records], dtype=np.float64)

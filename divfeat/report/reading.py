@@ -24,6 +24,7 @@ from divfeat.objectives import OBJECTIVES
 from divfeat.report.answers import image_weights, read_answers
 from divfeat.report.arrays import finite, mean_of
 from divfeat.report.bounds import bounds_kept, front_of
+from divfeat.report.held import coned, measured, most_inside, taken
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount, Runs, StudySummary, Trial, cause_of
 from divfeat.search import protocol
@@ -259,7 +260,7 @@ class _Reader:
             kind = str((record or {}).get("error_kind") or "")
             held = (math.nan, math.nan, 0.0)
             if not family.coneless(angles):
-                held = (_most_inside(record), _taken(record), _coned(record))
+                held = (most_inside(record), taken(record), coned(record))
             yield Trial(
                 number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind, *held
             )
@@ -395,29 +396,9 @@ class _Reader:
             yield f"Started and not finished: {unfinished} run{'s' * (unfinished != 1)}; the same command takes them up."
 
 
-def _measured(record: protocol.Record | None, metric: str) -> list[float]:
-    """Of each epoch that has it."""
-    return [float(row[metric]) for row in (record or {}).get("history", ()) if row.get(metric) is not None]
-
-
 def _last_measured(record: protocol.Record | None, metric: str) -> float | None:
-    found = _measured(record, metric)
+    found = measured(record, metric)
     return found[-1] if found else None
-
-
-def _most_inside(record: protocol.Record | None) -> float:
-    return 100 * max(_measured(record, "train/inside_cone"), default=math.nan)
-
-
-def _taken(record: protocol.Record | None) -> float:
-    whole = sum(_measured(record, "train/cross_entropy"))
-    return 100 * sum(_measured(record, "train/cross_entropy_inside")) / whole if whole else math.nan
-
-
-def _coned(record: protocol.Record | None) -> float:
-    rows = (record or {}).get("per_class", [])
-    images = sum(row["train_images"] for row in rows)
-    return sum(row["train_images"] for row in rows if row.get("tau_plus", 0) > 0) / images if images else math.nan
 
 
 def _notes(runs: Sequence[Runs]) -> list[str]:

@@ -146,6 +146,15 @@ def test_the_table_has_means_spreads_and_paired_differences(done, tmp_path):
     found = json.loads((tmp_path / "fixed.json").read_text(encoding="utf-8"))
     assert found["methods"]["gate"]["minus_reference"]["verdict"] == "no verdict"  # of two seeds
     assert found["methods"]["ce_etf"]["minus_reference"] is None
+    histories = [row["history"] for row in read_lines(tmp_path / ROWS) if row["name"] == "gate"]
+    inside = [100 * max(epoch["train/inside_cone"] for epoch in history) for history in histories]
+    held = found["methods"]["gate"]["held"]
+    assert sorted(held["inside"]) == pytest.approx(sorted(inside)) and max(inside) > 0
+    assert line.split("|")[-3].strip() == f"{np.mean(inside):.2f} ± {np.std(inside, ddof=1):.2f}"
+    assert min(held["of the loss"]) >= 0 and held["of the loss"][0] != held["inside"][0]
+    assert found["methods"]["ce_etf"]["held"] == {"inside": [None, None], "of the loss": [None, None]}
+    (plain,) = [row for row in text.splitlines() if row.startswith("| ce_etf |")]
+    assert plain.endswith("|  |  |")
     assert (
         "python it" in text
         and rows["gate", seeds[0]]["test/accuracy"] == found["methods"]["gate"]["scores"]["accuracy"][0] / 100
