@@ -183,21 +183,113 @@ def test_the_page_on_the_long_tail_says_what_fixed_settings_gave():
     def mean(name, group):
         return f"{np.mean(found[name]['scores'][group]):.2f}"
 
+    def of_the_loss(name):
+        values = found[name]["held"]["of the loss"]
+        return "–" if None in values else f"{np.mean(values):.1f}"
+
     for name in ("gate58", "gate58_late", "gate58_early", "paper58", "gate58_all", "ce_etf_la"):
         gain = found[name]["minus_reference"]
         told = f"{signed(gain['mean'])} {interval(gain['low'], gain['high'])}"
         (row,) = [line for line in PAGES["long-tail.md"].splitlines() if line.startswith(f"| `{name}` |")]
-        assert row.endswith(f"| {told} | {mean(name, 'major')} | {mean(name, 'minor')} |")
+        assert row.endswith(f"| {told} | {mean(name, 'major')} | {mean(name, 'minor')} | {of_the_loss(name)} |")
     better = {name for name, one in found.items() if (one["minus_reference"] or {}).get("verdict") == "better"}
     assert better == {"gate58_late", "ce_etf_la"}
     assert f"{mean('ce_etf', 'major')} on major and {mean('ce_etf', 'minor')} on minor classes" in page
     pairs = [(mean("cosine_gate58", group), mean("cosine", group)) for group in ("major", "minor")]
     assert "(major {} after {}, minor {} after {})".format(*(value for pair in pairs for value in pair)) in page
     assert f"({mean('cosine_gate75', 'major')} and {mean('cosine_gate75', 'minor')})" in page
+    assert f"held {of_the_loss('cosine_gate58')} % of the loss only" in page
+    assert f"75 degrees, which held {of_the_loss('cosine_gate75')} %" in page
     late, throughout = (
         float(mean("ce_etf", "major")) - float(mean(name, "major")) for name in ("gate58_late", "gate58")
     )
     assert late / throughout == pytest.approx(1 / 6, abs=0.02) and "a sixth of what it costs open throughout" in page
+
+
+def proposals(study):
+    """Of a report's table of trials: method -> score, percent of the images and of the loss that its cones held, as printed."""
+    report = (ROOT / "results" / study / "report.md").read_text(encoding="utf-8")
+    table = report.partition("### Proposals")[2].partition("*As proposed")[0].replace("°", "").replace(" / ", "/")
+    cells = [[cell.strip() for cell in line.split("|")[2:7]] for line in table.splitlines() if re.match(r"\| \d", line)]
+    return {name.replace(" deg", ""): (score, *held) for name, _, score, *held in cells}
+
+
+def test_the_page_on_the_long_tail_says_what_the_long_search_found():
+    page = " ".join(PAGES["long-tail.md"].split())
+    trials = {
+        name: (float(score), float(taken))
+        for name, (score, _, taken) in proposals("digits-lt-long").items()
+        if taken != "–"
+    }
+    plain = proposals("digits-lt-long")["gate 0.0/0.0 (= CE+ETF)"][0]
+    gates = {name: found for name, found in trials.items() if name.startswith("gate")}
+    little = [score for score, taken in gates.values() if taken < 10]
+    window = {name: score for name, (score, taken) in gates.items() if 25 <= taken <= 85}
+    most = [score for score, taken in gates.values() if taken > 85]
+    clamped = [score for name, (score, _) in trials.items() if name.startswith("paper")]
+    assert (
+        f"the {len(little)} that held less than a tenth of the loss scored {np.median(little):.2f} in the median"
+        in page
+    )
+    assert f"{np.median(little):.2f}" == plain
+    assert f"all {len(window)} that held between 25 and 85 % lie above" in page and min(window.values()) > float(plain)
+    assert f"({min(window.values()):.2f} to {max(window.values()):.2f})" in page
+    assert f"all {len(most)} that held more lie below" in page and max(most) < float(plain)
+    assert f"none of its {len(clamped)} trials is above no cones" in page and max(clamped) <= float(plain)
+    angles = [float(name.removeprefix("gate ").partition("/")[0]) for name in window]
+    assert f"{min(angles):.0f} to {max(angles):.0f} degrees here" in page
+    row = read_json(ROOT / "results" / "digits-lt-long" / "verdict.json")
+    found = {one["name"]: one for one in row["objectives"][0]["comparisons"]}
+    etf, ldam = (
+        f"{signed(found[n]['mean'])} {interval(found[n]['low'], found[n]['high'])}" for n in ("ce_etf", "ldam_drw")
+    )
+    assert f"better than `ce_etf` by {etf} points" in page and found["ce_etf"]["verdict"] == "better"
+    assert f"no difference is shown ({ldam})" in page and found["ldam_drw"]["verdict"] == "not shown"
+    assert f"gate of {row['winner']['angles']['tau_major']['degrees']:.1f} degrees on major classes" in page
+    readme = " ".join(PAGES["README.md"].split())
+    assert (
+        f"gate of {row['winner']['angles']['tau_major']['degrees']:.1f} degrees on major classes is better than `ce_etf` by {etf}"
+        in readme
+    )
+    assert row["winner"]["angles"]["tau_minor"]["degrees"] < 0.05
+    groups = {name: {one["name"]: one for one in some}["ce_etf"] for name, some in row["groups"]["differences"].items()}
+    assert f"minor classes {signed(groups['minor']['mean'])}, major ones {signed(groups['major']['mean'])}" in page
+
+
+def test_the_page_on_the_long_tail_says_what_variations_found():
+    page = PAGES["long-tail.md"]
+    text = (ROOT / "results" / "long-tail-why" / "long_tail.md").read_text(encoding="utf-8").replace("\\", "")
+    overview, _, rest = text.partition("#### What thresholds do")
+
+    def rows(table):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+        return {
+            first.removeprefix("digits-lt-"): dict(zip(lines[0], [first, *cells], strict=True))
+            for first, *cells in lines[2:]
+        }
+
+    effects, scores = rows(rest.partition("#### ")[0]), rows(overview)
+    section = page.partition("## Variations of the search")[2].partition("What they say:")[0]
+    told = {
+        line.split("`")[1]: [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    }
+    assert told.keys() == effects.keys() == scores.keys() and len(told) == 11
+    for name, (_, _, winner, gain, minor) in told.items():
+        found = effects[name]
+        if "no cones won" in found["winner"]:
+            assert (winner, gain, minor) == ("no cones", "", "")
+            continue
+        assert winner.partition(",")[0] in found["winner"] and (gain, minor) == (found["balanced"], found["minor"])
+        assert found["minus"] == ("no_cones" if name in ("on_la", "posthoc", "cosine") else "ce_etf")
+    words = " ".join(page.split())
+    gain = "minus ce_etf"
+    assert f"(`curve`, {scores['curve'][f'winner of the search {gain}']} by its study's own verdict)" in words
+    base = [scores[name][f"no_cones {gain}"].split()[0].removeprefix("+") for name in ("on_la", "posthoc")]
+    assert "are {} and {} points above `ce_etf`".format(*base) in words
+    assert f"LDAM-DRW gains {scores['short'][f'ldam_drw {gain}']}" in words
+    assert len(re.findall(r"^Study ", text, re.M)) == 11 and text.count("seeds 2000 to 2009.") == 11
 
 
 def test_the_readme_says_what_the_tail_of_a_hundred_classes_says():
@@ -212,28 +304,21 @@ def test_the_readme_says_what_the_tail_of_a_hundred_classes_says():
 
 def test_the_page_on_the_long_tail_says_what_the_trials_held():
     page = " ".join(PAGES["long-tail.md"].split())
-    rows = {}
-    for study in ("cifar10-lt-small", "tin100-lt-small", "digits-lt"):
-        report = (ROOT / "results" / study / "report.md").read_text(encoding="utf-8")
-        table = report.partition("### Proposals")[2].partition("*As proposed")[0].replace("°", "").replace(" / ", "/")
-        cells = [
-            [cell.strip() for cell in line.split("|")[2:6]] for line in table.splitlines() if re.match(r"\| \d", line)
-        ]
-        rows[study] = {name.replace(" deg", ""): (score, inside) for name, _, score, inside in cells}
-        if study == "cifar10-lt-small":
-            hollow, trials = re.findall(r"in (\d+) of the (\d+) finished trials with cones", report)[0]
-            assert f"in {hollow} of {trials} trials they never held 1 %" in page
+    rows = {study: proposals(study) for study in ("cifar10-lt-small", "tin100-lt-small", "digits-lt")}
+    report = (ROOT / "results" / "cifar10-lt-small" / "report.md").read_text(encoding="utf-8")
+    hollow, trials = re.findall(r"in (\d+) of the (\d+) finished trials with cones", report)[0]
+    assert f"in {hollow} of {trials} trials they never held 1 %" in page
     photographs, digits = rows["cifar10-lt-small"], rows["digits-lt"]
-    (one, held), (other, more) = photographs["gate 55.0"], photographs["gate 56.4/34.1"]
+    (one, held, *_), (other, more, *_) = photographs["gate 55.0"], photographs["gate 56.4/34.1"]
     plain = photographs["ce\\_etf"][0]
     assert f"had {held} % and {more} % of the training images" in page
     assert f"scored {one} and {other} where no cones score {plain}" in page
-    hundred = {name: float(inside) for name, (_, inside) in rows["tin100-lt-small"].items() if inside != "–"}
+    hundred = {name: float(inside) for name, (_, inside, *_) in rows["tin100-lt-small"].items() if inside != "–"}
     assert all(hundred[name] < 1 for name in ("gate 55.0", "gate 65.0", "paper 65.0"))
     assert hundred["paper 77.3/58.3"] > 40 and hundred["paper 82.9/45.7"] > 50
     report = (ROOT / "results" / "tin100-lt-small" / "report.md").read_text(encoding="utf-8")
     assert "Mean cosine to the own axis. Major classes: winner 0.24 " in report
-    (one, held), (other, more) = digits["gate 28.6/10.4"], digits["gate 38.8/20.8"]
+    (one, held, *_), (other, more, *_) = digits["gate 28.6/10.4"], digits["gate 38.8/20.8"]
     assert one == other == digits["gate 0.0/0.0 (= CE+ETF)"][0]
     assert f"held {held} % and {more} % and scored {one}, as without" in page
 
