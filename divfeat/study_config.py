@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -263,19 +263,19 @@ class ProtocolConfig(Frozen):
         description="percent on test published for CE with this recipe; far under it no verdict is given",
     )
 
-    @property
-    def plain_baseline(self) -> str | None:
-        """The baseline that published rows call CE: without the projector, if that is one."""
-        return next((name for name in ("ce_no_projector", "ce") if name in self.baselines), None)
-
     @model_validator(mode="after")
     def _published_is_compared(self) -> ProtocolConfig:
-        if self.published_ce is not None and self.plain_baseline is None:
+        if self.published_ce is not None and plain_of(self.baselines) is None:
             raise ValueError(
                 f"published_ce={self.published_ce:g} is compared with CE's accuracy: add ce_no_projector or ce to "
                 "protocol.baselines"
             )
         return self
+
+
+def plain_of(methods: Sequence[str]) -> str | None:
+    """Of these the one that published rows call CE: without the projector, if that is one; None of none."""
+    return next((name for name in ("ce_no_projector", "ce") if name in methods), None)
 
 
 class StudyConfig(Frozen):

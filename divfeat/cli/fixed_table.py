@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from divfeat.cli.flags import (
     BUDGET,
     EXIT_CODES_TEXT,
     OK,
+    TERMINATED,
     command_line,
     configure,
     guarded,
@@ -91,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     flags = parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _terminated)  # processes end and the table is written on the way out
 
     def action() -> int:
         from divfeat.errors import ConfigError
@@ -124,4 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return OK if complete else BUDGET
 
-    return guarded(action)
+    try:
+        return guarded(action)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(TERMINATED)

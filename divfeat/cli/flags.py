@@ -20,7 +20,7 @@ from divfeat.errors import DivfeatError
 if TYPE_CHECKING:
     from divfeat.study_config import ExecutionConfig, StudyConfig
 
-OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL = 0, 1, 2, 3, 4, 70
+OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL, TERMINATED = 0, 1, 2, 3, 4, 70, 75
 
 #: Last lines of a command's `--help`.
 EXIT_CODES_TEXT = (

@@ -78,6 +78,10 @@ class _Parts:
     note: str
 
 
+#: Times the smallest class that the largest of listed or natural classes has for these to make a tail.
+_UNEVEN = 1.5
+
+
 def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> PreparedData:
     """Load and split.
 
@@ -108,8 +112,7 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
     counts = np.bincount(published, minlength=full.num_classes(config.train_level))
     train = full.subset(parts.train if role == "search" else parts.published)
     _check_classes(config, "training", train)
-    if config.imbalance is not None:
-        _check_boundary(config, counts)
+    note = _boundary_note(config, counts)
     if role == "search" and parts.val is not None:
         evaluation = full.subset(parts.val)
         _check_classes(config, "validation", evaluation)
@@ -124,7 +127,8 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         _check_alike(config, "test", full, evaluation)
         _check_classes(config, "test", evaluation)
         content = [full.content_hash, index_hash(parts.published), evaluation.content_hash]
-    return PreparedData(config, role, train, evaluation, counts, digest(content), parts.note, published_hash)
+    notes = "; ".join(filter(None, (parts.note, note)))
+    return PreparedData(config, role, train, evaluation, counts, digest(content), notes, published_hash)
 
 
 def _load(config: DataConfig, split: SplitName, root: Path | None) -> ImageSet:
@@ -144,15 +148,27 @@ def _levels(config: DataConfig) -> tuple[Level, ...]:
     return tuple(dict.fromkeys((config.train_level, config.probe_level)))
 
 
-def _check_boundary(config: DataConfig, counts: np.ndarray) -> None:
-    """Refuse a boundary that has no class of a tail on one of its sides: nothing could be said of minor classes."""
+def _boundary_note(config: DataConfig, counts: np.ndarray) -> str:
+    """What follows from a boundary that leaves no class on one of its sides, or "": nothing can be said of minor classes.
+
+    Raises:
+        ConfigError: such a boundary under a tail that was asked for. Listed and natural classes may mean none.
+    """
     low, high = int(counts.min()), int(counts.max())
-    if low < high and not low <= config.boundary < high:
-        which = "every class" if config.boundary >= high else "no class"
+    if low <= config.boundary < high or low == high:
+        return ""
+    which = "every class" if config.boundary >= high else "no class"
+    if config.imbalance is not None:
         raise ConfigError(
             f"data.boundary={config.boundary} makes {which} of this long tail minor (classes have {low} to {high} training "
             f"images): set data.boundary from {low} to {high - 1}"
         )
+    if high < _UNEVEN * low:
+        return ""
+    return (
+        f"data.boundary={config.boundary} makes {which} minor (classes have {low} to {high} training images), so there are no "
+        f"accuracies of major and minor classes; set data.boundary from {low} to {high - 1} for them"
+    )
 
 
 def _check_alike(config: DataConfig, split: SplitName, train: ImageSet, test: ImageSet) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from divfeat.files import finite, read_lines, write_json, write_text
 from divfeat.report.arrays import Floats
-from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
+from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table, blocks_to_markdown
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, PARTITIONS
 from divfeat.report.held import coned, most_inside, taken
@@ -104,7 +104,7 @@ class FixedTable:
             told = "; ".join(f"{name} {', '.join(values)}" for name, values in sources.items())
             hours = sum(fact["seconds"] for fact in facts) / 3600
             blocks += [Heading("Provenance"), Paragraph(f"{told}; {len(facts)} runs, {hours:.2f} hours of processes.")]
-        return [*blocks, Paragraph(f"Again, or further: {self.command}")]
+        return [*blocks, Paragraph("Again, or further:"), Code(self.command)]
 
     def _row(self, one: Runs, shown: Sequence[str], held: Sequence[str]) -> list[Cell]:
         gain, (terminal, finished) = self.gains.get(one.name), one.terminal
@@ -132,8 +132,7 @@ def write_fixed(jobs: Sequence[Job], folder: Path, study: StudyConfig, *, refere
         The Markdown.
     """
     runs = runs_of(jobs, folder)
-    known = study.protocol.plain_baseline in [one.name for one in runs]
-    note = short_of_published(study.protocol, runs) if known else ""
+    note = short_of_published(study.protocol, runs)
     table = FixedTable(study, runs, reference, _gains(runs, reference, study, note), note, command)
     write_text(folder / TEXT, table.markdown)
     write_json(folder / "fixed.json", table.to_dict())

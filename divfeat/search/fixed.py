@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -163,21 +163,24 @@ class _Workers:
             raise _lost(job) from None
         self.busy[pipe] = (job, time.monotonic())
 
-    def finished(self, timeout: float) -> list[tuple[Job, dict[str, Any], float]]:
-        """Jobs that ended within `timeout` seconds, their records, and how long each took."""
-        found = []
+    def finished(self, timeout: float) -> Iterator[tuple[Job, dict[str, Any], float]]:
+        """Jobs that ended within `timeout` seconds, their records, and how long each took; then what went wrong is raised."""
+        wrong: list[Exception] = []
         for pipe in wait(list(self.busy), timeout):
             assert isinstance(pipe, Connection)
             job, began = self.busy.pop(pipe)
             try:
                 row = pipe.recv()
             except (EOFError, OSError):
-                raise _lost(job) from None
+                wrong.append(_lost(job))
+                continue
             if isinstance(row, Exception):
-                raise row
+                wrong.append(row)
+                continue
             self.idle.append(pipe)
-            found.append((job, row, time.monotonic() - began))
-        return found
+            yield job, row, time.monotonic() - began
+        if wrong:
+            raise wrong[0]
 
     def end(self) -> None:
         for process in self._processes:

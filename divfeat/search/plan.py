@@ -73,6 +73,7 @@ class Plan:
     detectable: float
     noise: float | None
     unit: str = " points"
+    note: str = ""
 
     @property
     def seconds(self) -> float:
@@ -114,6 +115,8 @@ class Plan:
             f"({self.seconds_per_run:.1f} s a run, without the start of Ray)"
         )
         say(f"disk: about {self.bytes / 2**20:.0f} MiB under {self.folder}")
+        if self.note:
+            say(f"note: {self.note}")
 
 
 def make_plan(runner: Study) -> Plan:
@@ -160,6 +163,7 @@ def make_plan(runner: Study) -> Plan:
         detectable=detectable_difference(1.0, rules.confirm_seeds, len(rules.baselines), alpha=rules.alpha),
         noise=None if noise is None else noise["noise"]["sd"],
         unit=protocol.objectives(study)[0].points,
+        note=data.note,
     )
 
 

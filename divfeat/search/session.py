@@ -78,6 +78,8 @@ def run_session(study: Study, report: Reporter) -> Any:
         ledger.open(study.config)
         if data is not None:
             ledger.same_data("search", data.split_hash)
+            if data.note:
+                study.console.print(f"note: {data.note}", highlight=False, markup=False, soft_wrap=True)
         tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri)
         session = Session(study, ledger, tracker, executor, data)
         if executor is not None and data is not None:

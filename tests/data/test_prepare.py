@@ -335,6 +335,21 @@ def test_without_a_tail_there_is_no_boundary_to_miss(monkeypatch: pytest.MonkeyP
     prepare(config(val_per_class=3, boundary=50, imbalance=1), "search")  # no class is larger than another
 
 
+@pytest.mark.parametrize(
+    ("smallest", "boundary", "which"), [(20, 50, "every class"), (20, 5, "no class"), (20, 30, None), (30, 50, None)]
+)
+@pytest.mark.parametrize("source", [{}, {"source": "lists:made", "train_list": "train.txt"}])
+def test_uneven_classes_of_ones_own_have_a_note_where_all_or_none_are_minor(
+    monkeypatch: pytest.MonkeyPatch, source: dict[str, str], smallest: int, boundary: int, which: str | None
+) -> None:
+    """Lists are how ImageNet-LT comes; nobody asks for an imbalance there, nor for a boundary."""
+    Source(monkeypatch, [40, 40, 40, 40, 40, smallest])
+    note = prepare(config(train_level="fine", val_per_class=3, boundary=boundary, **source), "search").note
+    said = f"data.boundary={boundary} makes {which} minor (classes have {smallest} to 40 training images), so there are no "
+    said += f"accuracies of major and minor classes; set data.boundary from {smallest} to 39 for them"
+    assert (said in note) if which else ("minor" not in note)
+
+
 def test_coarse_labels_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(monkeypatch, [40] * FINE)
     whole = source.sets["train"]

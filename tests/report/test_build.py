@@ -57,6 +57,7 @@ def test_files(whole):
             "confirmation",
             "accuracy_by_threshold",
             "diversity_by_threshold",
+            "score_by_held_loss",
             "cosines",
             "features_train",
             "features_test",
@@ -66,7 +67,7 @@ def test_files(whole):
     }
     assert all(path.is_file() and path == place / name for name, path in report.files.items())
     page = report.html.read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/png;base64,") == 9
     assert "missing" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
     for link in re.findall(r"\]\((figures/[^)]+)\)", report.markdown.read_text(encoding="utf-8")):
         assert (place / link).is_file()
@@ -555,6 +556,14 @@ def test_records_of_real_experiments(tmp_path):
     assert summary.primary.crossed["ce_etf"].mean == pytest.approx(mean)  # the arrays say what the metrics say
     assert {name for name in report.files if name.startswith("figures/")} == {
         f"figures/{name}.png"
-        for name in ("confirmation", "cosines", "features_train", "features_test", "gain_by_class", "search")
+        for name in (
+            "confirmation",
+            "cosines",
+            "features_train",
+            "features_test",
+            "gain_by_class",
+            "score_by_held_loss",
+            "search",
+        )
     }
     assert f"| {results[summary.confirmed[0].keys[0]].provenance['parameter_count']} |" in text_of(report)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.search.check import check_study
 from divfeat.search.jobs import PAPER_MINOR, baseline, experiment
+from divfeat.search.plan import make_plan
 from divfeat.search.study import Study
 from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import PAPER_ANGLE
@@ -92,3 +94,9 @@ def test_a_search_that_could_close_the_cones_in_every_epoch_is_told_before_it(ep
         ConfigError, match=r"closed_first=0.45 and method.closed_last=0.45 leave none of train.epochs=9"
     ):
         check_study(config, trials=20)
+
+
+def test_a_plan_says_what_is_known_of_the_data(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for boundary, said in ((60, True), (50, False)):
+        make_plan(study_on(images, "global", boundary)).print(Console(width=200))
+        assert ("makes every class minor (classes have" in capsys.readouterr().out) is said

@@ -1,12 +1,15 @@
 """Named methods at fixed settings over seeds, in processes of this machine, and the table of them."""
 
+import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,10 +22,11 @@ from divfeat.config import MethodConfig
 from divfeat.errors import ConfigError
 from divfeat.files import append_line, read_lines
 from divfeat.report.fixed import TEXT, runs_of, write_fixed
-from divfeat.search import protocol
+from divfeat.search import fixed, protocol
 from divfeat.search.fixed import ROWS, WorkerLostError, fixed_jobs, run_fixed
 from divfeat.settings import make_configs
 
+ROOT = Path(__file__).resolve().parents[2]
 GATE = {"name": "hinge_ce", "release": "gate", "thresholds": {"family": "global", "angles": {"tau": 1.0}}}
 METHODS = {"ce_etf": MethodConfig(name="ce_etf"), "gate": MethodConfig.model_validate(GATE)}
 
@@ -87,6 +91,66 @@ def test_a_run_that_would_not_end_in_time_is_not_started_and_one_that_does_not_i
     assert not run_fixed(jobs, tmp_path, at_a_time=1, stop_after=0.2, say=lambda line: None)
     assert time.monotonic() - began < 120 and not (tmp_path / ROWS).exists()
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+class Scripted:
+    """Stands for the processes: rounds of what ends, and when."""
+
+    def __init__(self, count):
+        self.idle, self.busy, self.given = list(range(count)), {}, []
+
+    def give(self, job):
+        self.busy[self.idle.pop(0)] = (job, 0.0)
+        Scripted.started.append(job)
+
+    def finished(self, timeout):
+        ends = Scripted.rounds.pop(0)
+        for pipe in list(self.busy)[: len(ends)]:
+            job, _ = self.busy.pop(pipe)
+            self.idle.append(pipe)
+            Scripted.now += ends[0]
+            yield job, {"status": "failed", "error": "", "provenance": {"seconds": 10.0}}, 10.0
+
+    def end(self):
+        pass
+
+
+def test_beside_a_run_that_goes_on_none_is_started_that_would_not_end_in_time(tmp_path, monkeypatch):
+    Scripted.started, Scripted.now, Scripted.rounds = [], 0.0, [[10.0], [1.0]]
+    monkeypatch.setattr(fixed, "_Workers", Scripted)
+    monkeypatch.setattr(fixed.time, "monotonic", lambda: Scripted.now)
+    jobs = fixed_jobs(study(), METHODS, 2)
+    assert not run_fixed(jobs, tmp_path, at_a_time=2, stop_after=15, say=lambda line: None)
+    assert Scripted.started == jobs[:2]  # after 10 of 15 seconds a run of 10 would not end
+
+
+def test_what_ended_beside_a_run_that_went_wrong_is_kept():
+    """Both are ready in one look; the one that went wrong comes first."""
+    workers, ends = fixed._Workers(0), [multiprocessing.Pipe() for _ in range(2)]
+    for (ours, theirs), sent in zip(ends, (RuntimeError("no"), {"status": "completed"}), strict=True):
+        workers.busy[ours] = (fixed_jobs(study(), METHODS, 1)[0], 0.0)
+        theirs.send(sent)
+    found = workers.finished(5.0)
+    assert next(found)[1] == {"status": "completed"}
+    with pytest.raises(RuntimeError, match="no"):
+        next(found)
+    assert workers.idle == [ends[1][0]] and not workers.busy
+
+
+def test_terminated_the_command_writes_its_table_and_ends_its_processes(done, tmp_path):
+    (tmp_path / ROWS).write_bytes((done[1] / ROWS).read_bytes())
+    line = ["--method", "ce_etf", "--set", "train.epochs=100000", "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "studies/fixed_table.py", *line], cwd=ROOT, stdout=subprocess.DEVNULL)
+    parent = psutil.Process(process.pid)
+    for _ in range(600):
+        children = [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+        if children and children[0].cpu_times().user > 3:
+            break
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 75
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert "ce_etf" in (tmp_path / TEXT).read_text(encoding="utf-8").replace("\\", "")
 
 
 def test_a_run_that_fails_has_a_row_and_the_others_go_on(tmp_path):
@@ -159,6 +223,38 @@ def test_the_table_has_means_spreads_and_paired_differences(done, tmp_path):
         "python it" in text
         and rows["gate", seeds[0]]["test/accuracy"] == found["methods"]["gate"]["scores"]["accuracy"][0] / 100
     )
+
+
+def test_intervals_of_several_methods_hold_together(done, tmp_path):
+    """Two comparisons share the 5 %; level and seeds as scipy has them."""
+    methods = {**METHODS, "ce": MethodConfig(name="ce")}
+    jobs, template, rng = fixed_jobs(study(), methods, 5), read_lines(done[1] / ROWS)[0], np.random.default_rng(0)
+    scores = {name: rng.uniform(0.5, 0.9, 5) for name in methods}
+    for job in jobs:
+        score = scores[job.name][job.experiment.seed - 2000]
+        metrics = template["metrics"] | {"test/accuracy_balanced": score, "test/accuracy": score}
+        append_line(tmp_path / ROWS, template | {"name": job.name, "key": job.key, "metrics": metrics})
+    write_fixed(jobs, tmp_path, study(), reference="ce_etf", command="python it")
+    found = json.loads((tmp_path / "fixed.json").read_text(encoding="utf-8"))["methods"]
+    for name in ("gate", "ce"):
+        expected = stats.ttest_rel(100 * scores[name], 100 * scores["ce_etf"]).confidence_interval(1 - 0.05 / 2)
+        gain = found[name]["minus_reference"]
+        assert (gain["low"], gain["high"]) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [("ce", "lies more than 2 points under"), ("x", "neither ce_no_projector nor ce was run")]
+)
+def test_a_recipe_whose_ce_falls_short_of_its_published_row_gets_no_verdict(done, tmp_path, row, said):
+    jobs = [dataclasses.replace(job, name=row if job.name == "gate" else job.name) for job in done[0]]
+    (tmp_path / ROWS).write_bytes((done[1] / ROWS).read_bytes())
+    rules = study().protocol.model_copy(update={"published_ce": 99.9})
+    weak = study().model_copy(update={"protocol": rules})
+    text = write_fixed(jobs, tmp_path, weak, reference="ce_etf", command="python it").replace("\\", "")
+    found = json.loads((tmp_path / "fixed.json").read_text(encoding="utf-8"))
+    assert said in found["no_verdict"] and f"No verdict: {found['no_verdict']}." in text
+    assert found["methods"][row]["minus_reference"]["verdict"] == "no verdict"
+    assert found["methods"][row]["minus_reference"]["reason"] == found["no_verdict"]
 
 
 def test_a_table_of_what_there_is_says_what_there_is_not(done, tmp_path):
