@@ -57,6 +57,7 @@ WIDE: dict[str, dict[str, float]] = {
     "bent_curve": {"tau_head": 0.8, "tau_tail": 1.1, "bend": 0.5},
     "groups": {"tau_many": 0.8, "tau_medium": 1.0, "tau_few": 1.1},
     "per_class": {"tau_head": 0.8, "tau_tail": 1.1, "jump": 0.1, "wave_1": 0.1, "wave_2": -0.1},
+    "each_10": {f"tau_{k}": 0.8 + 0.03 * k for k in range(10)},
     "quantile": {"share": 0.5},
 }
 #: `theorem` diverges at angles as wide (docs/status.md), and changes training at any: it clamps the negatives too.

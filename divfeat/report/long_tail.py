@@ -55,6 +55,7 @@ class Entry:
         trials: That its own settings were tuned with; None where they were not.
         parameters: Of the network; None where no run finished.
         feature_dim: Of the features; None where no run finished.
+        terminal: Finished runs that reached the terminal phase, and finished runs.
     """
 
     configuration: str
@@ -63,6 +64,7 @@ class Entry:
     trials: int | None
     parameters: int | None
     feature_dim: int | None
+    terminal: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ def _column(title: str, summary: StudySummary) -> Column:
             trials=trials,
             parameters=facts[0]["parameter_count"] if facts else None,
             feature_dim=facts[0]["feature_dim"] if facts else None,
+            terminal=runs.terminal,
         )
     return Column(title, summary, groups, entries, note)
 
@@ -331,13 +334,14 @@ def _groups(column: Column, methods: Sequence[str]) -> list[Block]:
             seeds = int(np.isfinite(entry.scores[BALANCED]).sum())
             sizes = [entry.trials, entry.parameters, entry.feature_dim]
             told = "" if entry.configuration == method else entry.configuration
-            rows.append([method, told, *(spread(entry.scores[group]) for group in groups), seeds, *sizes])
+            terminal = "{} of {}".format(*entry.terminal)
+            rows.append([method, told, *(spread(entry.scores[group]) for group in groups), seeds, terminal, *sizes])
     boundary = column.summary.config.data.boundary
     caption = (
         f"Test, percent, means over the classes of a group. Minor: at most {boundary} training images; many: above {MANY}; "
-        f"few: below {FEW}. Trials: that its own settings were tuned with."
+        f"few: below {FEW}. Terminal phase: training accuracy at least 99.9 %. Trials: that its own settings were tuned with."
     )
-    headers = ["method", "configuration", *groups, "seeds", "trials", "parameters", "feature dim."]
+    headers = ["method", "configuration", *groups, "seeds", "terminal phase", "trials", "parameters", "feature dim."]
     return [Heading(column.title, 4), Table(headers, rows, caption), Paragraph(f"Study {_source(column)}.")]
 
 
@@ -368,6 +372,7 @@ def _column_json(column: Column) -> dict[str, Any]:
                 "mean": {group: mean_of(values) for group, values in entry.scores.items()},
                 "sd": {group: sd_of(values) for group, values in entry.scores.items()},
                 f"balanced_minus_{REFERENCE}": asdict(entry.gain) if entry.gain else None,
+                "terminal_phase": list(entry.terminal),
                 "trials": entry.trials,
                 "parameter_count": entry.parameters,
                 "feature_dim": entry.feature_dim,

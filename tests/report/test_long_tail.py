@@ -173,13 +173,21 @@ def test_groups_trials_and_sizes_of_each_data_set(runs, table):
         told,
         *(shown(points_of(runs[0], "ldam", f"accuracy_{group}")) for group in groups),
         "5",
+        "5 of 5",
         "2",
         "1234",
         "8",
     ]
-    assert cells(table, "#### digits-lt", WINNER_ROW)[-4:] == ["5", "7", "1234", "8"]
+    assert cells(table, "#### digits-lt", WINNER_ROW)[-5:] == ["5", "5 of 5", "7", "1234", "8"]
     assert cells(table, "#### digits-lt", "ce")[-3:] == ["–", "1234", "8"]
-    assert cells(table, "#### digits\n", "ce") == ["", "4", "–", "1234", "8"]  # classes of one size form no groups
+    assert cells(table, "#### digits\n", "ce") == [
+        "",
+        "4",
+        "0 of 4",
+        "–",
+        "1234",
+        "8",
+    ]  # classes of one size form no groups
     for study in runs:
         assert f"Study {study.config.identity}, commit abc, seeds 2000 to 2004." in table.markdown
 
