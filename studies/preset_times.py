@@ -1,9 +1,10 @@
 """How long every preset takes on this machine's CPU: rewrites results/preset_times.json.
 
-    DIVFEAT_DATA=... python studies/preset_times.py [STUDY_FOLDER ...]
+    DIVFEAT_DATA=... python studies/preset_times.py [--keep] [STUDY_FOLDER ...]
 
 Planned times are those of --dry-run, from a warm-up; measured ones are those of the study folders named, each run from start
-to verdict in one session. A preset whose data are not here keeps its row.
+to verdict in one session. A preset whose data are not here keeps its row; with --keep every plan there is stands, and only
+what has none is planned: plans want an idle machine, for minutes.
 """
 
 import os
@@ -54,8 +55,9 @@ def measured(folder: Path) -> tuple[str, int]:
     return preset, round(done["time"] - study["created"])
 
 
-def main(folders: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Write the table; returns the exit code."""
+    keep, folders = "--keep" in words, [word for word in words if word != "--keep"]
     try:
         times = dict(measured(Path(folder)) for folder in folders)
     except DataError as error:
@@ -63,13 +65,13 @@ def main(folders: list[str]) -> int:
         return 1
     presets = (read_json(RESULTS) or {"presets": {}})["presets"]
     for preset in preset_names():
+        known = presets.get(preset, {})
         try:
-            row = planned(preset)
+            row = known if keep and known else planned(preset)
         except DivfeatError as error:
             print(f"{preset} keeps its row: {error}")
             continue
-        known = presets.get(preset, {}).get("measured_seconds")
-        presets[preset] = row | {"measured_seconds": times.get(preset, known)}
+        presets[preset] = row | {"measured_seconds": times.get(preset, known.get("measured_seconds"))}
         print(preset, presets[preset])
     write_json(RESULTS, {"cores": len(os.sched_getaffinity(0)), "device": "cpu", "presets": presets})
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from divfeat.errors import DataError
-from divfeat.files import write_json
+from divfeat.files import read_json, write_json
 from divfeat.settings import make_configs
 
 SCRIPT = Path(__file__).resolve().parents[1] / "studies" / "preset_times.py"
@@ -52,3 +52,22 @@ def test_other_studies_are_refused(script: ModuleType, tmp_path: Path, how: dict
 def test_no_study(script: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no finished study"):
         script.measured(tmp_path)
+
+
+def test_plans_that_are_there_stand_where_they_are_to_be_kept(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[str] = []
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "times.json")
+    monkeypatch.setattr(script, "preset_names", lambda: ["digits", "digits-lt", "cifar10"])
+    monkeypatch.setattr(script, "planned", lambda preset: planned.append(preset) or {"planned_seconds": 7})
+    write_json(tmp_path / "times.json", {"presets": {"digits": {"planned_seconds": 5, "measured_seconds": 6}}})
+    assert script.main(["--keep", str(folder(tmp_path / "s"))]) == 0
+    assert planned == ["digits-lt", "cifar10"]
+    assert read_json(tmp_path / "times.json")["presets"] == {
+        "digits": {"planned_seconds": 5, "measured_seconds": 6},
+        "digits-lt": {"planned_seconds": 7, "measured_seconds": 200},
+        "cifar10": {"planned_seconds": 7, "measured_seconds": None},
+    }
+    assert script.main([]) == 0 and planned[2:] == ["digits", "digits-lt", "cifar10"]
+    assert read_json(tmp_path / "times.json")["presets"]["digits-lt"] == {"planned_seconds": 7, "measured_seconds": 200}
