@@ -1,0 +1,68 @@
+"""The command `divfeat`: what one does with a study beside running it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from divfeat.cli.flags import OK, guarded
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommands, each with the function that carries it out as `run`."""
+    flags = argparse.ArgumentParser(
+        prog="divfeat", description="Look at studies and take from them what they found.", allow_abbrev=False
+    )
+    commands = flags.add_subparsers(required=True, metavar="COMMAND")
+    _add_report(commands)
+    _add_export(commands)
+    return flags
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    flags = commands.add_parser("report", help="write the report of a study anew", allow_abbrev=False)
+    flags.add_argument("study", metavar="STUDY", help="folder of the study, running, stopped or finished")
+    flags.add_argument(
+        "--publish", metavar="FOLDER", help="write a report to show there, naming no folder of this machine"
+    )
+    flags.set_defaults(run=_report)
+
+
+def _report(given: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from divfeat.report.build import build_report
+
+    build_report(given.study, given.publish).print(Console())
+    return OK
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    flags = commands.add_parser(
+        "export", help="the thresholds that won as JSON, and lines that use them in plain PyTorch", allow_abbrev=False
+    )
+    flags.add_argument("study", metavar="STUDY", help="folder of a study with a winner")
+    flags.add_argument("--out", metavar="FILE", default="thresholds.json", help="default thresholds.json, here")
+    flags.set_defaults(run=_export)
+
+
+def _export(given: argparse.Namespace) -> int:
+    from divfeat.report.export import example, export_thresholds
+
+    place = Path(given.out)
+    content = export_thresholds(given.study, place)
+    print(
+        f"{place}: {len(content['tau_plus'])} thresholds of {content['study']}, release {content['release']!r}. To use them:\n"
+    )
+    print(example(content, place), end="")
+    return OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a subcommand; returns the exit code."""
+    given = parser().parse_args(arguments)
+    run: Run = given.run
+    return guarded(lambda: run(given))
