@@ -9,6 +9,8 @@ from pathlib import Path
 from divfeat.cli.flags import OK, guarded
 
 Run = Callable[[argparse.Namespace], int]
+#: Exit code of a trial that did not repeat itself.
+DIFFERS = 5
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     commands = flags.add_subparsers(required=True, metavar="COMMAND")
     _add_report(commands)
     _add_export(commands)
+    _add_rerun(commands)
     return flags
 
 
@@ -59,6 +62,41 @@ def _export(given: argparse.Namespace) -> int:
     )
     print(example(content, place), end="")
     return OK
+
+
+def _add_rerun(commands: argparse._SubParsersAction) -> None:
+    flags = commands.add_parser(
+        "rerun",
+        help="one trial of the search once more, without Ray, nothing written; same score?",
+        epilog=f"Exit codes: 0 the same bit for bit, or nothing recorded to compare with, {DIFFERS} a metric differs.",
+        allow_abbrev=False,
+    )
+    flags.add_argument("study", metavar="STUDY", help="folder of the study")
+    flags.add_argument(
+        "trial", metavar="TRIAL", type=int, help="number of the trial, as in the report's table of proposals"
+    )
+    flags.set_defaults(run=_rerun)
+
+
+def _rerun(given: argparse.Namespace) -> int:
+    from divfeat.search.rerun import rerun
+
+    found = rerun(Path(given.study), given.trial, lambda line: print(line, flush=True))
+    print(f"recorded: {found.told}" + (f"; now: {found.error}" if found.error else ""))
+    shown = [*found.objectives, *(name for name in found.differing if name not in found.objectives)]
+    for name in shown:
+        values = [
+            f"{side[name]:.17g}" if side.get(name) is not None else "none" for side in (found.before, found.after)
+        ]
+        print(f"{name}: recorded {values[0]}, now {values[1]}")
+    if not found.before:
+        print("again without metrics" if not found.after else "the recorded run has no metrics to compare with")
+        return OK
+    if not found.differing:
+        print(f"the same, bit for bit, in all {len(found.after)} metrics")
+        return OK
+    print(f"{len(found.differing)} of {len(found.before.keys() | found.after.keys())} metrics differ")
+    return DIFFERS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
