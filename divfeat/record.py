@@ -53,6 +53,12 @@ def ended(
     }
 
 
+def cause_of(record: Mapping[str, Any]) -> str:
+    """Why a run failed or was pruned: the last line of what it said."""
+    lines = str(record.get("error") or record.get("error_kind") or "no reason recorded").strip().splitlines()
+    return lines[-1].strip()
+
+
 def write(folder: Path, key: str, content: Mapping[str, Any]) -> None:
     """The truth about one experiment, in its folder, by atomic rename."""
     write_json(folder / "record.json", {"format": FORMAT, "key": key, **content})

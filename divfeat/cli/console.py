@@ -9,6 +9,8 @@ from pathlib import Path
 from divfeat.cli.flags import OK, guarded
 
 Run = Callable[[argparse.Namespace], int]
+#: Between two looks at a study.
+_WATCH_SECONDS = 2.0
 #: Exit code of a trial that did not repeat itself.
 DIFFERS = 5
 
@@ -19,10 +21,41 @@ def parser() -> argparse.ArgumentParser:
         prog="divfeat", description="Look at studies and take from them what they found.", allow_abbrev=False
     )
     commands = flags.add_subparsers(required=True, metavar="COMMAND")
+    _add_status(commands)
     _add_report(commands)
     _add_export(commands)
     _add_rerun(commands)
     return flags
+
+
+def _add_status(commands: argparse._SubParsersAction) -> None:
+    flags = commands.add_parser(
+        "status", help="how a study stands: done, running, stalled, failed and why, spent, left", allow_abbrev=False
+    )
+    flags.add_argument("study", metavar="STUDY", help="folder of the study")
+    flags.add_argument("--watch", action="store_true", help="go on showing it, until no process runs it")
+    flags.set_defaults(run=_status)
+
+
+def _status(given: argparse.Namespace) -> int:
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from divfeat.search.status import status
+
+    folder = Path(given.study)
+    found = status(folder)
+    if not given.watch:
+        Console().print(found)
+        return OK
+    with Live(found, auto_refresh=False) as live:
+        while found.process:
+            time.sleep(_WATCH_SECONDS)
+            found = status(folder)
+            live.update(found, refresh=True)
+    return OK
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:

@@ -21,12 +21,13 @@ from divfeat.files import read_mapping
 from divfeat.methods import canonical
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.objectives import OBJECTIVES
+from divfeat.record import cause_of
 from divfeat.report.answers import image_weights, read_answers
 from divfeat.report.arrays import finite, mean_of
 from divfeat.report.bounds import bounds_kept, front_of
 from divfeat.report.held import coned, measured, most_inside, taken
 from divfeat.report.published import short_of_published
-from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount, Runs, StudySummary, Trial, cause_of
+from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount, Runs, StudySummary, Trial
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses
 from divfeat.search.jobs import baseline, experiment, name_of, own_numbers, own_values_of

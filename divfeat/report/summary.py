@@ -14,6 +14,7 @@ import numpy as np
 from divfeat.config import MethodConfig
 from divfeat.methods import canonical
 from divfeat.objectives import OBJECTIVES, Measure
+from divfeat.record import cause_of
 from divfeat.report.arrays import Floats
 from divfeat.search.constraints import Limit, feasible_top, violation
 from divfeat.search.protocol import metric_of
@@ -387,9 +388,3 @@ class StudySummary:
             if order.size:
                 best[release] = done[int(order[0])]
         return best
-
-
-def cause_of(record: Mapping[str, Any]) -> str:
-    """Why a run failed or was pruned: the last line of what it said."""
-    lines = str(record.get("error") or record.get("error_kind") or "no reason recorded").strip().splitlines()
-    return lines[-1].strip()

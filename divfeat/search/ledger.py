@@ -112,6 +112,22 @@ class Ledger:
             config = {"identity": study.identity, "config": study.to_dict()}
             write_json(self.folder / "study.json", {"format": FORMAT, "created": time.time(), **config})
 
+    def owner(self) -> str:
+        """Number of the process on this machine that runs the study; "" where none does. Takes no lock, which would be in the
+        way of one that starts."""
+        try:
+            process = (self.folder / ".lock").read_text(encoding="utf-8").strip()
+            os.kill(int(process), 0)
+        except PermissionError:  # somebody else's, and alive
+            return process
+        except (OSError, ValueError):
+            return ""
+        handles = Path("/proc") / process / "fd"
+        if not handles.is_dir():
+            return process
+        lock = (self.folder / ".lock").resolve()
+        return process if any(_target(handle) == lock for handle in handles.iterdir()) else ""
+
     def close(self) -> None:
         """Let other processes run the study."""
         if self._lock is not None:
@@ -237,6 +253,14 @@ class Ledger:
 def mendable(record: Mapping[str, Any]) -> bool:
     """Whether a failed run may end otherwise once its cause is mended: all but a training that diverged."""
     return record["status"] == "failed" and record.get("error_kind") != "nan"
+
+
+def _target(link: Path) -> Path | None:
+    """What a link names; None where it is gone meanwhile."""
+    try:
+        return Path(os.readlink(link))
+    except OSError:
+        return None
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
