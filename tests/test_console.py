@@ -1,15 +1,18 @@
 """The command `divfeat`."""
 
 import importlib
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from divfeat.cli.console import main
 from divfeat.files import read_json
+from divfeat.search import doctor
 from tests.report.studies import Studied
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,3 +60,50 @@ def test_help_imports_neither_torch_nor_ray():
     line = "import sys; from divfeat.cli.console import parser; parser(); print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
+
+
+def findings(text):
+    """What was looked at -> (ok or TROUBLE, what was said)."""
+    lines = [line.split(maxsplit=1) for line in text.splitlines()]
+    return {rest.split(":")[0]: (word, rest.partition(": ")[2]) for word, rest in lines}
+
+
+def test_doctor_on_this_machine(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DIVFEAT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "_ray", lambda address: "not started here: it has a test of its own")
+    assert main(["doctor", "--storage-path", str(tmp_path / "runs")]) == 0
+    found = findings(capsys.readouterr().out)
+    assert {word for word, _ in found.values()} == {"ok"}
+    assert list(found) == ["packages", "device", "storage", "MLflow", "Ray", "data"]
+    assert f"torch {torch.__version__.partition('+')[0]}" in found["packages"][1]
+    assert "here for digits, digits-lt; not for cifar10, " in found["data"][1]
+    assert not any(tmp_path.iterdir())
+
+
+def test_doctor_tells_every_trouble_and_goes_on(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(doctor, "_packages", lambda: 1 / 0)  # a broken installation
+    monkeypatch.setattr(doctor, "_ray", lambda address: f"asked for {address}")
+    line = ["doctor", "--storage-path", str(tmp_path / "file" / "runs"), "--tracking-uri", "http://127.0.0.1:1"]
+    assert main([*line, "--address", "here:1"]) == 1
+    found = findings(capsys.readouterr().out)
+    assert {what for what, (word, _) in found.items() if word == "TROUBLE"} == {"packages", "storage", "MLflow"}
+    assert "ZeroDivisionError" in found["packages"][1] and "give a folder that can" in found["storage"][1]
+    assert "no MLflow server answers there" in found["MLflow"][1] and found["Ray"] == ("ok", "asked for here:1")
+
+
+def test_a_nearly_full_disk_is_trouble(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: usage._replace(free=5 * 2**20))
+    monkeypatch.setattr(doctor, "_ray", lambda address: "")
+    (storage,) = [one for one in doctor.examine(tmp_path / "runs") if one.what == "storage"]
+    assert storage.trouble and "has 5 MiB left; free some, or choose another --storage-path" in storage.said
+
+
+@pytest.mark.slow
+def test_doctor_starts_ray_for_a_moment_and_finds_no_cluster_where_none_is(tmp_path, capsys):
+    assert main(["doctor", "--storage-path", str(tmp_path)]) == 0
+    assert "a Ray of its own started here: " in capsys.readouterr().out
+    assert main(["doctor", "--storage-path", str(tmp_path), "--address", "127.0.0.1:9"]) == 1
+    assert findings(capsys.readouterr().out)["Ray"][0] == "TROUBLE"

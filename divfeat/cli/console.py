@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from divfeat.cli.flags import OK, guarded
+from divfeat.cli.flags import BAD_CONFIG, OK, guarded
 
 Run = Callable[[argparse.Namespace], int]
 #: Between two looks at a study.
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_export(commands)
     _add_rerun(commands)
+    _add_doctor(commands)
     return flags
 
 
@@ -130,6 +131,31 @@ def _rerun(given: argparse.Namespace) -> int:
         return OK
     print(f"{len(found.differing)} of {len(found.before.keys() | found.after.keys())} metrics differ")
     return DIFFERS
+
+
+def _add_doctor(commands: argparse._SubParsersAction) -> None:
+    flags = commands.add_parser(
+        "doctor",
+        help="what a study would find here: packages, devices, disk, MLflow, Ray, data",
+        epilog="Exit codes: 0 all well, 1 a study would fail on something.",
+        allow_abbrev=False,
+    )
+    flags.add_argument("--storage-path", metavar="FOLDER", default="runs", help="of studies; default runs")
+    flags.add_argument("--tracking-uri", metavar="URI", help="of MLflow, as a study takes it")
+    flags.add_argument(
+        "--address", metavar="ADDRESS", help="of a Ray cluster; default a Ray of its own, started for a moment"
+    )
+    flags.set_defaults(run=_doctor)
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from divfeat.search.doctor import examine
+
+    ill = False
+    for finding in examine(Path(given.storage_path), given.tracking_uri, given.address):
+        ill |= finding.trouble
+        print(f"{'TROUBLE' if finding.trouble else 'ok':8}{finding.what}: {finding.said}", flush=True)
+    return BAD_CONFIG if ill else OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

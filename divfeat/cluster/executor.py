@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from divfeat.errors import ConfigError
 
 #: Cores of the process that drives a training spanning workers; it only waits.
 DRIVER_CPUS = 0.1
+#: Longest wait for a cluster to answer.
+_ANSWER_SECONDS = 10.0
 #: Times a trial is started again after infrastructure failed.
 _RETRIES = 3
 
@@ -209,6 +212,7 @@ def _connect(address: str | None, *, spanning: bool) -> None:
             # "local": without it Ray would join any cluster that runs on this machine.
             context = ray.init(address="local", include_dashboard=spanning, **settings)
         else:
+            _check_answers(address)
             context = ray.init(address=address, runtime_env={"env_vars": variables}, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         place = f"--address {address}" if address else "starting Ray on this machine"
@@ -219,6 +223,21 @@ def _connect(address: str | None, *, spanning: bool) -> None:
             f"--address {address}: this cluster has no dashboard, without which trials over several workers would wait for "
             "ever; start it with the dashboard, or use --workers-per-trial 1"
         )
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would wait for minutes.
+
+    Raises:
+        ConnectionError: with the reason; not for names such as `auto`, which Ray looks up.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"nothing answers there ({error})") from error
 
 
 class _Unpickled:
