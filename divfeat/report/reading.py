@@ -31,7 +31,7 @@ from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses
 from divfeat.search.jobs import baseline, experiment, name_of, own_numbers, own_values_of
-from divfeat.search.ledger import FORMAT, Ledger, read_study
+from divfeat.search.ledger import Ledger, known_study
 from divfeat.search.tuning import baselines, tunable, tuned_methods
 from divfeat.statistics import (
     CrossedInterval,
@@ -64,11 +64,7 @@ def read_summary(folder: str | Path) -> StudySummary:
 
 class _Reader:
     def __init__(self, folder: Path) -> None:
-        found = read_study(folder)
-        if found is None:
-            raise DataError(f"{folder} holds no study (there is no study.json); give the folder that the study printed")
-        if found["format"] != FORMAT:
-            raise DataError(f"{folder} was written in format {found['format']}, this divfeat reads format {FORMAT}")
+        found = known_study(folder)
         self.config: StudyConfig = build(StudyConfig, found["config"])
         if self.config.identity != found["identity"]:
             raise DataError(

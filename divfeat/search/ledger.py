@@ -44,6 +44,20 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def known_study(folder: Path) -> dict[str, Any]:
+    """`read_study` of a folder that must hold one.
+
+    Raises:
+        DataError: as `read_study`, or no study there, or one of another format.
+    """
+    found = read_study(folder)
+    if found is None:
+        raise DataError(f"{folder} holds no study (there is no study.json); give the folder that the study printed")
+    if found["format"] != FORMAT:
+        raise DataError(f"{folder} was written in format {found['format']}, this divfeat reads format {FORMAT}")
+    return found
+
+
 class Ledger:
     """Reads and writes the folder of one study.
 

@@ -14,7 +14,7 @@ from divfeat.data.prepare import prepare
 from divfeat.errors import DataError, NonFiniteError
 from divfeat.experiment import run
 from divfeat.files import read_mapping
-from divfeat.search.ledger import Ledger, read_study
+from divfeat.search.ledger import Ledger, known_study
 from divfeat.search.protocol import objective_metrics
 from divfeat.study_config import StudyConfig
 from divfeat.validation import build
@@ -61,10 +61,7 @@ def rerun(folder: Path, number: int, say: Callable[[str], None] = print) -> Reru
         DataError: no study, no such trial, one that has not ended, or other images than it was run on.
         ConfigError: as `divfeat.experiment.run`.
     """
-    found = read_study(folder)
-    if found is None:
-        raise DataError(f"{folder} holds no study (there is no study.json); give the folder that the study printed")
-    study, ledger = build(StudyConfig, found["config"]), Ledger(folder)
+    study, ledger = build(StudyConfig, known_study(folder)["config"]), Ledger(folder)
     proposals = ledger.proposals()
     if number not in proposals:
         known = f"it has {min(proposals)} to {max(proposals)}" if proposals else "it has none yet"

@@ -14,14 +14,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from divfeat.config import MethodConfig
-from divfeat.errors import DataError
 from divfeat.files import read_mapping
-from divfeat.methods import epochs_of
 from divfeat.objectives import OBJECTIVES
 from divfeat.record import cause_of
 from divfeat.search.constraints import excesses, violation
-from divfeat.search.ledger import Ledger, read_study
+from divfeat.search.ledger import Ledger, known_study
 from divfeat.search.progress import clock
 from divfeat.search.protocol import limits_of, metric_of
 from divfeat.search.workload import planned_runs
@@ -134,10 +131,7 @@ def status(folder: Path, now: float | None = None) -> StudyStatus:
     Raises:
         DataError: no study there, or one that cannot be read.
     """
-    found = read_study(folder)
-    if found is None:
-        raise DataError(f"{folder} holds no study (there is no study.json); give the folder that the study printed")
-    study, ledger = build(StudyConfig, found["config"]), Ledger(folder)
+    study, ledger = build(StudyConfig, known_study(folder)["config"]), Ledger(folder)
     now = time.time() if now is None else now
     execution = read_mapping(folder / "execution.json") or {}
     trials = int(execution.get("trials", 0))
@@ -171,7 +165,7 @@ def status(folder: Path, now: float | None = None) -> StudyStatus:
         name=folder.resolve().name,
         process=process,
         finished=done is not None and done["trials"] >= trials,
-        epochs=epochs_of(MethodConfig(name="ce"), study.train.epochs),
+        epochs=study.train.epochs,
         plan=plan,
         ended=ended,
         running=tuple(sorted(running, key=lambda one: (one.phase, one.name, one.seed))),

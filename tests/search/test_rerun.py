@@ -1,5 +1,7 @@
 """A trial once more: what a study's own record says, from its own configuration."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -38,6 +40,18 @@ def path_of(study, number):
     return study.ledger.run_folder(study.ledger.proposals()[number]["key"]) / "record.json"
 
 
+@contextmanager
+def recorded(study, number, **changes):
+    """The trial's record with other entries, for a while."""
+    path = path_of(study, number)
+    content = read_json(path)
+    write_json(path, content | changes)
+    try:
+        yield
+    finally:
+        write_json(path, content)
+
+
 def test_it_gives_the_same_bits(study, tmp_path, capsys):
     number = max(study.ledger.proposals())
     before = sorted(study.ledger.folder.rglob("*"))
@@ -51,42 +65,29 @@ def test_it_gives_the_same_bits(study, tmp_path, capsys):
 
 def test_a_difference_is_told(study, capsys):
     number = max(study.ledger.proposals())
-    content = read_json(path_of(study, number))
-    changed = content["metrics"] | {"collapse/nc1": content["metrics"]["collapse/nc1"] * (1 + 1e-15)}
-    write_json(path_of(study, number), content | {"metrics": changed})
-    try:
+    metrics = read_json(path_of(study, number))["metrics"]
+    with recorded(study, number, metrics=metrics | {"collapse/nc1": metrics["collapse/nc1"] * (1 + 1e-15)}):
         assert main(["rerun", str(study.ledger.folder), str(number)]) == DIFFERS
-        said = capsys.readouterr().out
-        assert "collapse/nc1: recorded" in said and f"1 of {len(changed)} metrics differ" in said
-    finally:
-        write_json(path_of(study, number), content)
+    said = capsys.readouterr().out
+    assert "collapse/nc1: recorded" in said and f"1 of {len(metrics)} metrics differ" in said
 
 
 def test_a_trial_that_diverged_does_so_again(study, capsys):
     number = max(study.ledger.proposals())
-    content = read_json(path_of(study, number))
-    config = content["config"] | {"train": content["config"]["train"] | {"lr": 1e30}}
-    write_json(
-        path_of(study, number), content | {"config": config, "status": "failed", "error": "diverged", "metrics": {}}
-    )
-    try:
+    config = read_json(path_of(study, number))["config"]
+    config |= {"train": config["train"] | {"lr": 1e30}}
+    with recorded(study, number, config=config, status="failed", error="diverged", metrics={}):
         assert main(["rerun", str(study.ledger.folder), str(number)]) == 0
-        said = capsys.readouterr().out
-        assert "recorded: failed: diverged; now: " in said and "again without metrics" in said
-    finally:
-        write_json(path_of(study, number), content)
+    said = capsys.readouterr().out
+    assert "recorded: failed: diverged; now: " in said and "again without metrics" in said
 
 
 def test_a_pruned_trial_runs_to_its_end_and_has_nothing_to_compare_with(study, capsys):
     number = max(study.ledger.proposals())
-    content = read_json(path_of(study, number))
-    write_json(path_of(study, number), content | {"status": "pruned", "error": "stopped after 1 epochs", "metrics": {}})
-    try:
+    with recorded(study, number, status="pruned", error="stopped after 1 epochs", metrics={}):
         assert main(["rerun", str(study.ledger.folder), str(number)]) == 0
-        said = capsys.readouterr().out
-        assert "recorded: pruned: stopped after 1 epochs" in said and "no metrics to compare with" in said
-    finally:
-        write_json(path_of(study, number), content)
+    said = capsys.readouterr().out
+    assert "recorded: pruned: stopped after 1 epochs" in said and "no metrics to compare with" in said
 
 
 def test_what_cannot_be_run_again_is_told(study, tmp_path):
@@ -95,14 +96,10 @@ def test_what_cannot_be_run_again_is_told(study, tmp_path):
         rerun(folder, 999)
     with pytest.raises(DataError, match="holds no study"):
         rerun(tmp_path, 0)
-    content = read_json(path_of(study, numbers[-1]))
-    other = content | {"provenance": content["provenance"] | {"split_hash": "of others"}}
-    write_json(path_of(study, numbers[-1]), other)
-    try:
+    provenance = read_json(path_of(study, numbers[-1]))["provenance"] | {"split_hash": "of others"}
+    with recorded(study, numbers[-1], provenance=provenance):
         with pytest.raises(DataError, match="was run on other images"):
             rerun(folder, numbers[-1])
         path_of(study, numbers[-1]).unlink()
         with pytest.raises(DataError, match=f"trial {numbers[-1]} .* has not ended"):
             rerun(folder, numbers[-1])
-    finally:
-        write_json(path_of(study, numbers[-1]), content)
