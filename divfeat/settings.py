@@ -13,6 +13,20 @@ from divfeat.errors import ConfigError, unknown
 from divfeat.study_config import ExecutionConfig, StudyConfig
 from divfeat.validation import build
 
+#: What a smoke test lays over the preset, below the user's own settings.
+SMOKE: dict[str, Any] = {
+    "train": {"epochs": 2, "warmup_epochs": 0},
+    "protocol": {
+        "learning_rates": [],
+        "weight_decays": [],
+        "select_top": 1,
+        "select_seeds": 2,
+        "grid_points": 0,
+        "confirm_seeds": 2,
+    },
+    "execution": {"trials": 3},
+}
+
 
 def preset_names() -> list[str]:
     """Presets shipped with the package."""
@@ -98,6 +112,56 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def assigned(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": value}`` as a nested mapping: what `parse_assignments` makes of text, for values that are none.
+
+    Raises:
+        ConfigError: a name that is no text, or empty.
+    """
+    result: dict[str, Any] = {}
+    for path, value in settings.items():
+        if not isinstance(path, str) or not all(path.split(".")):
+            raise ConfigError(f"set: {path!r} names no setting; give names such as 'train.epochs'")
+        keys = path.split(".")
+        result = merge(result, {keys[0]: _nest(keys[1:], value)})
+    return result
+
+
+def layered(
+    preset: str | None,
+    file: Mapping[str, Any],
+    over: Mapping[str, Any],
+    *,
+    seed: int | None,
+    execution: Mapping[str, Any],
+    smoke: Mapping[str, Any] | None = None,
+    above: Mapping[str, Any] | None = None,
+) -> tuple[StudyConfig, ExecutionConfig, str]:
+    """Configurations from what a user gives, on the command line or in a call; later ones win.
+
+    Args:
+        preset: None takes what the file or the assignments name, or digits: what --print-config wrote names its preset, and
+            with it the study's default name.
+        file: Settings laid over the preset.
+        over: Assignments over both.
+        seed: Over the assignments; None leaves them.
+        execution: Likewise; what is None there is not given.
+        smoke: Laid over the preset, below the file; None for a study at full size.
+        above: Over all others.
+
+    Returns:
+        As `make_configs`.
+
+    Raises:
+        ConfigError: anything unknown or invalid.
+    """
+    chosen = preset or str(merge(file, over).get("preset", "digits"))
+    given = {name: value for name, value in execution.items() if value is not None}
+    direct = ({} if seed is None else {"seed": seed}) | ({"execution": given} if given else {})
+    base = file if smoke is None else merge(smoke, file)
+    return make_configs(chosen, base, merge(merge(over, direct), above or {}))
 
 
 def make_configs(

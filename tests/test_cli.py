@@ -20,10 +20,10 @@ import yaml
 from PIL import Image
 
 from divfeat.cli import tau_search
-from divfeat.cli.flags import SMOKE, command_line, configure
+from divfeat.cli.flags import command_line, configure
 from divfeat.cli.tau_search import main, parser
 from divfeat.search.ledger import Ledger
-from divfeat.settings import make_configs, preset_names
+from divfeat.settings import SMOKE, make_configs, preset_names
 from divfeat.study_config import StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -42,7 +42,19 @@ def test_report_writes_it_anew_and_elsewhere(study, tmp_path, capsys):
     assert (tmp_path / "p" / "report.html").is_file() and "report  " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["report"], ["export"]])
+def test_compare_prints_and_writes(study, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Studied(tmp_path / "t", preset="digits-lt", train={"epochs": 70}).all()
+    assert main(["compare", str(study.ledger.folder), "t"]) == 0
+    said = capsys.readouterr().out
+    assert "Winner minus baselines" in said and "t minus s" in said and "comparison/figures" in said
+    assert "written to comparison: comparison.md, comparison.json, figures/" in said
+    assert (tmp_path / "comparison" / "comparison.md").is_file()
+    assert main(["compare", "t", "--out", "o"]) == 1 and "t is one; add another" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("words", [["report"], ["export"], ["compare", "."]])
 def test_no_study_is_told(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*words, str(tmp_path)]) == 1

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import divfeat
 from divfeat.cli import long_tail_table
 from divfeat.cli.flags import configure
 from divfeat.cli.tau_search import parser
@@ -24,7 +25,7 @@ from divfeat.report.reading import read_summary
 from divfeat.report.words import interval, signed
 from divfeat.search.jobs import baseline, experiment
 from divfeat.search.progress import rough
-from divfeat.settings import load_preset, preset_names
+from divfeat.settings import assigned, layered, load_preset, preset_names
 from divfeat.study_config import StudyConfig
 from divfeat.validation import build as validated
 from tests.report.studies import Studied
@@ -105,8 +106,27 @@ def test_the_extractor_loads_as_the_report_says(tmp_path):
     study = Studied(tmp_path / "s").begin().search(degrees=(60.0,)).select()
     study.ledger.write_phase("registered", {"model": "s", "key": study.winner_keys()[0]})
     printed = extractor_lines(read_summary(tmp_path / "s"))
-    (shown,) = re.findall(r"```python\n(.*?)\n```", PAGES["README.md"], re.S)
+    (shown,) = [block for block in blocks_of_python("README.md") if "mlflow" in block]
     assert shown.replace("runs/<study>", str(tmp_path / "s")).replace("<study>", "s") == printed
+
+
+def test_the_lines_for_a_notebook_run(tmp_path, monkeypatch):
+    """As they stand, on a study that is made without training."""
+    (shown,) = [block for block in blocks_of_python("README.md") if "divfeat.study" in block]
+    folder = Studied(tmp_path / "s").all().ledger.folder
+    monkeypatch.setattr(
+        divfeat, "study", lambda preset, *, trials, set: asked.append((preset, set)) or divfeat.open_study(folder)
+    )
+    asked, found = [], {}
+    exec(shown, found)
+    assert found["result"].folder == folder
+    ((preset, over),) = asked
+    layered(preset, {}, assigned(over), seed=None, execution={})  # settings that there are
+    assert (ROOT / "studies" / "tau_search.ipynb").is_file()
+
+
+def blocks_of_python(page):
+    return re.findall(r"```python\n(.*?)\n```", PAGES[page], re.S)
 
 
 def test_the_page_on_methods_lists_them_as_they_are():
@@ -407,3 +427,86 @@ def test_the_readme_says_what_the_tail_of_photographs_says():
     etf = row["methods"]["ce_etf"]
     assert f"reached by {etf['terminal_phase']} of {etf['finished']} runs of `ce_etf`" in text
     assert f"{row['provenance']['search_train_images']:,} CIFAR-10 images" in text
+
+
+class Trust:
+    """What `results/trust` holds."""
+
+    def __init__(self):
+        place = ROOT / "results" / "trust"
+        self.studies = read_json(place / "calibration.json")["studies"]
+        self.same = {path.stem.removeprefix("same-"): read_json(path) for path in place.glob("same-*.json")}
+
+    def null(self, study, case, seeds, key="false"):
+        (row,) = [row for row in self.studies[study]["null"] if (row["case"], row["seeds"]) == (case, seeds)]
+        return row[key][0]
+
+    def at_most(self, case, key="false"):
+        return max(self.null(study, case, seeds, key) for study in self.studies for seeds in (5, 10))
+
+    def both(self, study, case, key="false"):
+        return " / ".join(f"{self.null(study, case, seeds, key):.1f}" for seeds in (5, 10))
+
+    def better(self, study, seeds, difference):
+        rows = [row for row in self.studies[study]["power"] if (row["seeds"], row["difference"]) == (seeds, difference)]
+        return rows[0]["better"][0]
+
+
+def test_the_page_on_trust_says_what_was_drawn():
+    found, page = Trust(), " ".join(PAGES["trust.md"].split())
+    assert {*found.studies} >= {"digits", "digits-lt", "cifar10-lt-small", "tin20-100-small", "tin100-lt-small"}
+    for study, row in found.studies.items():
+        cases = [found.both(study, case) for case in ("these images", "unpaired", "new images")]
+        cases += [found.both(study, "new images", "false_with_images"), found.both(study, "lapses")]
+        assert f"| `{study}` | {row['baselines']} | {' | '.join(cases)} |" in page
+        curves = [" / ".join(f"{found.better(study, S, d):.0f}" for S in (5, 10, 20)) for d in (0.5, 1.0, 2.0)]
+        promised = " / ".join(f"{row['detectable'][str(S)]:.1f}" for S in (5, 10, 20))
+        assert f"| `{study}` | {' | '.join(curves)} | {promised} |" in page
+        for name, value in row["measured"].items():
+            assert 0.75 < row["drawn"][name] / value < 1.33, (study, name)  # "within a quarter"
+    most, images = found.at_most("new images"), found.at_most("new images", "false_with_images")
+    assert f"told apart in up to {most:.0f} % of drawn studies" in page and f"errs in at most {images:.1f} %" in page
+    readme = " ".join(PAGES["README.md"].split())
+    assert f"comes in up to {most:.0f} % of them" in readme and "errs in under 2 %" in readme and images < 2
+    assert most > 15 and found.at_most("these images") < 5.5  # what "in short" says
+    assert f"at most {found.at_most('these images'):.1f} %, and as good" in page
+    assert f"(at most {found.at_most('unpaired'):.1f} %)" in page
+    assert f"sees it: up to {found.at_most('lapses'):.0f} %" in page
+    equivalent = max(
+        row[f"equivalent_{row['difference']:g}"][0]
+        for study in found.studies.values()
+        for row in study["power"]
+        if row["difference"] in (0.5, 2.0)
+    )
+    assert f"called equivalent in at most {equivalent:.1f} %" in page
+    assert f"at 10 seeds it is {found.null('digits-lt', 'new images', 10):.0f} %" in page
+    little, enough = (found.better("digits-lt", seeds, 2.0) for seeds in (5, 10))
+    assert f"two points are found in {little:.0f} % of studies, with ten seeds in {enough:.0f} %" in page
+
+
+def test_the_page_on_trust_says_what_one_method_against_itself_gave():
+    found, page = Trust(), " ".join(PAGES["trust.md"].split())
+    assert {*found.same} == {"digits", "digits-lt"}
+    for data, row in found.same.items():
+        arms, gain = row["arms"], row["protocol"][1]["above_the_mean"]
+        said = f"{signed(arms['mean'])} {interval(arms['low'], arms['high'])}, {arms['verdict']}"
+        false = {(one["seeds"], one["baselines"]): one["false"] for one in row["verdicts"]}
+        rates = [
+            (false[5, 1], false[10, 1]),
+            (false[5, 4], false[10, 4]),
+            tuple(one["false"] for one in row["protocol"]),
+        ]
+        cells = [f"{few:.1f} / {many:.1f}" for few, many in rates]
+        cells += [signed(gain[step]) for step in ("search", "selection", "confirmation")]
+        assert f"| `{data}` | {arms['seeds']} | {said} | {' | '.join(cells)} |" in page
+        assert gain["search"] > gain["selection"] > 0.05 > abs(gain["confirmation"])
+        assert arms["verdict"] not in ("better", "worse")
+
+
+def test_verdicts_on_digits_do_not_outlast_their_images_and_those_on_photographs_do():
+    """As the page on trust and the README say."""
+    for path in sorted(ROOT.glob("results/*/verdict.json")):
+        for one in read_json(path)["objectives"][0]["comparisons"]:
+            if one["verdict"] in ("better", "worse"):
+                outlasts = not one["with_images"]["low"] <= 0 <= one["with_images"]["high"]
+                assert outlasts == ("digits" not in path.parent.name), (path, one["name"])

@@ -50,6 +50,21 @@ def test_one_row_an_image_in_order_whatever_the_batches(batch_size: int, channel
     assert found.coarse.tolist() == data.coarse.tolist()
 
 
+@pytest.mark.parametrize("backbone", ["digits_cnn", "resnet8"])
+def test_few_images_at_a_time_give_the_bits_of_the_whole_batch(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (1, 8, 8) if backbone == "digits_cnn" else (3, 16, 16)
+    net, data = learner(backbone=backbone, shape=shape), images(131, shape)
+    passed = []
+    net.extractor.backbone.register_forward_pre_hook(lambda module, given: passed.append(len(given[0])))
+    found = extract(net, data)
+    assert passed == [128, 3]
+    monkeypatch.setattr(module, "_CPU_IMAGES", 512)
+    whole = extract(net, data)
+    assert passed[2:] == [131]
+    for tap in ("before", "after", "logits"):
+        assert torch.equal(getattr(found, tap), getattr(whole, tap))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_it_evaluates_and_leaves_the_network_as_it_was(training: bool) -> None:
     net = learner().train(training)

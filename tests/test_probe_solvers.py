@@ -115,7 +115,7 @@ def test_problem_is_the_original_one_in_other_coordinates(size: int, dim: int) -
     value, gradient, relative = problem.evaluate(packed, 0.7)
     assert float(value) == pytest.approx(original(0.7).item(), rel=1e-12)
     moving = packed.clone().requires_grad_()
-    logits = problem.design @ moving
+    logits = problem.columns.T @ moving
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") + 0.35 * moving[:-1].square().sum()
     torch.testing.assert_close(gradient, torch.autograd.grad(loss, moving)[0])
 
@@ -153,8 +153,9 @@ def test_losses_far_below_rounding_of_a_probability_keep_their_digits(dtype: tor
         assert float(gradient[:-1].abs().max()) == pytest.approx(slope, rel=1e-5)
 
 
-def test_preconditioning_pays() -> None:
-    features, labels = clusters(300, dim=20, classes=6)
+@pytest.mark.parametrize("seed", range(3))
+def test_preconditioning_pays(seed: int) -> None:
+    features, labels = clusters(300, dim=20, classes=6, seed=seed)
     problem = Problem(features * torch.logspace(0, 2, 20).double(), labels, 6)
     start = problem.null()
 
@@ -163,13 +164,12 @@ def test_preconditioning_pays() -> None:
 
     diagonal, blocks = problem.diagonal(start, 0.1), problem.blocks(start, 0.1)
     plain, scaled, full = (
-        minimise(function, start, inverse, tol=1e-4, max_iter=1000)
+        minimise(function, start, inverse, tol=1e-4, max_iter=5000)
         for inverse in (torch.clone, lambda vector: vector * diagonal, lambda vector: apply_blocks(blocks, vector))
     )
-    assert scaled.converged
-    assert full.converged
-    assert not plain.converged  # three times the evaluations, and not there
-    assert full.evaluations < scaled.evaluations < plain.evaluations / 3
+    assert plain.converged and scaled.converged and full.converged
+    # At the null model all samples have one curvature, so that blocks and diagonal are as good: which one wins is chance.
+    assert max(scaled.evaluations, full.evaluations) < plain.evaluations / 3
 
 
 def apply_blocks(blocks: Tensor, vector: Tensor) -> Tensor:
@@ -195,9 +195,9 @@ def test_blocks_invert_the_hessian_of_each_class() -> None:
 def test_hard_problems_and_bad_starts_converge_through_the_blocks(strength: float) -> None:
     features, labels = clusters(200, spread=0.8)
     problem = Problem(features, labels, 5)
-    good = solve(problem, problem.null(), strength, tol=1e-6, max_iter=1000)
+    good = solve(problem, problem.null(), strength, tol=1e-7, max_iter=2000)
     far = 30 * torch.randn(problem.null().shape, generator=torch.Generator().manual_seed(0)).double()
-    bad = solve(problem, far, strength, tol=1e-6, max_iter=1000)
+    bad = solve(problem, far, strength, tol=1e-7, max_iter=2000)
     assert good.converged
     assert bad.converged
     assert bad.objective == pytest.approx(good.objective, rel=1e-7)

@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     commands = flags.add_subparsers(required=True, metavar="COMMAND")
     _add_status(commands)
     _add_report(commands)
+    _add_compare(commands)
     _add_export(commands)
     _add_rerun(commands)
     _add_doctor(commands)
@@ -74,6 +75,29 @@ def _report(given: argparse.Namespace) -> int:
     from divfeat.report.build import build_report
 
     build_report(given.study, given.publish).print(Console())
+    return OK
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    flags = commands.add_parser(
+        "compare",
+        help="several studies beside each other, of any data, settings or commits: tables and figures",
+        epilog="Of studies of the same images each is held against the first one given before it.",
+        allow_abbrev=False,
+    )
+    flags.add_argument("studies", metavar="STUDY", nargs="+", help="folder of a study, two or more, finished or not")
+    flags.add_argument("--out", metavar="FOLDER", default="comparison", help="to write to; default comparison, here")
+    flags.set_defaults(run=_compare)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from divfeat.report.compare import print_comparison, write_comparison
+
+    place = Path(given.out)
+    found, plots = write_comparison(given.studies, place)
+    print_comparison(found, plots, place, Console())
     return OK
 
 

@@ -28,19 +28,18 @@ EXIT_CODES_TEXT = (
     "(results valid), 70 internal error, 75 terminated and resumable, 130 interrupted and saved."
 )
 
-#: What `--smoke-test` lays over the preset, below the user's own flags.
-SMOKE: dict[str, Any] = {
-    "train": {"epochs": 2, "warmup_epochs": 0},
-    "protocol": {
-        "learning_rates": [],
-        "weight_decays": [],
-        "select_top": 1,
-        "select_seeds": 2,
-        "grid_points": 0,
-        "confirm_seeds": 2,
-    },
-    "execution": {"trials": 3},
-}
+#: Flags that are settings of the execution.
+_EXECUTION = (
+    "name",
+    "trials",
+    "max_concurrent",
+    "workers_per_trial",
+    "gpus_per_worker",
+    "address",
+    "storage_path",
+    "tracking_uri",
+    "time_budget",
+)
 
 
 def add_study_flags(flags: argparse.ArgumentParser) -> None:
@@ -100,7 +99,7 @@ def configure(
     flags: argparse.Namespace,
     preset: str | None = None,
     over: Mapping[str, Any] | None = None,
-    smoke: Mapping[str, Any] = SMOKE,
+    smoke: Mapping[str, Any] | None = None,
 ) -> tuple[StudyConfig, ExecutionConfig, str]:
     """Preset, file, flags and assignments as configurations; later ones win.
 
@@ -108,35 +107,22 @@ def configure(
         flags: Of `add_study_flags`, with `preset` and `name` where the command has them.
         preset: Instead of `flags.preset`; where neither is given, what the file and the assignments name, or digits.
         over: Settings of the command's own flags, laid over all others.
-        smoke: What `--smoke-test` lays over the preset.
+        smoke: What the command's own `--smoke-test` lays over that of all.
 
     Raises:
         ConfigError: anything unknown or invalid.
     """
-    from divfeat.settings import load_file, make_configs, merge, parse_assignments
+    from divfeat.settings import SMOKE, layered, load_file, merge, parse_assignments
 
-    direct: dict[str, Any] = {} if flags.seed is None else {"seed": flags.seed}
-    names = (
-        "name",
-        "trials",
-        "max_concurrent",
-        "workers_per_trial",
-        "gpus_per_worker",
-        "address",
-        "storage_path",
-        "tracking_uri",
-        "time_budget",
+    return layered(
+        preset or getattr(flags, "preset", None),
+        load_file(flags.config) if flags.config else {},
+        parse_assignments(flags.set),
+        seed=flags.seed,
+        execution={name: getattr(flags, name, None) for name in _EXECUTION},
+        smoke=merge(SMOKE, smoke or {}) if flags.smoke_test else None,
+        above=over,
     )
-    execution = {name: getattr(flags, name) for name in names if getattr(flags, name, None) is not None}
-    if execution:
-        direct["execution"] = execution
-    file: Mapping[str, Any] = load_file(flags.config) if flags.config else {}
-    assigned = parse_assignments(flags.set)
-    # What --print-config wrote names its preset, and with it the study's default name.
-    preset = preset or getattr(flags, "preset", None) or str(merge(file, assigned).get("preset", "digits"))
-    if flags.smoke_test:
-        file = merge(smoke, file)
-    return make_configs(preset, file, merge(merge(assigned, direct), over or {}))
 
 
 def print_config(study: StudyConfig, execution: ExecutionConfig) -> int:

@@ -1,25 +1,20 @@
-"""Ray Tune as the executor of jobs: it places what a source hands out and tells the source what became of it."""
+"""Ray as the executor of jobs: it places what a source hands out and tells the source what became of it."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import torch
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
-from ray.tune.stopper import Stopper
 
-from divfeat.cluster.spanning import run_spanning
-from divfeat.cluster.trial import TrialSpec, run_spec
+from divfeat.cluster.pool import Pool
+from divfeat.cluster.source import JobSource
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 
@@ -27,28 +22,6 @@ from divfeat.errors import ConfigError
 DRIVER_CPUS = 0.1
 #: Longest wait for a cluster to answer.
 _ANSWER_SECONDS = 10.0
-#: Times a trial is started again after infrastructure failed.
-_RETRIES = 3
-
-
-class JobSource(Protocol):
-    """Hands out trials and hears what becomes of them; called from the driver's one thread."""
-
-    def next(self) -> TrialSpec | None:
-        """The next trial, or None when there are no more, or, while `waiting`, none that may start now."""
-
-    @property
-    def waiting(self) -> bool:
-        """Whether trials are left that others must make room for."""
-
-    def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
-        """New epochs of a trial; returns whether it should stop here."""
-
-    def ended(self, key: str, lost: bool) -> None:
-        """A trial has ended; `lost` when infrastructure failed for good, else its record is on disk."""
-
-    def stopping(self) -> bool:
-        """Whether to start nothing more and stop what runs."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +110,14 @@ class RayExecutor:
     ) -> None:
         self.workers, self.cpus, self.gpus, self.storage = workers, cpus, gpus, storage
         self._owns_cluster = not ray.is_initialized()
+        self._pool: Pool | None = None
         if self._owns_cluster:
             _connect(address, spanning=workers > 1)
+        elif workers > 1 and not ray.init(ignore_reinit_error=True).dashboard_url:
+            raise ConfigError(
+                "Ray was started in this process before, without its dashboard, without which trials over several workers would "
+                "wait for ever; call ray.shutdown() first, or use --workers-per-trial 1"
+            )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         offered = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
         try:
@@ -147,6 +126,13 @@ class RayExecutor:
             self.close()
             raise
         self._data: dict[str, ray.ObjectRef] = {}
+        if workers == 1:
+            self._pool = Pool(self.concurrent, cpus, gpus)
+
+    def begin(self) -> None:
+        """Start the processes of trials ahead of the first one, while the driver has other things to do."""
+        if self._pool is not None:
+            self._pool.begin()
 
     def share(self, role: str, data: PreparedData) -> None:
         """Put the images of a role in the object store, once a node, read by every trial without a copy."""
@@ -154,43 +140,17 @@ class RayExecutor:
 
     def run(self, source: JobSource, role: str) -> None:
         """Run everything `source` hands out on the data of `role`; returns when all have ended or it is stopping."""
-        scratch = self.storage / "tune"
-        queue = _Queue(source)
-        storage, data, spanning = self.storage, [self._data[role]], self.workers > 1
+        if self._pool is not None:
+            self._pool.run(source, self._data[role])
+            return
+        from divfeat.cluster.tuner import run_over_workers  # Tune and Train take a second to import
 
-        def trainable(config: dict[str, Any]) -> None:
-            spec = TrialSpec.from_json(config["spec"])
-            if spanning:
-                run_spanning(spec, data[0], storage / "train")
-            else:
-                run_spec(spec, ray.get(data[0]), tune.report)
-
-        resources = {"cpu": DRIVER_CPUS} if spanning else {"cpu": self.cpus, "gpu": self.gpus}
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=queue,
-                scheduler=_Scheduler(queue),
-                num_samples=-1,
-                max_concurrent_trials=self.concurrent,
-                reuse_actors=not spanning,
-            ),
-            run_config=tune.RunConfig(
-                name="queue",
-                storage_path=str(scratch),
-                verbose=0,
-                stop=_StopAll(source),
-                failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            ),
-        )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)  # the ledger is the truth; Tune's snapshot is never read
+        run_over_workers(source, self._data[role], self.storage, concurrent=self.concurrent, driver_cpus=DRIVER_CPUS)
 
     def close(self) -> None:
         """Leave the cluster, or end the one started here."""
+        if self._pool is not None:
+            self._pool.close()
         if self._owns_cluster:
             ray.shutdown()
 
@@ -199,9 +159,6 @@ def _connect(address: str | None, *, spanning: bool) -> None:
     """Start Ray here, or join a cluster. Training over workers needs the dashboard, whose State API frees the placement
     group of a stopped trial; without it the next trial would wait for ever."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Not yet the default everywhere, and announced: a trial that asks for no GPU sees the machine as it is.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -238,77 +195,3 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(f"nothing answers there ({error})") from error
-
-
-class _Unpickled:
-    """Pickles as an empty shell: Tune's snapshot, which pickles all it is given, is never read."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Queue(_Unpickled, Searcher):
-    """Tune's view of a source: suggestions are trials, results are epochs."""
-
-    def __init__(self, source: JobSource) -> None:
-        super().__init__(metric=None, mode=None)
-        self.source = source
-        self.keys: dict[str, str] = {}
-        self.stopped: set[str] = set()
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
-        """Nothing to take over: objectives are the source's business."""
-        return True
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial."""
-        if self.source.stopping():
-            return Searcher.FINISHED
-        spec = self.source.next()
-        if spec is None:
-            return None if self.source.waiting else Searcher.FINISHED  # None: Tune asks again
-        self.keys[trial_id] = spec.key
-        return {"spec": spec.to_json()}
-
-    def heard(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Called by the scheduler, which alone may stop a trial."""
-        events = result.get("events") or []
-        return self.source.heard(self.keys[trial_id], events)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial has ended, whichever way."""
-        self.source.ended(self.keys[trial_id], lost=bool(error))
-
-    def save(self, checkpoint_path: str) -> None:
-        """Tune's snapshot holds nothing of ours."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """See `save`."""
-
-
-class _Scheduler(_Unpickled, FIFOScheduler):
-    """Asks the source after every report whether the trial goes on."""
-
-    def __init__(self, queue: _Queue) -> None:
-        super().__init__()
-        self.queue = queue
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop or continue."""
-        stop = self.queue.heard(trial.trial_id, result)
-        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
-
-
-class _StopAll(_Unpickled, Stopper):
-    """Ends what runs once the source is stopping; checkpoints stay."""
-
-    def __init__(self, source: JobSource) -> None:
-        self.source = source
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Single trials are the scheduler's business."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether everything ends."""
-        return self.source.stopping()

@@ -1,7 +1,7 @@
-"""What runs inside a trial: one experiment, its events and its record on disk, and word to Tune.
+"""What runs inside a trial: one experiment, its events and its record on disk, and word to the driver.
 
 A trial's own faults (NaN, memory, errors in code) end in a record with the status `failed` and a normal return, so that
-Tune retries only what infrastructure broke.
+only what infrastructure broke is tried again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TrialSpec:
     gpus: float = 0.0
 
     def to_json(self) -> str:
-        """One string, since Tune takes nested mappings apart."""
+        """One string: Tune takes nested mappings apart."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -70,6 +70,14 @@ class TrialSpec:
         """The inverse of `to_json`."""
         fields = json.loads(text)
         return cls(**(fields | {name: tuple(fields[name]) for name in ("rungs", "stop")}))
+
+
+def warm_up() -> None:
+    """Have PyTorch load what it loads with the first optimizer and the first backward pass: a second and more."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    weight.sum().backward()
+    optimizer.step()
 
 
 def run_spec(
@@ -81,7 +89,7 @@ def run_spec(
         spec: What to run.
         data: Images, shared between trials.
         report: Tells the driver; gets `{"key", "events"}` and, at the end of one process, `{"key", "done": True}`, upon
-            which Tune ends the trial. A training over workers ends by itself: its driver must first see them go.
+            which the trial has ended. A training over workers ends by itself: its driver must first see them go.
         rank: Of this process; only rank 0 writes.
         every_epochs: Report after every so many epochs on all ranks alike; None reports by the clock (one process).
 
@@ -118,6 +126,7 @@ def run_spec(
         if rank == 0:
             record.save_arrays(folder, result, weights=spec.keep, features=spec.keep and config.role == "confirm")
             result.provenance["versions"] = dict(result.provenance["versions"])
+            result.provenance["reporting_seconds"] = round(relay.seconds, 3)
             _write(folder, spec.key, record.completed(config, result))
             remove_stages(stages, config, shared=spec.shared)
     relay.flush(done=every_epochs is None)
@@ -160,8 +169,14 @@ class _Relay:
         self.stop = [StopConfig.model_validate(settings) for settings in spec.stop]
         self.waiting: list[dict[str, Any]] = []
         self.last = time.monotonic()
+        self.seconds = 0.0  # that the training stood still for what is said here
 
     def __call__(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        mark = time.monotonic()
+        self._pass_on(epoch, metrics)
+        self.seconds += time.monotonic() - mark
+
+    def _pass_on(self, epoch: int, metrics: Mapping[str, float]) -> None:
         event = dict(metrics)
         if self.rank == 0:
             append_line(self.log, event)

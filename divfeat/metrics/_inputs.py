@@ -12,6 +12,9 @@ from divfeat.errors import DataError
 CHUNK_ELEMENTS = 2**24
 """Feature values lifted to float64 at once by the one-shot functions (128 MiB)."""
 
+_BLOCK_ELEMENTS = 2**20
+"""Feature values lifted at once inside a pass (8 MiB): new memory costs ten times the arithmetic done on it here."""
+
 
 def exact_device(values: Tensor) -> torch.device:
     """Where `exact` puts them: their own device, or the CPU where that has no float64."""
@@ -80,6 +83,21 @@ def chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of [N, D] features and [N] labels small enough to lift to float64 one at a time."""
     rows = max(1, CHUNK_ELEMENTS // max(1, features.shape[-1]))
     yield from zip(features.split(rows), labels.split(rows), strict=True)
+
+
+def exact_blocks(features: Tensor, labels: Tensor, centres: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows in float64, less the row of `centres` [K, D] that belongs to their label, beside their labels.
+
+    All blocks share one buffer, which the next overwrites and the caller may.
+    """
+    device, (size, dim) = exact_device(features), features.shape
+    rows = min(size, max(1, _BLOCK_ELEMENTS // max(1, dim)))
+    buffer, own = (torch.empty((rows, dim), dtype=torch.float64, device=device) for _ in range(2))
+    for part, kinds in zip(features.split(max(1, rows)), labels.split(max(1, rows)), strict=True):
+        block = buffer[: len(part)].copy_(part.to(device))
+        if centres is not None:
+            block -= torch.index_select(centres, 0, kinds, out=own[: len(part)])
+        yield block, kinds
 
 
 def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import DataError
-from divfeat.metrics._inputs import check_features, check_range, chunks, class_count, class_counts, class_sums, exact
+from divfeat.metrics._inputs import (
+    check_features,
+    check_range,
+    chunks,
+    class_count,
+    class_counts,
+    exact,
+    exact_blocks,
+    exact_device,
+)
 
 COINCIDENT = 1e-12
 """Spread over size (both Frobenius norms) up to which points are one point: float64 rounding, not geometry."""
@@ -142,12 +151,15 @@ class ClassStatisticsAccumulator:
         """Add a batch: features [N, D] of any floating dtype, labels int64 [N]."""
         check_features(features, labels)
         check_range(labels, self.num_classes)
-        features = exact(features)
-        labels = labels.to(features.device)
+        labels = labels.to(exact_device(features))
         counts = class_counts(labels, self.num_classes)
-        sums = features.new_zeros((self.num_classes, features.shape[1])).index_add_(0, labels, features)
-        means = sums / counts.clamp_min(1)[:, None]
-        squares = class_sums((features - means[labels]).square().sum(dim=1), labels, self.num_classes)
+        means = torch.zeros((self.num_classes, features.shape[1]), dtype=torch.float64, device=labels.device)
+        for block, kinds in exact_blocks(features, labels):
+            means.index_add_(0, kinds, block)
+        means /= counts.clamp_min(1)[:, None]
+        squares = means.new_zeros(self.num_classes)
+        for block, kinds in exact_blocks(features, labels, means):
+            squares.index_add_(0, kinds, block.square_().sum(dim=1))
         self._add(counts, means, squares)
 
     def merge(self, other: ClassStatisticsAccumulator) -> ClassStatisticsAccumulator:
@@ -170,7 +182,7 @@ class ClassStatisticsAccumulator:
         share = counts.double() / total.clamp_min(1)  # int64 / int64 would be float32
         delta = means - self._means
         self._squares += squares + delta.square().sum(dim=1) * self._counts * share
-        self._means += delta * share[:, None]
+        self._means += delta.mul_(share[:, None])
         self._counts = total
 
     def compute(self) -> ClassStatistics:

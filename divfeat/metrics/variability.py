@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import ConfigError, DataError
-from divfeat.metrics._inputs import check_features, check_range, chunks, class_counts, class_sums, defined, exact
+from divfeat.metrics._inputs import check_features, check_range, chunks, class_counts, defined, exact_blocks
 from divfeat.metrics.statistics import ClassStatistics, centred_rows, check_same_pass, class_statistics
 
 Weighting = Literal["pooled", "balanced"]
@@ -97,10 +97,13 @@ class NC1Accumulator:
         check_features(features, labels)
         check_range(labels, self._num_classes)
         means = self.statistics.means
-        labels = labels.to(means.device)
-        along = (exact(features).to(means.device) - means[labels]) @ self._directions
-        energies = torch.stack([(along / self._scales).square().sum(dim=1), along.square().sum(dim=1)])
-        self._energy += class_sums(energies, labels, self._num_classes)
+        features, labels = features.to(means.device), labels.to(means.device)
+        energy = torch.zeros_like(self._energy)
+        for block, kinds in exact_blocks(features, labels, means):
+            along = block @ self._directions
+            plain = along.square().sum(dim=1)
+            energy.index_add_(1, kinds, torch.stack([along.div_(self._scales).square_().sum(dim=1), plain]))
+        self._energy += energy
         self._seen += class_counts(labels, self._num_classes)
 
     def merge(self, other: NC1Accumulator) -> NC1Accumulator:

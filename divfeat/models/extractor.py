@@ -105,7 +105,15 @@ class FeatureExtractor(nn.Module):
             images = images.to(self.mean.dtype) / 255
         elif not images.is_floating_point():
             raise DataError(f"images of {images.dtype}: give uint8 in 0..255 or floating point in [0, 1]")
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        images = images.to(self.mean.dtype)
+        if channels == 1 or not images.is_contiguous(memory_format=torch.channels_last):
+            return (images - self.mean) / self.std
+        # Channels lie side by side here: with a mean for each number of a row of pixels the loops are as long as the row and
+        # not three numbers short, which takes a tenth of the time and gives the same bits.
+        rows = images.permute(0, 2, 3, 1).flatten(2)
+        width = images.shape[3]
+        rows = (rows - self.mean.flatten().repeat(width)) / self.std.flatten().repeat(width)
+        return rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Taps:
         """Extracts features.
@@ -119,7 +127,10 @@ class FeatureExtractor(nn.Module):
         Raises:
             DataError: As `normalise`.
         """
-        before = self.backbone(self.normalise(images))
+        return self.project(self.backbone(self.normalise(images)))
+
+    def project(self, before: Tensor) -> Taps:
+        """What follows the backbone: [B, F] to both taps."""
         after = before if self.projector is None else self.projector(before)
         return Taps(before, after if self.feature_norm is None else self.feature_norm(after))
 

@@ -7,6 +7,9 @@ Rotating onto the eigenvectors of X^T X makes its Gram matrix diagonal, so that 
 (1/2) (I - 11^T/K) (x) X^T X + strength I (Boehning 1992) is diagonal but for its class part: one eigendecomposition
 serves all strengths. With more features than samples, the rotation keeps the span of the centred samples, in which the
 optimum lies.
+
+Logits are kept class by class, [K, N]: a softmax down long rows and products with a wide right-hand side take half the
+time or less of the same with K columns, where K is tens.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ class Problem:
         spectrum, rotation = torch.linalg.eigh(centred.T @ centred)
         self.basis = rotation if span is None else span @ rotation  # [D, R], orthonormal columns
         self.spectrum = torch.cat([spectrum.clamp_min(0), spectrum.new_tensor([size])])  # of X^T X, then of the bias
-        self.design = torch.cat([centred @ rotation, features.new_ones(size, 1)], 1)
-        self.flat = torch.arange(size, device=labels.device) * num_classes + labels
+        self.columns = torch.cat([rotation.T @ centred.T, features.new_ones(1, size)])  # [R + 1, N]
+        self.flat = labels * size + torch.arange(size, device=labels.device)
         self.counts = torch.bincount(labels, minlength=num_classes).to(features)
         self._shift = self.basis.T @ self.mean
         self._shift_square = self.mean.square().sum()
@@ -52,7 +55,7 @@ class Problem:
 
     def null(self) -> Tensor:
         """The minimiser among all models with W = 0: the bias is the log prior."""
-        packed = torch.zeros(self.design.shape[1], self.num_classes, dtype=self.design.dtype, device=self.design.device)
+        packed = self.columns.new_zeros(self.columns.shape[0], self.num_classes)
         log_prior = (self.counts / self.counts.sum()).log()
         packed[-1] = log_prior - log_prior.mean()
         return packed
@@ -67,16 +70,16 @@ class Problem:
         return objective, gradient, ratio / self._unit
 
     def _evaluate(self, packed: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self.design @ packed
-        top, own = logits.amax(1), logits.take(self.flat)
-        residual = torch.softmax(logits, 1)
-        log_top = residual.amax(1).log()
+        logits = packed.T @ self.columns
+        top, own = logits.amax(0), logits.take(self.flat)
+        residual = torch.softmax(logits, 0)
+        log_top = residual.amax(0).log()
         # 1 - p_y as the sum of the others: exact where p_y rounds to 1, the usual case at weak regularisation.
         residual.view(-1)[self.flat] = 0
-        rest = residual.sum(1)
+        rest = residual.sum(0)
         residual.view(-1)[self.flat] = -rest
         losses = torch.where(rest < 0.5, -torch.log1p(-rest.clamp_max(0.5)), top - own - log_top)
-        gradient = self.design.T @ residual
+        gradient = (residual @ self.columns.T).T.contiguous()
         gradient[:-1].add_(packed[:-1], alpha=strength)
         penalty = 0.5 * strength * packed[:-1].square().sum(dtype=self.sum_dtype)
         weight, bias = gradient[:-1], gradient[-1]
@@ -95,14 +98,14 @@ class Problem:
         The bound's constant 1/2 is replaced by the class's mean curvature p_k (1 - p_k) at `packed`, which it exceeds:
         measured to need a third fewer evaluations. Only speed depends on it.
         """
-        hessian = self._curvature(packed).mean(0) * self.spectrum[:, None]
+        hessian = self._curvature(packed).mean(1) * self.spectrum[:, None]
         hessian[:-1] += strength
         return hessian.reciprocal()
 
     def blocks(self, packed: Tensor, strength: float) -> Tensor:
         """The inverses [K, R + 1, R + 1] of the Hessian's diagonal blocks, one a class, for about R / 2 evaluations."""
         curvature = self._curvature(packed)
-        hessian = torch.stack([(self.design.T * weights) @ self.design for weights in curvature.T])
+        hessian = torch.stack([(self.columns * weights) @ self.columns.T for weights in curvature])
         ridge = torch.full_like(self.spectrum, strength)
         ridge[-1] = 0
         diagonal = hessian.diagonal(dim1=1, dim2=2)
@@ -110,8 +113,8 @@ class Problem:
         return torch.cholesky_inverse(torch.linalg.cholesky(hessian))
 
     def _curvature(self, packed: Tensor) -> Tensor:
-        """The second derivative p (1 - p) [N, K] of each sample's loss in each of its logits."""
-        probabilities = torch.softmax(self.design @ packed, 1)
+        """The second derivative p (1 - p) [K, N] of each sample's loss in each of its logits."""
+        probabilities = torch.softmax(packed.T @ self.columns, 0)
         return (probabilities - probabilities.square()).clamp_min(torch.finfo(packed.dtype).eps)
 
     def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:

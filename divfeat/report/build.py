@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +21,7 @@ from rich.table import Table
 from divfeat.errors import DivfeatError
 from divfeat.files import check_writable, write_json
 from divfeat.methods import method_named
-from divfeat.report import account, findings, group_words
+from divfeat.report import account, findings, group_words, pages
 from divfeat.report.commands import mlflow_command, mlflow_server, optuna_command
 from divfeat.report.document import Document, write
 from divfeat.report.findings import Plots
@@ -33,6 +34,9 @@ from divfeat.report.words import interval, parameter_text, signed
 from divfeat.statistics import Verdict, listed
 from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import family_named
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from divfeat.tracking.page import Place
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Report:
     def metrics(self) -> dict[str, float]:
         """The study's own metrics for MLflow: mean scores where no seed is missing, differences with a verdict, in points.
 
-        Geometry as it is; of two objectives the hypervolume of the front, of constraints how many trials missed them.
+        The winner's angles in degrees. Geometry as it is; of two objectives the hypervolume of the front, of constraints how
+        many trials missed them.
         """
         found: dict[str, float] = {
             "study/trials": len(self.summary.trials),
@@ -82,9 +87,17 @@ class Report:
             for one in objective.verdict.comparisons:
                 if one.verdict != "no verdict":
                     found[f"difference/{objective.name}/{one.name}"] = one.mean
-        for name, value in winner_angles(self.summary).items():
+        for name, value in winner_family(self.summary).shown(winner_angles(self.summary)).items():
             found[f"winner/{name}"] = value
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def study_page(self, place: Place) -> str:
+        """Description of the study's run in MLflow, Markdown."""
+        return pages.study_page(self.summary, place, _said(self.summary), self.files)
+
+    def model_page(self, place: Place) -> pages.ModelPage | None:
+        """What MLflow says of the registered extractor; None where there is none."""
+        return pages.model_page(self.summary, place)
 
     def print(self, console: Console) -> None:
         """Say in short what was found and where the rest is."""
@@ -97,16 +110,11 @@ class Report:
         for place, objective in enumerate(summary.objectives):
             say(self.sentence if place == 0 else objective.verdict.sentence)
             console.print(_table(summary, objective))
+            if objective.on_these_images:
+                say(objective.on_these_images)
         if not summary.objectives:
             say(self.sentence)
-        answer = group_words.thresholds_answer(summary)
-        for line in (
-            *answer,
-            *_threshold_lines(summary),
-            *_bound_lines(summary),
-            terminal_text(summary),
-            *summary.missing,
-        ):
+        for line in _said(summary):
             say(line)
         say()
         say(f"report  {self.html}\n        {self.markdown}")
@@ -135,6 +143,9 @@ def build_report(folder: str | Path, publish: str | Path | None = None) -> Repor
     plots = draw(summary, place / "figures")
     markdown, html = write(document(summary, plots), place)
     write_json(place / "verdict.json", results_row(summary))
+    for plot in plots.values() if publish is not None else ():
+        if plot.drawing is not None:
+            plot.drawing.save(plot.path.with_suffix(".json"))
     paths = [html, markdown, place / "verdict.json", *(plot.path for plot in plots.values())]
     return Report(markdown, html, {path.relative_to(place).as_posix(): path for path in paths}, summary)
 
@@ -174,7 +185,19 @@ def _table(summary: StudySummary, objective: Objective) -> Table:
     return table
 
 
-def _threshold_lines(summary: StudySummary) -> list[str]:
+def _said(summary: StudySummary) -> list[str]:
+    """What there is to say below the verdict and its tables."""
+    return [
+        *group_words.thresholds_answer(summary),
+        *threshold_lines(summary),
+        *_bound_lines(summary),
+        terminal_text(summary),
+        *summary.missing,
+    ]
+
+
+def threshold_lines(summary: StudySummary) -> list[str]:
+    """The winner's thresholds, the best of each way of letting go, and what is as good as the best."""
     lines = []
     method = summary.winner_method
     same = f" The same configuration as {listed(summary.equals)}." if summary.equals else ""

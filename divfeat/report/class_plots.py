@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from divfeat.report import figures
+from divfeat.report.drawing import Drawing
+from divfeat.report.figures._canvas import Place
 from divfeat.report.groups import PARTITIONS, partitions
 from divfeat.report.lines import of_many, on_test, on_validation, worth_a_line
 from divfeat.report.outcomes import class_angles, class_rows, class_values
@@ -28,7 +29,7 @@ MEASURES = {
 }
 
 
-def class_plots(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+def class_plots(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Place], str]]]:
     """Name, title and what draws it, of each figure that applies."""
     yield from _class_angles(summary)
     yield from _groups(summary)
@@ -36,7 +37,7 @@ def class_plots(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pat
     yield from _over_counts(summary)
 
 
-def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Place], str]]]:
     """The angles that won, beside those of the candidates they were chosen among."""
     rows = class_angles(summary)
     counts = np.array([row["train_images"] for row in rows])
@@ -49,7 +50,7 @@ def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[P
         if runs.method != summary.winner_method and runs.completed:
             others[runs.name] = [row["tau_plus"] for row in class_rows([runs])]
 
-    def write(path: Path) -> str:
+    def write(path: Place) -> str:
         return figures.angles_by_count(
             counts,
             [row["tau_plus"] for row in rows],
@@ -63,7 +64,7 @@ def _class_angles(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[P
     yield "angles_by_count", "The angle of each class that won, against its training images", write
 
 
-def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Place], str]]]:
     """Each group of classes against its angle, or against the mean of its classes' angles where a family has no angle for it."""
     if not family_named(summary.config.search.family).varies:
         return
@@ -79,7 +80,7 @@ def _groups(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], 
     accuracy = {group: [_points(metric_of(record, metric)) for _, record in done] for group, metric in metrics.items()}
     shown = on_validation(summary)
 
-    def write(path: Path) -> str:
+    def write(path: Place) -> str:
         baselines = {group: {runs.name: runs.points(metric) for runs in shown} for group, metric in metrics.items()}
         return figures.group_accuracy_by_threshold(tau, accuracy, path, baseline_accuracy=baselines, mean=mean)
 
@@ -106,7 +107,7 @@ def _mean_angles(summary: StudySummary, done: Sequence[dict[str, Any]]) -> dict[
     return {group: angles[:, mask].mean(1).tolist() for group, mask in parts[0].items()} if parts else {}
 
 
-def _tradeoff(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+def _tradeoff(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Place], str]]]:
     """Major against minor classes in every trial of the search and of the baselines that were tuned beside it."""
     ledger = Ledger(summary.folder)
 
@@ -126,14 +127,9 @@ def _tradeoff(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path]
     found |= {runs.name: of_trials(runs.name) for runs in shown if runs.name in tuned}
     major, minor = (int(parts[0][group].sum()) for group in PARTITIONS[0])
 
-    def write(path: Path) -> str:
-        fixed = {
-            runs.name: (runs.points(metrics[0]), runs.points(metrics[1])) for runs in shown if runs.name not in tuned
-        }
-        return figures.group_tradeoff(found, path, means=fixed, sizes=(major, minor))
-
+    fixed = {runs.name: (runs.points(metrics[0]), runs.points(metrics[1])) for runs in shown if runs.name not in tuned}
     title = f"What minor classes gain and major classes lose, in every trial{of_many(summary, shown)}"
-    yield "group_tradeoff", title, write
+    yield "group_tradeoff", title, Drawing("group_tradeoff", {"trials": found, "means": fixed, "sizes": (major, minor)})
 
 
 def _points(share: float | None) -> float:
@@ -143,7 +139,7 @@ def _points(share: float | None) -> float:
 # --- what becomes of each class -----------------------------------------------------------------------------------------------
 
 
-def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Path], str]]]:
+def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Place], str]]]:
     """Accuracy, gain and collapse against class count, where the classes differ in size and a winner was confirmed."""
     rows, winner = class_rows(summary.confirmed), summary.confirmed_as(WINNER)
     counts = np.array([row["train_images"] for row in rows])
@@ -156,7 +152,7 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
     }
     shown = {runs.name: runs for runs in worth_a_line(summary)}
 
-    def accuracy(path: Path) -> str:
+    def accuracy(path: Place) -> str:
         values = {WINNER: 100 * class_values(winner, "accuracy")}
         values |= {name: 100 * class_values(runs, "accuracy") for name, runs in shown.items()}
         return figures.accuracy_by_count(counts, values, path, class_names=names, **shared)
@@ -166,7 +162,7 @@ def _over_counts(summary: StudySummary) -> Iterator[tuple[str, str, Callable[[Pa
 
     against = [name for name in dict.fromkeys((summary.coneless, _best_baseline(summary))) if name in shown]
 
-    def gain(path: Path) -> str:
+    def gain(path: Place) -> str:
         ours = class_values(winner, "accuracy")
         gains = {name: 100 * (ours - class_values(shown[name], "accuracy")) for name in against}
         return figures.gain_by_count(counts, gains, path, class_names=names, **shared)

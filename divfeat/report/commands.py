@@ -60,7 +60,7 @@ def mlflow_command(summary: StudySummary) -> str | None:
     """The line that opens MLflow on the study; None where it is on a server."""
     if mlflow_server(summary):
         return None
-    return shlex.join(["mlflow", "ui", "--backend-store-uri", _tracking_uri(summary)])
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", tracking_uri(summary)])
 
 
 def optuna_command(summary: StudySummary) -> str:
@@ -74,7 +74,7 @@ def extractor_lines(summary: StudySummary) -> str | None:
         return None
     model = f"models:/{summary.registered['model']}/latest"
     return (
-        f"import mlflow\n\nmlflow.set_tracking_uri({json.dumps(_tracking_uri(summary))})\n"
+        f"import mlflow\n\nmlflow.set_tracking_uri({json.dumps(tracking_uri(summary))})\n"
         f"model = mlflow.pyfunc.load_model({json.dumps(model)})\n"
         "features = model.predict(images)  # uint8 [N, C, H, W] -> float32 [N, D]"
     )
@@ -90,7 +90,8 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
             yield f"{prefix}{name}", value
 
 
-def _tracking_uri(summary: StudySummary) -> str:
+def tracking_uri(summary: StudySummary) -> str:
+    """Of MLflow: the server, or the sqlite file in the study's folder; without a password."""
     uri = summary.execution.tracking_uri
     return _without_password(uri) if uri else f"sqlite:///{summary.place / 'mlflow.db'}"
 

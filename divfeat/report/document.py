@@ -238,8 +238,12 @@ _PAGE = """<!DOCTYPE html>
 
 def to_html(document: Document) -> str:
     """The document as one HTML page with all inside: no script, no request; a missing figure is named instead."""
-    body = "\n".join(_html_block(block) for block in document.blocks)
-    return _PAGE.format(title=_text(document.title), style=_STYLE, body=body)
+    return _PAGE.format(title=_text(document.title), style=_STYLE, body=blocks_to_html(document.blocks))
+
+
+def blocks_to_html(blocks: Sequence[Block]) -> str:
+    """Blocks alone, for a place in another page."""
+    return "\n".join(_html_block(block) for block in blocks)
 
 
 def _text(text: object) -> str:

@@ -14,7 +14,7 @@ from divfeat.report.arrays import mean_of, sd_of
 from divfeat.report.document import Block, Callout, Cell, Figure, Heading, Paragraph, Table
 from divfeat.report.outcomes import as_good_text, class_angles, terminal_text, winner_angles, winner_family
 from divfeat.report.plots import Plot
-from divfeat.report.summary import WINNER, Objective, StudySummary
+from divfeat.report.summary import WINNER, Objective, Runs, StudySummary
 from divfeat.report.words import angle_cells, interval, parameter_cells, signed, value_cell
 from divfeat.search.jobs import baseline, name_of
 from divfeat.search.protocol import method_key
@@ -67,7 +67,9 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         )
         tone = "warning" if summary.outdated else objective.verdict.tone
         yield Callout(summary.sentence if place == 0 else objective.verdict.sentence, tone, detail)
-        yield _comparisons(objective)
+        yield comparisons(objective)
+        if objective.on_these_images:
+            yield Paragraph(objective.on_these_images)
         yield from figures_of(plots, "confirmation" if place == 0 else f"confirmation_{objective.name}")
     if summary.missing:
         yield Callout("What is missing", "warning", " ".join(summary.missing))
@@ -129,7 +131,8 @@ def _tuned_alone(summary: StudySummary) -> list[str]:
     return [part for one in found for part in one.published if part not in summary.config.search.own]
 
 
-def _comparisons(objective: Objective) -> Table:
+def comparisons(objective: Objective) -> Table:
+    """Winner minus each baseline, with interval and verdict."""
     found = objective.verdict.comparisons
     level = f"{100 * found[0].level:g} %" if found else ""
     headers = ["baseline", "difference", f"{level} interval", "verdict", "seed correlation"]
@@ -332,6 +335,22 @@ def noise(summary: StudySummary, plots: Plots) -> Iterator[Block]:
 # --- features -------------------------------------------------------------------------------------------------------------
 
 
+def geometry_cells(runs: Runs) -> dict[str, Cell]:
+    """Collapse and diversity of a method's training features, by column."""
+    reached, done = runs.terminal
+    return {
+        "NC1": f"{mean_of(runs.values('collapse/nc1')):.3g}",
+        "rank": mean_of(runs.values("collapse/numerical_rank")),
+        "own cone": f"{mean_of(runs.points('cone/occupancy')):.1f}" if method_named(runs.method.name).hinge else None,
+        "30°": f"{mean_of(runs.points('cone/occupancy_30deg')):.1f}",
+        "60°": f"{mean_of(runs.points('cone/occupancy_60deg')):.1f}",
+        "cosine": mean_of(runs.values("cone/positive_cosine")),
+        "norm": mean_of(runs.values("feature/norm")),
+        "accuracy": f"{mean_of(runs.points('train/accuracy_eval')):.2f}",
+        "terminal": f"{reached} of {done}",
+    }
+
+
 def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     """Collapse and diversity of the training features."""
     finished = [runs for runs in summary.confirmed if runs.completed]
@@ -339,26 +358,9 @@ def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         return
     yield Heading("Collapse and diversity of the features")
     if finished:
-        rows: list[list[Cell]] = []
-        for runs in finished:
-            reached, done = runs.terminal
-            hinged = method_named(runs.method.name).hinge
-            rows.append(
-                [
-                    runs.name,
-                    f"{mean_of(runs.values('collapse/nc1')):.3g}",
-                    mean_of(runs.values("collapse/numerical_rank")),
-                    f"{mean_of(runs.points('cone/occupancy')):.1f}" if hinged else None,
-                    f"{mean_of(runs.points('cone/occupancy_30deg')):.1f}",
-                    f"{mean_of(runs.points('cone/occupancy_60deg')):.1f}",
-                    mean_of(runs.values("cone/positive_cosine")),
-                    mean_of(runs.values("feature/norm")),
-                    f"{mean_of(runs.points('train/accuracy_eval')):.2f}",
-                    f"{reached} of {done}",
-                ]
-            )
+        rows: list[list[Cell]] = [[runs.name, *geometry_cells(runs).values()] for runs in finished]
         yield Table(
-            ["method", "NC1", "rank", "own cone", "30°", "60°", "cosine", "norm", "accuracy", "terminal"],
+            ["method", *geometry_cells(finished[0])],
             rows,
             "Training features after the projector, where there is one; means over the confirmation seeds. Numerical rank; "
             "percent of features inside their own cone, and within 30° and 60° of their class axis; mean cosine to it; mean "

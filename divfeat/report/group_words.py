@@ -111,19 +111,21 @@ def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     )
 
 
-def spread(values: Floats) -> str | None:
+def spread(values: Floats, digits: int = 2) -> str | None:
     """'71.20 ± 0.42': mean and standard deviation over the seeds there are; None where there is none."""
     mean, sd = mean_of(values), sd_of(values)
     if np.isnan(mean):
         return None
-    return f"{mean:.2f}" if np.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
+    text = f"{mean:.{digits}f}" if np.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    return text.replace("-", "−")
 
 
-def difference(one: Comparison) -> str | None:
+def difference(one: Comparison, digits: int = 2) -> str | None:
     """'+0.42 [−0.10, +0.94]'; None where no seed has both scores."""
     if np.isnan(one.mean):
         return None
-    return signed(one.mean) if np.isnan(one.half_width) else f"{signed(one.mean)} {interval(one.low, one.high)}"
+    mean = signed(one.mean, digits)
+    return mean if np.isnan(one.half_width) else f"{mean} {interval(one.low, one.high, digits)}"
 
 
 def groups_json(summary: StudySummary) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from divfeat.report.effects import effects
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, group_masks, group_scores
 from divfeat.report.published import short_of_published
-from divfeat.report.reading import read_summary
+from divfeat.report.several import read_several
 from divfeat.report.summary import WINNER, Runs, StudySummary
 from divfeat.search.jobs import name_of
 from divfeat.search.protocol import NOISE_METHOD
@@ -114,20 +114,15 @@ def long_tail_table(folders: Sequence[str | Path]) -> LongTailTable:
     """Read the studies in `folders`, one a data set.
 
     Raises:
-        DataError: no study, one given twice, or one that has confirmed nothing yet.
+        DataError: no study, one given twice or with its copy, or one that has confirmed nothing yet.
     """
     if not folders:
         raise DataError("a long-tail table needs the folder of at least one study")
-    summaries = [read_summary(folder) for folder in folders]
-    names = [summary.config.preset for summary in summaries]
-    for place, summary in enumerate(summaries):
+    studies = read_several(folders)
+    for _, summary in studies:
         if not any(runs.completed for runs in summary.confirmed):
             raise DataError(f"{summary.folder} has confirmed nothing yet; run the study to its end, or leave it out")
-        if any(summary.folder == other.folder for other in summaries[:place]):
-            raise DataError(f"{summary.folder} is given twice; give each study once")
-    # Two studies of one preset are told apart by their own names.
-    titles = [s.name if names.count(name) > 1 else name for s, name in zip(summaries, names, strict=True)]
-    return LongTailTable(tuple(_column(title, s) for title, s in zip(titles, summaries, strict=True)))
+    return LongTailTable(tuple(_column(title, summary) for title, summary in studies))
 
 
 def write_table(folders: Sequence[str | Path], place: Path, readme: Path | None = None) -> LongTailTable:

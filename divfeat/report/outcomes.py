@@ -11,7 +11,7 @@ import numpy as np
 from divfeat.methods import method_named
 from divfeat.report.arrays import Floats
 from divfeat.report.summary import WINNER, Grid, Runs, StudySummary
-from divfeat.report.words import angle_cells
+from divfeat.report.words import short_angle
 from divfeat.statistics import listed
 from divfeat.thresholds import Family, family_named
 
@@ -65,7 +65,7 @@ def as_good_text(summary: StudySummary) -> str:
         return f"As good as the best: undetermined, since {summary.grid_note}."
     if grid.interval is None:
         return f"As good as the best: undetermined, since {grid.as_good.reason}."
-    low, high = map(_short, grid.interval)
+    low, high = map(short_angle, grid.interval)
     span = f"{low} alone" if low == high else f"{low} to {high}"
     text = (
         f"Shown to be as good as the best: {span}, within {margin:g} points of the best of {len(grid.angles)} angles on "
@@ -74,13 +74,8 @@ def as_good_text(summary: StudySummary) -> str:
         "differences measured)."
     )
     if apart := grid.apart:
-        text += f" As good too, but apart from that range: {listed([_short(angle) for angle in apart])}."
+        text += f" As good too, but apart from that range: {listed([short_angle(angle) for angle in apart])}."
     return text + _place_of_winner(summary, grid, grid.interval)
-
-
-def _short(radians: float) -> str:
-    _, degrees, fraction = angle_cells(radians)
-    return f"{degrees} ({fraction})"
 
 
 def _place_of_winner(summary: StudySummary, grid: Grid, ends: tuple[float, float]) -> str:
@@ -92,11 +87,11 @@ def _place_of_winner(summary: StudySummary, grid: Grid, ends: tuple[float, float
         return f" The winner is not on this curve: it lets go the way '{method.release}'."
     (angle,) = winner_angles(summary).values()
     if method_named(method.name).hinge:
-        text = f" The winner's {_short(angle)}"
+        text = f" The winner's {short_angle(angle)}"
     else:
         text = (
             f" The winner has no cone (τ⁺ = 0), where all ways of letting go agree; '{grid.release}' is the first of those "
-            f"searched. Its {_short(angle)}"
+            f"searched. Its {short_angle(angle)}"
         )
     if ends[0] <= angle <= ends[1]:
         return f"{text} lies inside the range."
@@ -106,7 +101,7 @@ def _place_of_winner(summary: StudySummary, grid: Grid, ends: tuple[float, float
     if all(good):
         return f"{text} is as good, but apart from the range."
     if any(good):
-        return f"{text} lies between {_short(below)} and {_short(above)}, of which only one is shown to be as good."
+        return f"{text} lies between {short_angle(below)} and {short_angle(above)}, of which only one is shown to be as good."
     return (
         f"{text} lies outside the range: it won among few candidates by their means, while this rule asks for proof against "
         "the noise, and what it leaves out is not thereby shown to be worse."

@@ -17,6 +17,8 @@ from divfeat.record import load_features
 from divfeat.report import figures
 from divfeat.report.answers import read_answers
 from divfeat.report.class_plots import class_plots
+from divfeat.report.drawing import Drawing
+from divfeat.report.figures._canvas import Place
 from divfeat.report.lines import of_many, on_validation, worth_a_line
 from divfeat.report.outcomes import class_rows
 from divfeat.report.summary import WINNER, Runs, StudySummary
@@ -26,14 +28,16 @@ from divfeat.thresholds import family_named
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure on disk; `caption` is what the image itself says below, `title` what the report says of it."""
+    """A figure on disk; `caption` is what the image itself says below, `title` what the report says of it; `drawing` is what it
+    can be drawn from again, of those that results keep."""
 
     path: Path
     title: str
     caption: str
+    drawing: Drawing | None = None
 
 
-Draw = Callable[[Path], str]
+Draw = Callable[[Place], str]
 
 
 def draw(summary: StudySummary, folder: Path) -> dict[str, Plot]:
@@ -43,16 +47,17 @@ def draw(summary: StudySummary, folder: Path) -> dict[str, Plot]:
         Plots by name, the file's stem.
     """
     plots = {}
-    for name, title, write in _applicable(summary):
+    for name, title, write in applicable(summary):
         path = folder / f"{name}.png"
-        plots[name] = Plot(path, title, write(path))
+        plots[name] = Plot(path, title, write(path), write if isinstance(write, Drawing) else None)
     for path in folder.glob("*.png"):
         if path.stem not in plots:
             path.unlink()
     return plots
 
 
-def _applicable(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+def applicable(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
+    """Name, title and what draws it, of each figure that the study has something to show in."""
     for part in (_confirmation, _thresholds, class_plots, _training, _features, _gains, _search):
         yield from part(summary)
 
@@ -93,19 +98,20 @@ def _thresholds(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     method = f"{'HingeCE' if base == MethodConfig() else base.name} ({grid.release})"
     note = f"As good as the best: undetermined, {grid.as_good.reason}." if grid.interval is None else ""
 
-    def accuracy(path: Path) -> str:
-        return figures.accuracy_by_threshold(
-            grid.angles,
-            grid.scores,
-            path,
-            baseline_accuracy=baselines,
-            as_good=grid.interval,
-            as_good_note=note,
-            method=method,
-            metric=metric,
-        )
+    accuracy = Drawing(
+        "accuracy_by_threshold",
+        {
+            "tau_plus": grid.angles,
+            "accuracy": grid.scores,
+            "baseline_accuracy": baselines,
+            "as_good": grid.interval,
+            "as_good_note": note,
+            "method": method,
+            "metric": metric,
+        },
+    )
 
-    def diversity(path: Path) -> str:
+    def diversity(path: Place) -> str:
         nc1, rank = (
             np.stack([runs.values(name) for runs in grid.runs]) for name in ("collapse/nc1", "collapse/numerical_rank")
         )
@@ -130,7 +136,7 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
     search = summary.config.search
     besides = (*(other.name for other in family_named(search.family).others), *search.own)
 
-    def write(path: Path) -> str:
+    def write(path: Place) -> str:
         # A pruned trial's last value is of an earlier epoch and would not compare.
         values = [trial.values[0] if trial.status == "completed" else math.nan for trial in trials]
         return figures.two_thresholds(
@@ -140,7 +146,7 @@ def _plane(summary: StudySummary, first: str, second: str) -> Iterator[tuple[str
             path,
             names=(_threshold_name(first), _threshold_name(second)),
             margin=summary.config.protocol.margin,
-            metric=_measured(summary),
+            metric=measured(summary),
             suffix=summary.measure.suffix,
             minimize=summary.measure.sign < 0,
             infeasible=[trial.outcome == "infeasible" for trial in trials],
@@ -201,7 +207,7 @@ def _features(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     fine_names = dict(enumerate(_fine_names(panels)))
     for part, what in (("train", "training"), ("test", "test")):
 
-        def write(path: Path, part: str = part) -> str:
+        def write(path: Place, part: str = part) -> str:
             found = {}
             for runs, source in zip(panels, paths, strict=True):
                 columns = load_features(source, part)
@@ -244,7 +250,7 @@ def _gains(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     boundary = summary.config.data.boundary
     grouped = len(counts) == len(first) and 0 < int((counts <= boundary).sum()) < len(counts)
 
-    def write(path: Path) -> str:
+    def write(path: Place) -> str:
         return figures.gain_by_class(
             first,
             second,
@@ -277,7 +283,7 @@ def _search(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     ]
     if trials:
         words: dict[str, Any] = {
-            "metric": _measured(summary),
+            "metric": measured(summary),
             "suffix": summary.measure.suffix,
             "minimize": summary.measure.sign < 0,
         }
@@ -295,7 +301,7 @@ def _held_loss(summary: StudySummary, words: dict[str, Any]) -> Iterator[tuple[s
         return
     coneless = [trial.values[0] for trial in done if trial.coned == 0]
 
-    def write(path: Path) -> str:
+    def write(path: Place) -> str:
         return figures.score_by_held_loss(
             [trial.taken for trial in told],
             [trial.values[0] for trial in told],
@@ -329,7 +335,7 @@ def _front(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     names = (f"{first.short}{first.suffix}", f"{second.short}{second.suffix}")
     winner = None if summary.winner is None else int(summary.winner["winner"]["number"])
 
-    def write(path: Path) -> str:
+    def write(path: Place) -> str:
         return figures.pareto_front(
             trials,
             path,
@@ -342,7 +348,7 @@ def _front(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     yield "front", f"The Pareto front of the search, on validation{of_many(summary, shown)}", write
 
 
-def _measured(summary: StudySummary) -> str:
+def measured(summary: StudySummary) -> str:
     """The primary objective with the images it is measured on."""
     return summary.score_name if summary.measure.geometry else f"validation {summary.score_name}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class _Reader:
         self.limits = protocol.limits_of(self.study, self.record_of)
         self.decided = self.ledger.phase("tuned") or {}
         self.baselines = baselines(self.study, tuned_methods(self.decided))
+        self.strengths = self._strengths()
         self.looks = self._looks()
 
     def summary(self) -> StudySummary:
@@ -133,6 +134,7 @@ class _Reader:
             notes=tuple(_notes((*confirmed, *on_grid, *selected, noise))),
             own_numbers=tuple(self._own_numbers()),
             coneless=self._coneless(),
+            span=self._span(),
         )
 
     # --- runs -------------------------------------------------------------------------------------------------------------
@@ -159,11 +161,19 @@ class _Reader:
             return ()
         seeds, winner = protocol.confirm_seeds(self.study), MethodConfig.model_validate(self.winner["winner"]["method"])
         return tuple(
-            self._runs(
-                name, method, seeds, protocol.confirmation_experiments(self.study, method, self.winner["strengths"])
-            )
+            self._runs(name, method, seeds, protocol.confirmation_experiments(self.study, method, self.strengths))
             for name, method in {WINNER: winner, **self.baselines}.items()
         )
+
+    def _strengths(self) -> protocol.Strengths:
+        """As frozen with the winner; studies begun before they were have those that the same records give."""
+        if self.winner is None:
+            return {}
+        frozen: protocol.Strengths | None = self.winner.get("strengths")
+        if frozen is not None:
+            return frozen
+        tuned = tuned_methods(self.decided)
+        return protocol.frozen_strengths(self.study, self.winner["winner"], self.record_of, {}, tuned)
 
     def _selected(self) -> tuple[Runs, ...]:
         if self.winner is None:
@@ -333,11 +343,21 @@ class _Reader:
         mask = groups.get(objective, torch.ones(len(rows), dtype=torch.bool)).tolist()
         return [row["class"] for row, inside in zip(rows, mask, strict=True) if inside]
 
+    @cached_property
+    def _started(self) -> dict[str, dict[str, Any]]:
+        return self.ledger.started()
+
+    def _span(self) -> tuple[float, float] | None:
+        launched = [info["time"] for info in self._started.values() if "time" in info]
+        records = map(self.record_of, self._started)
+        ended = [record["finished"] for record in records if record is not None and "finished" in record]
+        return (min(launched), max(ended)) if launched and ended else None
+
     def _counts(self) -> dict[str, RunCount]:
         statuses: dict[str, Counter[str]] = {}
         causes: dict[str, Counter[str]] = {}
         seconds: dict[str, float] = {}
-        begun = sorted(self.ledger.started().items(), key=lambda item: (item[1].get("time", 0.0), item[0]))
+        begun = sorted(self._started.items(), key=lambda item: (item[1].get("time", 0.0), item[0]))
         for key, info in begun:
             phase, record = str(info["phase"]), self.record_of(key)
             statuses.setdefault(phase, Counter())["unfinished" if record is None else record["status"]] += 1

@@ -103,6 +103,27 @@ class Objective:
         """What it compares, with its unit."""
         return OBJECTIVES[self.name]
 
+    @property
+    def on_these_images(self) -> str:
+        """Which of "better" and "worse" the interval over seeds and images does not repeat, in a sentence; "" for none.
+
+        A verdict is over seeds, on the test images at hand. In drawn studies of methods that are equal over all images, it is
+        false in up to a fifth of them (docs/trust.md), and that interval hardly ever.
+        """
+        names = [
+            one.name
+            for one in self.verdict.comparisons
+            if one.verdict in ("better", "worse")
+            and (images := self.crossed.get(one.name)) is not None
+            and images.low <= 0 <= images.high
+        ]
+        if not names:
+            return ""
+        return (
+            "This holds for these test images; with the images drawn anew as well, no difference is shown against "
+            f"{listed(names)}."
+        )
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -290,6 +311,7 @@ class StudySummary:
         notes: What the runs themselves say, with their number.
         own_numbers: Of the baselines that have any.
         coneless: The baseline that is the searched method without cones, or None: against it one sees what thresholds do.
+        span: When its first run was launched and its last one ended, seconds since 1970; None before one has.
     """
 
     folder: Path
@@ -321,6 +343,7 @@ class StudySummary:
     notes: tuple[str, ...]
     own_numbers: tuple[OwnNumbers, ...]
     coneless: str | None
+    span: tuple[float, float] | None
 
     @property
     def name(self) -> str:

@@ -61,6 +61,12 @@ def parameter_text(family: Family, name: str, value: float) -> str:
     return f"{name} = {angle_text(value)}"
 
 
+def short_angle(radians: float) -> str:
+    """'65.0° (13π/36)'."""
+    _, degrees, fraction = angle_cells(radians)
+    return f"{degrees} ({fraction})"
+
+
 def angle_text(radians: float) -> str:
     """'1.1345 rad = 65.0° = 13π/36'."""
     first, second, third = angle_cells(radians)

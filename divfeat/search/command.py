@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +16,9 @@ from divfeat.search.session import run_session
 from divfeat.search.study import Study
 from divfeat.settings import make_configs
 from divfeat.study_config import ExecutionConfig, StudyConfig, deciding
+
+if TYPE_CHECKING:
+    from divfeat.report.build import Report
 
 
 def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str) -> int:
@@ -53,17 +57,9 @@ def make_study(study: StudyConfig, execution: ExecutionConfig, interrupt: Interr
 
 def run_installed(runner: Study, about: str, command: str) -> int:
     """Run or resume `runner`, whose interrupt has taken over the signals; arguments and result as `run_study`."""
-    from divfeat.report.build import build_report  # report/ is below search/ in the house; only the command joins them
-
     console = runner.console
-    for said in (
-        f"study {runner.name}: {' '.join(about.split())}",
-        *_changes(runner.config),
-        f"folder {runner.folder}; the same line resumes, Ctrl-C saves",
-    ):
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
     try:
-        report = run_session(runner, lambda: build_report(runner.folder))
+        report = carry_out(runner, about, "the same line resumes, Ctrl-C saves")
     except StoppedError as stopped:
         console.print(
             f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",
@@ -83,6 +79,31 @@ def run_installed(runner: Study, about: str, command: str) -> int:
         return 3
     report.print(console)
     return 0
+
+
+def carry_out(runner: Study, about: str, how: str) -> Report:
+    """Say what is about to run, run or resume it, and write its report: what a command and a notebook do alike.
+
+    Args:
+        runner: The study.
+        about: Text of the preset.
+        how: How the user resumes and stops it, in words.
+
+    Raises:
+        DivfeatError: bad configuration or data.
+        StoppedError: a signal or the time budget.
+        TooManyFailuresError: a phase cannot be finished.
+    """
+    from divfeat.report.build import build_report  # report/ is below search/ in the house; only the command joins them
+
+    said = (
+        f"study {runner.name}: {' '.join(about.split())}",
+        *_changes(runner.config),
+        f"folder {runner.folder}; {how}",
+    )
+    runner.console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)  # one output in a notebook
+    report: Report = run_session(runner, lambda: build_report(runner.folder))
+    return report
 
 
 def _folder(storage: str, name: str) -> Path:

@@ -19,7 +19,7 @@ import torch
 from divfeat import experiment as experiments
 from divfeat import record as records
 from divfeat.config import DataConfig, ExperimentConfig, MethodConfig
-from divfeat.data.prepare import PreparedData, prepare
+from divfeat.data.prepare import PreparedData, Role, prepare
 from divfeat.errors import ConfigError, DivfeatError, NonFiniteError
 from divfeat.files import append_line, read_lines
 from divfeat.search.jobs import CONFIRM_SEED, Job, experiment, seed_of
@@ -132,7 +132,8 @@ def run_fixed(
 def _told(row: Mapping[str, Any]) -> str:
     if row["status"] != "completed":
         return f"{row['status']}: {row['error']}"
-    return f"{100 * row['metrics']['test/accuracy']:.2f} % on test"
+    part = "test" if row["config"]["role"] == "confirm" else "val"
+    return f"{100 * row['metrics'][f'{part}/accuracy']:.2f} % on {part}"
 
 
 # --- processes --------------------------------------------------------------------------------------------------------------
@@ -216,9 +217,9 @@ def _record(config: ExperimentConfig) -> dict[str, Any] | Exception:
 
 
 def _data(config: ExperimentConfig) -> PreparedData:
-    return _loaded(config.data.model_dump_json())
+    return _loaded(config.data.model_dump_json(), config.role)
 
 
 @lru_cache(maxsize=1)
-def _loaded(settings: str) -> PreparedData:
-    return prepare(DataConfig.model_validate_json(settings), "confirm")
+def _loaded(settings: str, role: Role) -> PreparedData:
+    return prepare(DataConfig.model_validate_json(settings), role)

@@ -10,11 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from divfeat.config import MethodConfig
-from divfeat.methods import parts_of
+from divfeat.methods import method_named, parts_of
 from divfeat.parts import OFF
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
+from divfeat.search.protocol import method_key
+from divfeat.study_config import SearchConfig
+from divfeat.thresholds import family_named
 from divfeat.tracking import Tracker
+
+#: Phases whose runs are settings of the searched method, also where these are no cones, which trains as another method does.
+_OF_THE_SEARCH = ("search", "grid")
 
 
 class TrackingFollower:
@@ -23,10 +29,11 @@ class TrackingFollower:
     Args:
         tracker: Open.
         ledger: Where the files of a run lie.
+        search: What is searched: whose thresholds are 0 in a run without cones.
     """
 
-    def __init__(self, tracker: Tracker, ledger: Ledger) -> None:
-        self.tracker, self.ledger = tracker, ledger
+    def __init__(self, tracker: Tracker, ledger: Ledger, search: SearchConfig) -> None:
+        self.tracker, self.ledger, self.search = tracker, ledger, search
         self.known: set[str] = set()
 
     def reconcile(self) -> None:
@@ -37,13 +44,20 @@ class TrackingFollower:
             if record is None:
                 continue
             self.known.add(key)
-            known[key] = (start_arguments(info, record["config"]), tracked(record))
+            known[key] = (start_arguments(info, record["config"], self.search), self._tracked(record))
         self.tracker.reconcile(known, lambda key: self._files(key))
+
+    def mark_winner(self, method: MethodConfig) -> None:
+        """Tag every finished run of the winner's method, of whichever phase."""
+        own = method_key(method)
+        records = ((key, self.ledger.record(key)) for key in self.ledger.started())
+        found = {key: MethodConfig.model_validate(record["config"]["method"]) for key, record in records if record}
+        self.tracker.mark("winner", [key for key, one in found.items() if method_key(one) == own])
 
     def started(self, job: Job) -> None:
         """Begin the run."""
         info = {"phase": job.phase, "seed": job.experiment.seed, "name": job.name, "number": job.number}
-        self.tracker.start_run(job.key, **start_arguments(info, job.experiment.to_dict()))
+        self.tracker.start_run(job.key, **start_arguments(info, job.experiment.to_dict(), self.search))
 
     def heard(self, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
         """Log epochs."""
@@ -56,7 +70,7 @@ class TrackingFollower:
         self.known.add(job.key)
         if not fresh:
             self.started(job)
-        self.tracker.finish_run(job.key, tracked(record), self._files(job.key))
+        self.tracker.finish_run(job.key, self._tracked(record), self._files(job.key))
 
     def stopped(self, job: Job) -> None:
         """Close the run until the study is taken up again."""
@@ -69,6 +83,12 @@ class TrackingFollower:
             "error": None,
         }
         self.tracker.finish_run(job.key, record)
+
+    def _tracked(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """With the thresholds as metrics too: MLflow sorts and filters params as text."""
+        found = tracked(record)
+        angles = shown_thresholds(MethodConfig.model_validate(record["config"]["method"]), self.search)
+        return found | {"metrics": found["metrics"] | {f"threshold/{name}": value for name, value in angles.items()}}
 
     def _files(self, key: str) -> dict[str, Path]:
         folder = self.ledger.run_folder(key)
@@ -87,31 +107,49 @@ class TrackingFollower:
         return files
 
 
-def start_arguments(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `Tracker.start_run`."""
-    method = config["method"]
-    params = {
-        "method": method["name"],
-        "release": method["release"],
-        "family": method["thresholds"]["family"],
-        **method["thresholds"]["angles"],
-        **parts_of(MethodConfig.model_validate(method)).other_than(OFF),
-        "seed": config["seed"],
-        "role": config["role"],
-        "lr": config["train"]["lr"],
-        "weight_decay": config["train"]["weight_decay"],
-        "epochs": config["train"]["epochs"],
-        "backbone": config["model"]["backbone"],
-        "source": config["data"]["source"],
+def start_arguments(info: Mapping[str, Any], config: Mapping[str, Any], search: SearchConfig) -> dict[str, Any]:
+    """Keyword arguments of `Tracker.start_run`.
+
+    Params are what trials differ in, since each is offered as an axis and a column: the method, its thresholds in degrees,
+    its own numbers, the seed. What is the same in all of them is in the run's `config.yaml` and among the study's params.
+
+    Args:
+        info: Of the ledger: phase, seed, name, number (None where the run is no proposal).
+        config: Of the experiment.
+        search: What is searched.
+    """
+    method = MethodConfig.model_validate(config["method"])
+    hinge, phase, number = method_named(method.name).hinge, info["phase"], info.get("number")
+    proposed = not hinge and phase in _OF_THE_SEARCH
+    named = {
+        "method": search.method.name if proposed else method.name,
+        "release": method.release if hinge else "none",
+        "family": search.family if proposed else method.thresholds.family,
     }
+    tried = {name: config["train"][name] for name in ("lr", "weight_decay") if phase == "calibrate"}
+    place = f"{info['name']} seed {info['seed']}" if number is None else f"{number:03d} {info['name']}"
     return {
-        "phase": info["phase"],
+        "phase": phase,
         "seed": info["seed"],
-        "name": f"{info['name']} seed {info['seed']}",
-        "params": params,
-        "number": info.get("number"),
-        "tags": {"method": info["name"]},
+        "name": f"{phase} {place}",
+        "params": {
+            **named,
+            **shown_thresholds(method, search),
+            **parts_of(method).other_than(OFF),
+            **tried,
+            "seed": config["seed"],
+        },
+        "number": number,
+        "tags": {**named, "label": info["name"], "role": config["role"]},
     }
+
+
+def shown_thresholds(method: MethodConfig, search: SearchConfig) -> dict[str, float]:
+    """Thresholds of a method in degrees; those of the searched family at 0 where it has no cones."""
+    if method_named(method.name).hinge:
+        return family_named(method.thresholds.family).shown(method.thresholds.angles)
+    family = family_named(search.family)
+    return family.shown(family.closed)
 
 
 def tracked(record: Mapping[str, Any]) -> dict[str, Any]:

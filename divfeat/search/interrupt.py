@@ -5,10 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 #: reason -> exit code (design: lifecycle).
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 75, "time budget": 4}
+#: Signals that starting Ray and running Tune put handlers of their own on, besides the two that stop a study.
+_LOST = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def end_process(name: str) -> NoReturn:
+    """Leave at once, with the exit code of the signal `name`."""
+    os._exit(EXIT_CODES[name])
+
+
+def raise_interrupt(name: str) -> NoReturn:
+    """Leave the study at once and let the process live, as a notebook's should."""
+    raise KeyboardInterrupt(f"a second {name}")
 
 
 class Interrupt:
@@ -16,10 +31,12 @@ class Interrupt:
 
     Args:
         time_budget: Seconds from now, or None.
+        at_once: Called with the name of a second signal; does not return.
     """
 
-    def __init__(self, time_budget: float | None = None) -> None:
+    def __init__(self, time_budget: float | None = None, at_once: Callable[[str], NoReturn] = end_process) -> None:
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
+        self.at_once = at_once
         self.signal: str | None = None
         self._installed = False
 
@@ -36,6 +53,19 @@ class Interrupt:
             signal.signal(number, self._handle)
         self._installed = True
 
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM over within the block, and give all signals back that a study takes, as they were."""
+        before = {number: signal.getsignal(number) for number in _LOST}
+        self.install()
+        try:
+            yield
+        finally:
+            self._installed = False
+            for number, handler in before.items():
+                if handler is not None:  # None: not set from Python, and so not to be set again from here
+                    signal.signal(number, handler)
+
     def renew(self) -> None:
         """Take the signals over again where they had been: starting Ray puts a handler of its own on SIGTERM."""
         if self._installed:
@@ -44,7 +74,7 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.signal is not None:
-            os._exit(EXIT_CODES[name])
+            self.at_once(name)
         self.signal = name
 
 
@@ -55,8 +85,8 @@ class StoppedError(Exception):
         reason: Key of `EXIT_CODES`.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
         self.reason = reason
 
 

@@ -72,7 +72,7 @@ class Phases:
         proposals = Proposals(
             self.config, self.ledger, storage_url(self.study.folder), self.study.name, self._refinement()
         )
-        self._search("search", proposals, self.study.execution.trials)
+        self.search(proposals, self.study.execution.trials)
         tuning = self._tune(len(proposals))
         winner = self._select(len(proposals), tuning)
         own = protocol.grid_own(self.config, winner["winner"])
@@ -83,6 +83,10 @@ class Phases:
             decision = {"release": self._grid_release(winner), "angles": angles, "seeds": seeds}
             self.ledger.write_phase("grid", decision | ({"own": own} if own else {}))
         self._confirm(winner)
+
+    def search(self, proposals: Proposals, trials: int) -> None:
+        """The study's own search alone, of `trials` proposals."""
+        self._search("search", proposals, trials)
 
     def _refinement(self) -> Refinement | None:
         context = ThresholdContext(torch.as_tensor(self.data.class_counts), boundary=self.config.data.boundary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import time
 from dataclasses import dataclass
@@ -118,6 +119,12 @@ class Plan:
         if self.note:
             say(f"note: {self.note}")
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the same words."""
+        console = Console(file=io.StringIO(), record=True, width=160, force_jupyter=False)
+        self.print(console)
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
 
 def make_plan(runner: Study) -> Plan:
     """The plan of a study: checks all that the study would check, and trains nothing but a few warm-up steps.
@@ -173,17 +180,21 @@ def _warm_up(runner: Study, data: PreparedData) -> tuple[float, float, int, int]
 
     Steps are timed once they are warm; what follows the training is taken to grow with the images it looks at.
     """
-    torch.set_num_threads(max(1, int(runner.execution.cpus_per_worker)))
     config = experiment(runner.config, MethodConfig(name="ce_etf"), seed_of(runner.config, SEARCH_SEED))
     steps = -(-len(data.train) // config.train.batch_size)
     images = min(len(data.train), _WARM_UP_STEPS * config.train.batch_size)
     epochs = {"epochs": _WARM_UP_EPOCHS, "warmup_epochs": 0.0, "schedule": "constant"}
     chosen = np.linspace(0, len(data.train) - 1, images).astype(np.int64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(runner.execution.cpus_per_worker)))
     started = time.monotonic()
-    result = run(
-        config.model_copy(update={"train": config.train.model_copy(update=epochs)}),
-        dataclasses.replace(data, train=data.train.subset(chosen)),
-    )
+    try:
+        result = run(
+            config.model_copy(update={"train": config.train.model_copy(update=epochs)}),
+            dataclasses.replace(data, train=data.train.subset(chosen)),
+        )
+    finally:
+        torch.set_num_threads(threads)  # of a notebook, which goes on
     after = time.monotonic() - started - result.provenance["training_seconds"]
     after *= (len(data.train) + len(data.evaluation)) / (images + len(data.evaluation))
     clocks = [row["time"] for row in result.history]

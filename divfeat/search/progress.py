@@ -1,4 +1,4 @@
-"""One calm table of the study's progress: live in a terminal, a line now and then elsewhere."""
+"""One calm table of the study's progress: live in a terminal and in a notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from divfeat.search.jobs import Job
 
 #: Seconds between two lines where there is no terminal.
 _LINE_SECONDS = 15.0
+#: Seconds between two versions of the table in a notebook, each of which travels to the browser.
+_TABLE_SECONDS = 1.0
 
 
 class Progress:
@@ -51,14 +53,21 @@ class Progress:
         self.last_line = 0.0
         self.start_time = time.monotonic()
         self._live: Live | None = None
+        self._shown: Any = None  # what IPython put into the cell, to be replaced in place
 
     def __enter__(self) -> Progress:
-        if self.console.is_terminal:
+        if self.console.is_jupyter:
+            from IPython.display import display
+
+            self._shown = display(self.table(), display_id=True)
+        elif self.console.is_terminal:
             self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=2, transient=False)
             self._live.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if self._shown is not None:
+            self._shown.update(self.table())
         if self._live is not None:
             self._live.__exit__(*error)
 
@@ -123,9 +132,13 @@ class Progress:
         return f"best {self.objective.scale * self.best[0]:.2f}{unit} ({self.best[1]})"
 
     def _line(self) -> None:
-        if self._live is not None or time.monotonic() - self.last_line < _LINE_SECONDS:
+        wait = _LINE_SECONDS if self._shown is None else _TABLE_SECONDS
+        if self._live is not None or time.monotonic() - self.last_line < wait:
             return
         self.last_line = time.monotonic()
+        if self._shown is not None:
+            self._shown.update(self.table())
+            return
         total, done = sum(self.plan.values()), sum(self.done.values())
         left = self.seconds_left()
         best = f", {self._best()}" if self.best else ""

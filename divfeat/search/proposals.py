@@ -24,6 +24,7 @@ from divfeat.search.refine import Refinement
 from divfeat.search.subjects import Subject, search_space, threshold_method, threshold_subject, tried_first
 from divfeat.seeding import stream_seed
 from divfeat.study_config import StudyConfig
+from divfeat.thresholds import family_named
 
 #: Trials a model-based sampler sees before it models: the settings tried first count.
 _STARTUP_TRIALS = 8
@@ -99,7 +100,24 @@ class Proposals:
             storage=storage, study_name=name, load_if_exists=True, directions=self.directions
         )
         self.optuna.set_metric_names(list(study.search.objectives))
+        self._describe()
         self._reconcile()
+
+    def _describe(self) -> None:
+        """Attributes of the study: what the dashboard's numbers are, so that nobody reads a share as percent."""
+        said = {
+            "angles": "parameters are radians; attributes of a trial tell them in degrees (`..._deg`)",
+            "trials": "called as in MLflow by their number (`search 007 ...`); `key` is the experiment's; `cause` says why one "
+            "was pruned or failed",
+            "values at epochs": "the objective where successive halving measures it; without it there are none",
+        }
+        for measure, name in zip(protocol.objectives(self.study), self.study.search.objectives, strict=True):
+            unit = "a share of 1" if measure.unit == "share" else "without a unit"
+            said[f"objective {name}"] = f"{measure.about}, on validation; {unit}; {measure.direction}"
+        known = self.optuna.user_attrs
+        for name, text in said.items():
+            if known.get(name) != text:
+                self.optuna.set_user_attr(name, text)
 
     def __len__(self) -> int:
         """Proposals that count towards `--trials`: not those that a fault since mended took away."""
@@ -185,8 +203,9 @@ class Proposals:
         if trial.state.is_finished():
             return
         values = self.values(record)
+        self._say(trial, {"cause": cause} if (cause := record["error"]) else {})
         if record["status"] == "pruned" or values is not None:
-            self._report_rungs(trial, record)
+            self._report_rungs(trial, record, values)
         if values is not None:
             self._set_constraints(trial, record)
             self.optuna.tell(number, values if len(values) > 1 else values[0])
@@ -201,11 +220,29 @@ class Proposals:
             if missed is not None and name not in frozen.constraints:  # the latter: told before a crash
                 trial.set_constraint(name, missed)
 
-    def _report_rungs(self, frozen: FrozenTrial, record: Mapping[str, Any]) -> None:
-        if len(self.metrics) > 1:
+    def _say(self, frozen: FrozenTrial, more: Mapping[str, Any]) -> None:
+        """User attributes for who reads the dashboard: names as everywhere else, angles in degrees, why a trial ended."""
+        row = self._rows(lost=True)[frozen.number]
+        method = self.job(frozen.number, row["params"], row.get("stage")).experiment.method
+        family = family_named(method.thresholds.family)
+        said = {"name": row["name"], "key": row["key"]} | family.shown(method.thresholds.angles) | dict(more)
+        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+        for name, value in said.items():
+            if frozen.user_attrs.get(name) != value:
+                trial.set_user_attr(name, value)
+
+    def _report_rungs(self, frozen: FrozenTrial, record: Mapping[str, Any], values: list[float] | None) -> None:
+        """The objective at the rungs, and at the end of a training that went all the way: what the dashboard draws.
+
+        Without halving the objective is measured at the end alone, and there is nothing to draw.
+        """
+        if len(self.metrics) > 1 or not self.rungs:
             return  # Optuna keeps no intermediate values of multi-objective trials
         trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
-        for epochs, value in self._rung_values(record["history"]).items():
+        found = self._rung_values(record["history"])
+        if values is not None:
+            found[self.study.train.epochs] = values[0]
+        for epochs, value in found.items():
             if epochs not in frozen.intermediate_values:  # told before a crash
                 trial.report(value, epochs)
 
@@ -246,6 +283,7 @@ class Proposals:
         job = self.job(trial.number, trial.params, stage)
         row = {"params": trial.params, "key": job.key, "name": job.name} | ({"stage": stage} if stage else {})
         self.ledger.write_proposal(trial.number, row, self.subject.name)
+        self._say(self._trials()[trial.number], {})
         return job
 
     def _reconcile(self) -> None:

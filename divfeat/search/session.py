@@ -15,6 +15,7 @@ from divfeat.data.prepare import PreparedData
 from divfeat.files import read_json, write_json
 from divfeat.provenance import commit
 from divfeat.search import protocol, workload
+from divfeat.search.background import Background
 from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
 from divfeat.search.interrupt import TooManyFailuresError
@@ -23,8 +24,10 @@ from divfeat.search.ledger import Ledger
 from divfeat.search.phases import Phases
 from divfeat.search.placing import Placing
 from divfeat.search.progress import Progress
+from divfeat.search.showing import experiment_tags, study_params
 from divfeat.search.study import Study
 from divfeat.tracking import Tracker
+from divfeat.tracking.page import NOTE, Place
 from divfeat.tracking.store import reachable
 
 
@@ -42,6 +45,28 @@ class Made(Protocol):
     @property
     def sentence(self) -> str:
         """The verdict."""
+
+    def study_page(self, place: Place) -> str:
+        """Description of the study's run in MLflow."""
+
+    def model_page(self, place: Place) -> ModelPage | None:
+        """What MLflow says of the registered extractor."""
+
+
+class ModelPage(Protocol):
+    """Of the registered extractor."""
+
+    @property
+    def description(self) -> str:
+        """Of the model as a whole."""
+
+    @property
+    def of_version(self) -> str:
+        """Of the version."""
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Of both."""
 
 
 Reporter = Callable[[], Made]
@@ -76,6 +101,8 @@ def run_session(study: Study, report: Reporter) -> Any:
         study.interrupt.renew()
     try:
         ledger.open(study.config)
+        if executor is not None:
+            executor.begin()
         if data is not None:
             ledger.same_data("search", data.split_hash)
             if data.note:
@@ -102,19 +129,23 @@ class Session:
         frozen = ledger.phase("calibrate")
         # Replaced by the phases' once learning rate and weight decay are frozen.
         self.config = protocol.with_calibration(study.config, frozen) if frozen else study.config
-        self.following = TrackingFollower(tracker, ledger)
+        self.following = TrackingFollower(tracker, ledger, study.config.search)
+        self.background = Background(self.following)
         plan = workload.planned_runs(self.config, study.execution.trials)
         concurrent, first = executor.concurrent if executor else 1, protocol.objectives(self.config)[0]
         self.progress = Progress(plan, first, concurrent, self.config.train.epochs, study.console, self._feasible)
         self.placing = Placing(
-            self.config, study.execution, ledger, executor, study.interrupt, self.progress, self.following
+            self.config, study.execution, ledger, executor, study.interrupt, self.progress, self.background
         )
 
     def run(self, report: Reporter) -> Any:
         """Run what is left, then report: see `run_session`."""
         study = self.study
         write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
-        self.tracker.study_run(self.config.to_dict(), {"preset": self.config.preset, "commit": commit()})
+        tags = {"preset": self.config.preset, "commit": commit()}
+        params = study_params(self.config, study.execution.trials)
+        self.tracker.study_run(self.config.to_dict(), tags, params)
+        self._describe("No verdict yet: the study runs, or waits to be resumed.")
         if self.executor is not None:
             self.ledger.reopen()
             self.ledger.forgive(self._open_phases())
@@ -123,16 +154,17 @@ class Session:
         try:
             if self.executor is not None and self.data is not None:
                 phases = Phases(study, self.ledger, self.executor, self.data, self.placing, self.progress)
-                with self.progress:
+                with self.background, self.progress:
                     phases.run()
                 self.config = phases.config
                 self.ledger.remove_stages()
                 self.ledger.write_phase("done", {"trials": len(self.ledger.proposals()), "time": time.time()})
             self._register()
+            self._mark_winner()
             made = report()
             self.tracker.log_report(made.files)
             status = "completed"
-            self.tracker.finish_study(status, made.metrics, {"verdict": made.sentence})
+            self.tracker.finish_study(status, made.metrics, {"verdict": made.sentence} | self._say(made))
             return made
         except TooManyFailuresError:
             status = "failed"
@@ -140,6 +172,33 @@ class Session:
         finally:
             if status != "completed":
                 self.tracker.finish_study(status)
+
+    def _describe(self, about: str) -> None:
+        place = self.tracker.place()
+        if place is not None:
+            self.tracker.describe_experiment(experiment_tags(self.config, self.study.name, place, about))
+
+    def _say(self, made: Made) -> dict[str, str]:
+        """Put what was found on MLflow's pages; returns the tags of the study's run that hold its own."""
+        place = self.tracker.place()
+        if place is None:
+            return {}
+        self._describe(made.sentence)
+        registered, page = self.ledger.phase("registered"), made.model_page(place)
+        if registered is not None and page is not None:
+            self.tracker.describe_model(
+                registered["model"],
+                registered["version"],
+                description=page.description,
+                tags=page.tags,
+                of_version=page.of_version,
+            )
+        return {NOTE: made.study_page(place)}
+
+    def _mark_winner(self) -> None:
+        decision = self.ledger.phase("winner")
+        assert decision is not None
+        self.following.mark_winner(MethodConfig.model_validate(decision["winner"]["method"]))
 
     def _open_phases(self) -> set[str]:
         """Phases whose failed runs may be tried again: nothing that a frozen decision, or a bound trials met, rests on."""

@@ -6,7 +6,7 @@ Everything here is a pure function of plain arrays, and the study itself selects
 `verdict`, so a simulation of these functions is a simulation of the study.
 """
 
-from divfeat.statistics._common import listed
+from divfeat.statistics._common import ZERO_SPREAD, listed
 from divfeat.statistics.best import MIN_GRID, MIN_GRID_SEEDS, AsGood, as_good_as_best, dunnett_critical
 from divfeat.statistics.comparison import MIN_SEEDS, Comparison, Verdict, VerdictName, verdict
 from divfeat.statistics.hypervolume import hypervolume
@@ -25,6 +25,7 @@ __all__ = [
     "MIN_GRID",
     "MIN_GRID_SEEDS",
     "MIN_SEEDS",
+    "ZERO_SPREAD",
     "AsGood",
     "Comparison",
     "CrossedInterval",

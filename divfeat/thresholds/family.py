@@ -156,6 +156,26 @@ class Family:
         """The parameter `name` where it is no angle, else None."""
         return next((parameter for parameter in self.others if parameter.name == name), None)
 
+    def shown(self, parameters: Parameters) -> dict[str, float]:
+        """Parameters as people read and plot them: angles and offsets as `<name>_deg` in degrees, numbers as they are.
+
+        The one angle of all classes, `tau`, is `tau_plus_deg`. In the family's order; what is missing is left out.
+        """
+        found = {}
+        for name in self.parameters:
+            if name not in parameters:
+                continue
+            if isinstance(self.other(name), Number):
+                found[name] = float(parameters[name])
+            else:
+                found[f"{'tau_plus' if name == 'tau' else name}_deg"] = round(math.degrees(parameters[name]), 4)
+        return found
+
+    @property
+    def closed(self) -> dict[str, float]:
+        """Its angles and offsets at 0: no class has a cone."""
+        return {name: 0.0 for name in self.parameters if not isinstance(self.other(name), Number)}
+
     def space(self, low: float = 0.0, high: float = DEFAULT_HIGH) -> tuple[Dimension, ...]:
         """The searched box: angles in [low, high] radians, other parameters in their own ranges.
 

@@ -32,6 +32,7 @@ class StudyRun:
         id: MLflow's.
         start_time: Unix milliseconds.
         status: MLflow's word.
+        name: What its UI shows.
         tags: Name -> value.
         params: Names of the params it has.
         points: Latest value by (metric, step); None = ask MLflow before the next write.
@@ -40,6 +41,7 @@ class StudyRun:
     id: str
     start_time: int
     status: str
+    name: str
     tags: dict[str, str]
     params: set[str]
     points: dict[tuple[str, int], float] | None = None
@@ -50,12 +52,12 @@ class Runs:
 
     def __init__(self, store: Store, study: str) -> None:
         self.client: MlflowClient = store.client
-        self._experiment = store.experiment_id
+        self.experiment = store.experiment_id
         self._study = study
         self._runs: dict[str, StudyRun] = {}
         token = None
         while True:
-            page = self.client.search_runs([self._experiment], order_by=["attributes.start_time"], page_token=token)
+            page = self.client.search_runs([self.experiment], order_by=["attributes.start_time"], page_token=token)
             for run in page:
                 self._admit(run)
             token = page.token
@@ -70,7 +72,7 @@ class Runs:
         """Makes the run of a key, RUNNING, with all its tags in the one call."""
         own = {"study": self._study, "status": "running", **tags}
         own = {clean_key(tag): short(str(value), MAX_TAG) for tag, value in own.items()}
-        self._runs[key] = run = _as_found(self.client.create_run(self._experiment, start_time, own, name))
+        self._runs[key] = run = _as_found(self.client.create_run(self.experiment, start_time, own, name))
         run.points = {}
         return run
 
@@ -85,7 +87,20 @@ class Runs:
 
     def add_tags(self, run: StudyRun, tags: Mapping[str, Any]) -> None:
         """Sets the tags that are new or changed."""
-        self._write(run, [], {name: value for name, value in tags.items() if run.tags.get(name, "") != str(value)})
+        texts = {clean_key(name): short(str(value), MAX_TAG) for name, value in tags.items()}
+        new = {name: text for name, text in texts.items() if run.tags.get(name, "") != text}
+        if new:
+            self._write(run, [], new)
+
+    def rename(self, run: StudyRun, name: str) -> None:
+        """Gives a run its name: runs of an older divfeat were called otherwise."""
+        if run.name != name:
+            self.client.update_run(run.id, name=name)
+            run.name = name
+
+    def tagged(self, tag: str, value: str) -> list[StudyRun]:
+        """The runs that carry a tag with this value."""
+        return [run for run in self._runs.values() if run.tags.get(tag) == value]
 
     def set_running(self, run: StudyRun) -> None:
         """Opens a closed run again."""
@@ -119,19 +134,24 @@ class Runs:
     ) -> None:
         """Logs the points MLflow lacks, and the tags with the last of them, so that they say that all is there.
 
-        A metric has one point a step, the first one logged. A final value is logged also where it differs from what the
-        step has: it was measured apart, and is the latest.
+        A metric has one point a step, the first one logged. A final value is logged only where it differs from the latest:
+        it was measured apart, and goes to the end of the metric's curve. A metric without a curve has it at its own step:
+        the UI draws one point at step 0 as a bar, and one at a later step as a line of one point.
         """
         if run.points is None:
             run.points = self._history(run.id)
         known = dict(run.points)
         new = []
-        for is_final, group in ((False, points), (True, final)):
-            for point in group:
-                old = known.get((point.key, point.step))
-                if old is None or (is_final and not _same(old, point.value)):
-                    known[point.key, point.step] = point.value
-                    new.append(point)
+        for point in points:
+            if (point.key, point.step) not in known:
+                known[point.key, point.step] = point.value
+                new.append(point)
+        latest = {key: (step, value) for (key, step), value in sorted(known.items(), key=lambda item: item[0])}
+        for point in final:
+            step, value = latest.get(point.key, (point.step, None))
+            if value is None or not _same(value, point.value):
+                known[point.key, step] = point.value
+                new.append(point._replace(step=step))
         run.points = None  # should the write fail, it is MLflow that knows what arrived
         self._write(run, new, tags or {})
         run.points = known
@@ -172,7 +192,8 @@ class Runs:
 
 def _as_found(run: Run) -> StudyRun:
     info = run.info
-    return StudyRun(info.run_id, info.start_time, info.status, dict(run.data.tags), set(run.data.params))
+    name = info.run_name or ""
+    return StudyRun(info.run_id, info.start_time, info.status, name, dict(run.data.tags), set(run.data.params))
 
 
 def _same(one: float, other: float) -> bool:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,6 +18,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from divfeat import environment
 from divfeat.errors import ConfigError
 
 logger = logging.getLogger("divfeat.tracking")
@@ -45,16 +45,9 @@ class Store:
     experiment_id: str
 
 
-@contextlib.contextmanager
-def bounded_requests() -> Iterator[None]:
+def bounded_requests() -> AbstractContextManager[None]:
     """Bounds MLflow's HTTP retries and its talk within the block, where the user has not set them; puts them back."""
-    added = {name: value for name, value in _BOUNDS.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+    return environment.defaults(_BOUNDS)
 
 
 def unreachable(uri: str, timeout: float = HEALTH_SECONDS) -> str | None:

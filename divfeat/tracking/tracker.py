@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
+from divfeat.tracking.page import Place
 from divfeat.tracking.runs import LOGGED, STUDY, Runs, StudyRun
 from divfeat.tracking.store import Store, bounded_requests, logger, open_store, unreachable
 from divfeat.tracking.values import plain, points
@@ -25,6 +26,12 @@ STATUSES = {"completed": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "st
 
 PAUSE_SECONDS = 60.0
 """After a failed write the driver leaves MLflow alone for this long, then asks for its health first."""
+
+EXPERIMENT = "(experiment)"
+"""What stands for the experiment itself where a trial's run has its key."""
+
+_OF_STUDY = {"phase": "study", "role": "study"}
+"""Tags of the parent run, so that grouping by either tells it from the trials."""
 
 FLUSH_SECONDS = 2.0
 """Epochs are written at most this often, several in one call: a call costs the driver some 10 ms."""
@@ -41,6 +48,11 @@ class _Start:
     number: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     start_time: int | None = None
+
+    def shown_tags(self, key: str) -> dict[str, Any]:
+        """All tags of the run of `key` that do not change while it runs: filters find it by them, on any page."""
+        own = {"trial_key": key, "phase": self.phase, "seed": self.seed}
+        return {**self.tags, **own, **({} if self.number is None else {"trial_number": self.number})}
 
 
 class Tracker:
@@ -79,14 +91,20 @@ class Tracker:
         with bounded_requests():
             return cls(store, study_name)
 
-    def study_run(self, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str | None:
+    def study_run(
+        self,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> str | None:
         """Begins the parent run or takes it up again.
 
         A param keeps its first value (MLflow's are final); the artifact `config.yaml` is always the current config.
 
         Args:
-            config: The study's nested config.
+            config: The study's nested config, all of it.
             tags: Further tags.
+            params: The few settings to compare studies by: every name here is offered as an axis and a column.
 
         Returns:
             Its run id, or None while MLflow is away.
@@ -94,9 +112,9 @@ class Tracker:
 
         def begin() -> str:
             run = self._parent()
-            self._runs.add_params(run, config)
+            self._runs.add_params(run, params or {})
             self._runs.set_running(run)
-            self._runs.add_tags(run, tags or {})
+            self._runs.add_tags(run, _OF_STUDY | dict(tags or {}))
             self._runs.upload(run, {"config.yaml": config})
             return run.id
 
@@ -192,13 +210,16 @@ class Tracker:
         """
         late = []
         for key, (start, record) in records.items():
-            run = self._runs.get(key)
-            if record is None or (run is not None and run.tags.get(LOGGED) == _digest(record)):
+            if record is None:
                 continue
-            late.append(key)
             times = [event["time"] for event in record.get("history") or ()]
             # When it ran, not when it is replayed.
-            self._starts[key] = _Start(**{"start_time": min(times, default=None), **start})
+            begun = _Start(**{"start_time": min(times, default=None), **start})
+            run = self._runs.get(key)
+            if run is not None and run.tags.get(LOGGED) == _digest(record, begun):
+                continue
+            late.append(key)
+            self._starts[key] = begun
             ended = {"time": max(times)} if times else {}
             self.finish_run(key, {**ended, **record}, files(key) if files else None)
         return late
@@ -206,6 +227,36 @@ class Tracker:
     def log_report(self, files: Mapping[str, Path]) -> None:
         """Puts the report's files (tables, figures) under `report/` of the parent run, over those of an earlier one."""
         self._attempt(STUDY, lambda: self._runs.upload(self._parent(), {}, files, "report"))
+
+    def place(self) -> Place | None:
+        """Where the study is in MLflow, for links to it; None while its run is not there."""
+        run = self._runs.get(STUDY)
+        return None if run is None else Place(self._runs.experiment, run.id)
+
+    def describe_experiment(self, tags: Mapping[str, str]) -> None:
+        """Sets the experiment's tags: description (`NOTE`), saved views, what the list of experiments shows."""
+
+        def describe() -> None:
+            known = self._runs.client.get_experiment(self._runs.experiment).tags
+            for name, value in tags.items():
+                if known.get(name) != value:
+                    self._runs.client.set_experiment_tag(self._runs.experiment, name, value)
+            self.behind.discard(EXPERIMENT)
+
+        self._attempt(EXPERIMENT, describe)
+
+    def mark(self, tag: str, keys: Collection[str]) -> None:
+        """Says `yes` in a tag of the runs of these keys, and `no` where another run said `yes` before."""
+
+        def say() -> None:
+            marked = [run for key in keys if (run := self._runs.get(key)) is not None]
+            for run in self._runs.tagged(tag, "yes"):
+                if run not in marked:
+                    self._runs.add_tags(run, {tag: "no"})
+            for run in marked:
+                self._runs.add_tags(run, {tag: "yes"})
+
+        self._attempt(STUDY, say)
 
     def finish_study(
         self, status: str, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None
@@ -272,6 +323,29 @@ class Tracker:
             key, lambda: register(client, name, config, state_dict, self._run(key).id, own, description)
         )
 
+    def describe_model(
+        self, name: str, version: int, *, description: str, tags: Mapping[str, str], of_version: str
+    ) -> None:
+        """Says on the pages of a registered model and of a version where it came from and how it did.
+
+        Args:
+            name: Of the registered model.
+            version: Of it.
+            description: Of the model as a whole, Markdown.
+            tags: Of both: the list of models shows the model's, its page those of every version.
+            of_version: Description of the version, Markdown.
+        """
+        client = self._runs.client
+
+        def describe() -> None:
+            client.update_registered_model(name, description)
+            client.update_model_version(name, str(version), of_version)
+            for tag, value in tags.items():
+                client.set_registered_model_tag(name, tag, value)
+                client.set_model_version_tag(name, str(version), tag, value)
+
+        self._attempt(STUDY, describe)
+
     def _attempt(self, key: str, action: Callable[[], T]) -> T | None:
         """Does `action` unless MLflow is away; a failure leaves `key` behind and never ends the study."""
         if self._paused_until is not None and time.monotonic() >= self._paused_until:
@@ -302,24 +376,21 @@ class Tracker:
             raise KeyError(f"run {key!r} was never begun: call start_run first")
 
     def _parent(self) -> StudyRun:
-        return self._runs.get(STUDY) or self._runs.create(STUDY, self._study, {"divfeat.role": "study"})
+        return self._runs.get(STUDY) or self._runs.create(STUDY, self._study, {"divfeat.role": "study", **_OF_STUDY})
 
     def _run(self, key: str) -> StudyRun:
         """The run of `key`, made if MLflow lacks it, with the params it was begun with."""
         run, start = self._runs.get(key), self._starts.get(key)
+        if start is None:
+            assert run is not None  # _check_begun
+            return run
         if run is None:
-            assert start is not None  # _check_begun
-            tags = {
-                **start.tags,
-                "trial_key": key,
-                "phase": start.phase,
-                "seed": start.seed,
-                **({} if start.number is None else {"trial_number": start.number}),
-                "mlflow.parentRunId": self._parent().id,
-            }
+            tags = {**start.shown_tags(key), "mlflow.parentRunId": self._parent().id}
             run = self._runs.create(key, start.name, tags, start.start_time)
-        if start is not None:
-            self._runs.add_params(run, start.params)
+        else:
+            self._runs.rename(run, start.name)
+            self._runs.add_tags(run, start.shown_tags(key))
+        self._runs.add_params(run, start.params)
         return run
 
     def _flush(self) -> None:
@@ -337,7 +408,7 @@ class Tracker:
 
     def _finish(self, key: str, record: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         run = self._run(key)
-        digest = _digest(record)
+        digest = _digest(record, self._starts.get(key))
         if run.tags.get(LOGGED) != digest:
             texts: dict[str, Any] = {"record.json": record, "config.yaml": record.get("config") or {}}
             start = self._starts.get(key)
@@ -347,7 +418,7 @@ class Tracker:
             self._runs.close(run, STATUSES[record["status"]], record.get("time"))
             history = [*self._buffer.get(key, ()), *(record.get("history") or ())]
             final = {
-                "epoch": max((event["epoch"] for event in history), default=0),
+                "epoch": 0,  # or the end of its curve, where a metric has one
                 # After the epoch's own, so that MLflow takes it for the latest; the same each time it is logged.
                 "time": max((event["time"] for event in history), default=run.start_time) + 1,
                 "metrics": record.get("metrics") or {},
@@ -360,7 +431,12 @@ class Tracker:
         self.behind.discard(key)
 
 
-def _digest(record: Mapping[str, Any]) -> str:
-    """Of what a record says, the same before and after a stay in a JSON file; when the run ended is no part of it."""
-    content = {name: value for name, value in record.items() if name != "time"}
+def _digest(record: Mapping[str, Any], start: _Start | None) -> str:
+    """Of what a run shows, the same before and after a stay in a JSON file; when it began and ended is no part of it.
+
+    With its name, tags and params: a run that an older divfeat named otherwise is written anew when its study goes on.
+    """
+    content: dict[str, Any] = {name: value for name, value in record.items() if name != "time"}
+    if start is not None:
+        content |= {"shown": [start.name, start.shown_tags(""), start.params]}
     return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()[:16]

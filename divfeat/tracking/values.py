@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 MAX_KEY = 250
 MAX_PARAM = 6000
-MAX_TAG = 5000
+MAX_TAG = 8000
 MAX_VECTOR = 8
 """A longer list is no param: its ends are shown, the whole of it is in the run's artifacts."""
 

@@ -12,8 +12,9 @@ from ray.tune.search import Searcher
 
 from divfeat import record
 from divfeat.cluster import trial as module
-from divfeat.cluster.executor import Capacity, _Queue
+from divfeat.cluster.executor import Capacity
 from divfeat.cluster.trial import TrialSpec, fault_of, run_spec
+from divfeat.cluster.tuner import _Queue
 from divfeat.config import MethodConfig, ThresholdSpec
 from divfeat.data.prepare import prepare
 from divfeat.errors import ConfigError, DataError, NonFiniteError

@@ -221,6 +221,18 @@ def test_on_a_gpu():
     close(nc1(features.float().cuda(), labels.cuda()).cpu(), nc1(features.float(), labels), 1e-8)
 
 
+def test_blocks_inside_a_pass_change_nothing(monkeypatch):
+    features, labels = clustered([9, 4, 7, 5], 6)
+    kept = features.clone()
+    whole_statistics, whole = class_statistics(features, labels), nc1(features, labels)
+    monkeypatch.setattr("divfeat.metrics._inputs._BLOCK_ELEMENTS", 7 * 6)  # 25 samples: three blocks of 7, one of 4
+    statistics = class_statistics(features, labels)
+    torch.testing.assert_close(statistics.means, whole_statistics.means, rtol=0, atol=0)
+    torch.testing.assert_close(statistics.variances, whole_statistics.variances, rtol=0, atol=0)
+    torch.testing.assert_close(nc1(features, labels), whole, rtol=1e-13, atol=0)
+    assert torch.equal(features, kept)  # float64 features are copied too before a block is overwritten
+
+
 def test_no_matrix_of_features_by_features():
     """D x D numbers would take 320 GB here."""
     features, labels = normal((12, 200_000), 5).float(), torch.arange(12) % 3

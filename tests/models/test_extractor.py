@@ -117,6 +117,26 @@ def test_normalisation_by_hand() -> None:
     torch.testing.assert_close(default[0, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
 
 
+@pytest.mark.parametrize("floats", [False, True])
+@pytest.mark.parametrize("size", [(1, 3, 1, 1), (2, 3, 8, 8), (5, 3, 7, 9), (4, 1, 8, 8)])
+def test_normalised_images_have_the_same_bits_and_layout_when_channels_come_last(
+    size: tuple[int, ...], floats: bool
+) -> None:
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = images / 255 if floats else images
+    extractor = build(image_shape=size[1:], mean=MEAN[: size[1]], std=STD[: size[1]])
+    last = images.contiguous(memory_format=torch.channels_last)
+    found = extractor.normalise(last)
+    assert torch.equal(found, extractor.normalise(images)) and found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gradient_passes_normalisation_in_both_layouts() -> None:
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        (found,) = torch.autograd.grad(build().normalise(images.contiguous(memory_format=layout)).sum(), images)
+        torch.testing.assert_close(found, (1 / torch.tensor(STD)).view(3, 1, 1).expand_as(found).contiguous())
+
+
 def test_statistics_are_in_the_state_dict() -> None:
     state = build().state_dict()
     torch.testing.assert_close(state["mean"].flatten(), torch.tensor(MEAN))

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from divfeat.report import figures
 from divfeat.report.arrays import mean_of, mean_sd, sd_of
 from divfeat.report.figures._canvas import plain
+from divfeat.report.figures.across import Differences, Trials
 from divfeat.report.figures.comparison import MOST_NAMED
 from divfeat.report.figures.features import MOST_FINE, MOST_IMAGES, plane_coordinates
 from divfeat.report.words import interval, signed
@@ -526,7 +527,8 @@ def test_gain_by_count(tmp_path, drawn):
     assert dashed[0].get_xdata().tolist() == [500, 120]
     assert any(line.get_ydata()[0] == 0 for line in first.get_lines() if line.get_linestyle() == "-")
     minor = gain[[1, 3]].mean(axis=0)
-    shown = f"minor {minor.mean():+.1f} ± {minor.std(ddof=1):.1f}".replace("-", "−")
+    mean = f"{minor.mean():+.1f}".replace("-", "−") if round(minor.mean(), 1) else "0.0"  # no sign of a zero
+    shown = f"minor {mean} ± {minor.std(ddof=1):.1f}"
     assert caption.startswith(f"Winner over ce_etf: {int((gain.mean(axis=1) > 0).sum())} of 4 classes gain (major ")
     assert shown in caption and "4 classes, 5 seeds" in caption
     still = figures.gain_by_count(
@@ -634,6 +636,19 @@ DEGENERATE = {
     "no pair": lambda p: figures.two_thresholds([], [], [], p),
     "one pair": lambda p: figures.two_thresholds([0.5], [0.5], [60], p, names=(HOSTILE, "b")),
     "a line": lambda p: figures.two_thresholds(GRID.repeat(2), GRID.repeat(2), GRID.repeat(2), p),
+    "no study": lambda p: figures.forest([], p, title="a", x="b"),
+    "a hostile study": lambda p: figures.forest(
+        [
+            Differences(
+                HOSTILE, HOSTILE, "", 2, 0.5, {HOSTILE: {"mean": NAN, "low": NAN, "high": NAN, "verdict": "no verdict"}}
+            )
+        ],
+        p,
+        title="a",
+        x="b",
+    ),
+    "no study of one angle": lambda p: figures.trials_by_threshold([], p),
+    "a hostile panel": lambda p: figures.trials_by_threshold([Trials(HOSTILE, [0.1], [5.0], [HOSTILE], HOSTILE)], p),
     "failed pairs": lambda p: figures.two_thresholds([0.1, NAN], [0.2, 0.3], [NAN, 1], p),
 }
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from divfeat.report.outcomes import winner_angles
 from divfeat.report.reading import read_summary
 from divfeat.search import protocol
 from divfeat.search.jobs import name_of
-from divfeat.statistics import as_good_as_best, crossed_interval, detectable_difference, noise_floor, verdict
+from divfeat.statistics import as_good_as_best, crossed_interval, detectable_difference, listed, noise_floor, verdict
 from tests.report.studies import FINE, IMAGES, TAIL, Studied, completed, ended
 
 BASELINES = ("ce", "ce_no_projector", "ce_etf", "hinge_fixed")
@@ -62,6 +63,20 @@ def test_the_interval_with_images_is_the_crossed_one(whole):
         assert summary.primary.crossed[name] == expected
         assert expected.mean == pytest.approx(summary.primary.verdict.comparisons[BASELINES.index(name)].mean)
     assert summary.primary.crossed_note == ""
+
+
+def test_a_verdict_that_other_test_images_may_not_repeat_says_so(whole):
+    objective = whole[1].primary
+    shown = [one.name for one in objective.verdict.comparisons if one.verdict in ("better", "worse")]
+    assert shown
+
+    def said(low, names=BASELINES):
+        changed = {name: dataclasses.replace(objective.crossed[name], low=low, high=2.0) for name in names}
+        return dataclasses.replace(objective, crossed=changed).on_these_images
+
+    assert said(-1.0).endswith(f"with the images drawn anew as well, no difference is shown against {listed(shown)}.")
+    assert said(-1.0, shown[:1]).endswith(f"against {shown[0]}.")
+    assert said(1.0) == said(-1.0, ()) == ""
 
 
 @pytest.mark.parametrize("objective", ["balanced", "minor"])
@@ -344,3 +359,25 @@ def test_the_winners_numbers_stand_in_the_familys_order(tmp_path):
     summary = read_summary(tmp_path / "s")
     assert list(winner_angles(summary)) == ["tau_many", "tau_medium", "tau_few"]
     assert name_of(summary.winner_method) == summary.winner["winner"]["name"]
+
+
+def test_a_winner_frozen_before_strengths_were_is_read_alike(tmp_path):
+    study = Studied(tmp_path / "s").all()
+    before = read_summary(tmp_path / "s")
+    path = tmp_path / "s" / "phases" / "winner.json"
+    write_json(path, {name: value for name, value in read_json(path).items() if name not in ("strengths", "trials")})
+    after = read_summary(tmp_path / "s")
+    assert [runs.keys for runs in after.confirmed] == [runs.keys for runs in before.confirmed]
+    assert after.sentence == before.sentence
+    np.testing.assert_array_equal(after.confirmed[0].points("test/fine_top1"), study.confirmed("winner"))
+
+
+def test_the_span_is_that_of_the_runs(tmp_path):
+    study = Studied(tmp_path / "s")
+    assert read_summary(tmp_path / "s").span is None
+    study.begin()
+    for place, key in enumerate(sorted(study.ledger.started())):
+        folder = study.ledger.run_folder(key)
+        write_json(folder / "start.json", read_json(folder / "start.json") | {"time": 100.0 + place})
+        write_json(folder / "record.json", read_json(folder / "record.json") | {"finished": 300.0 + place})
+    assert read_summary(tmp_path / "s").span == (100.0, 300.0 + place)

@@ -1,3 +1,5 @@
+import math
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,11 +34,14 @@ class Tracker:
     def reconcile(self, known, files_of):
         self.calls.append(("reconcile", known, {key: files_of(key) for key in known}))
 
+    def mark(self, tag, keys):
+        self.calls.append(("mark", tag, keys))
+
 
 @pytest.fixture
 def room(tmp_path):
     tracker, ledger = Tracker(), Ledger(tmp_path)
-    return tracker, ledger, TrackingFollower(tracker, ledger)
+    return tracker, ledger, TrackingFollower(tracker, ledger, STUDY.search)
 
 
 def finish(ledger, job, record):
@@ -56,15 +61,20 @@ def test_a_run_is_started_followed_and_closed_once(room):
     assert {call[1] for call in tracker.calls} == {JOB.key}
     arguments = tracker.calls[0][2]
     assert (arguments["phase"], arguments["seed"], arguments["number"]) == ("search", 0, 7)
-    assert arguments["name"] == "gate 28.6 deg seed 0"
-    params = arguments["params"]
-    assert (params["method"], params["release"], params["family"], params["tau"]) == (
-        "hinge_ce",
-        "gate",
-        "global",
-        0.5,
-    )
-    assert (params["lr"], params["epochs"], params["source"]) == (STUDY.train.lr, 20, "digits")
+    assert arguments["name"] == "search 007 gate 28.6 deg"
+    assert arguments["params"] == {
+        "method": "hinge_ce",
+        "release": "gate",
+        "family": "global",
+        "tau_plus_deg": pytest.approx(math.degrees(0.5), abs=1e-4),
+        "seed": 0,
+    }
+    own = {"method": "hinge_ce", "release": "gate", "family": "global", "label": "gate 28.6 deg", "role": "search"}
+    assert arguments["tags"] == own
+    assert tracker.calls[2][2]["metrics"] == {
+        METRIC: 0.7,
+        "threshold/tau_plus_deg": arguments["params"]["tau_plus_deg"],
+    }
     assert tracker.calls[1][2] == [
         {"epoch": 0, "time": 0, "metrics": {METRIC: 0.1}},
         {"epoch": 1, "time": 1000, "metrics": {METRIC: 0.2}},
@@ -73,11 +83,11 @@ def test_a_run_is_started_followed_and_closed_once(room):
 
 def test_the_parts_of_a_method_are_parameters_of_its_run():
     """The name's own too, and nothing of what is off."""
-    known = {"method", "release", "family", "seed", "role", "lr", "weight_decay", "epochs", "backbone", "source"}
+    known = {"method", "release", "family", "tau_plus_deg", "seed"}
     info = {"phase": "select", "name": "x", "seed": 0}
 
     def params(method):
-        return start_arguments(info, experiment(STUDY, method, 0).to_dict())["params"]
+        return start_arguments(info, experiment(STUDY, method, 0).to_dict(), STUDY.search)["params"]
 
     assert params(MethodConfig(name="ce")).keys() == known
     late = params(MethodConfig(name="ldam_drw", scale=20))
@@ -87,6 +97,44 @@ def test_the_parts_of_a_method_are_parameters_of_its_run():
         "class_balanced": 0.9999,
         "deferred": 0.8,
     }
+
+
+def shown(phase, method, number=None, study=STUDY):
+    info = {"phase": phase, "name": "x", "seed": 3, "number": number}
+    return start_arguments(info, experiment(study, method, 3).to_dict(), study.search)
+
+
+def test_runs_sort_by_phase_and_number():
+    names = [shown("search", hinge(0.5), number)["name"] for number in (2, 10, 100)]
+    assert names == sorted(names) == ["search 002 x", "search 010 x", "search 100 x"]
+    assert shown("confirm", hinge(0.5))["name"] == "confirm x seed 3"
+
+
+def test_a_proposal_without_cones_is_a_point_of_the_search_with_thresholds_of_0():
+    """It trains as CE+ETF; plots of the search must not lose it, nor take it for another method."""
+    proposed = shown("search", hinge(0.0), 0)["params"]
+    assert (proposed["method"], proposed["family"], proposed["tau_plus_deg"]) == ("hinge_ce", "global", 0.0)
+    assert proposed["release"] == "none"
+    confirmed = shown("confirm", hinge(0.0))["params"]
+    assert (confirmed["method"], confirmed["family"], confirmed["tau_plus_deg"]) == ("ce_etf", "none", 0.0)
+    tail = make_study("digits-lt")
+    assert {"tau_major_deg", "tau_minor_deg"} <= shown("search", hinge(0.0), 0, tail)["params"].keys()
+
+
+def test_learning_rates_are_params_only_where_they_are_tried():
+    tried = shown("calibrate", MethodConfig(name="ce"))["params"]
+    assert (tried["lr"], tried["weight_decay"]) == (STUDY.train.lr, STUDY.train.weight_decay)
+    assert "lr" not in shown("select", MethodConfig(name="ce"))["params"]
+
+
+def test_every_run_of_the_winner_is_marked(room):
+    tracker, ledger, follower = room
+    again = Job(experiment(STUDY, hinge(0.5), 2001, "confirm"), "confirm", "winner")
+    for job in (JOB, CONFIRM, again):
+        finish(ledger, job, completed(job.experiment, {METRIC: 0.7}))
+    follower.mark_winner(hinge(0.5))
+    ((_, tag, keys),) = tracker.calls
+    assert tag == "winner" and set(keys) == {JOB.key, again.key}
 
 
 def test_a_run_found_on_disk_is_written_whole(room):
@@ -103,7 +151,8 @@ def test_reconciling_tells_everything_finished_and_nothing_twice(room):
     ((_, known, _),) = tracker.calls
     assert set(known) == {JOB.key}
     arguments, record = known[JOB.key]
-    assert arguments == start_arguments({"phase": "search", "name": JOB.name, "seed": 0, "number": 7}, found["config"])
+    info = {"phase": "search", "name": JOB.name, "seed": 0, "number": 7}
+    assert arguments == start_arguments(info, found["config"], STUDY.search)
     assert record["status"] == "completed"
     follower.finished(JOB, found, fresh=False)
     assert len(tracker.calls) == 1

@@ -64,3 +64,34 @@ def test_nothing_is_taken_over_before_it_is_installed():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     Interrupt(time_budget=1.0)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_what_a_study_takes_is_given_back_also_when_it_fails():
+    import signal
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    interrupt = Interrupt()
+
+    @interrupt.installed()
+    def fail():
+        assert signal.getsignal(signal.SIGINT) == interrupt._handle == signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [signal.getsignal(number) for number in numbers] == before
+    interrupt.renew()
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_second_signal_is_for_the_caller_to_end():
+    import signal
+
+    interrupt = Interrupt(at_once=module.raise_interrupt)
+    with interrupt.installed():
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt, match="a second SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)

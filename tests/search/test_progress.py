@@ -139,3 +139,29 @@ def test_the_best_in_its_own_direction_among_what_is_feasible(now):
         progress.finished(job, completed(job.experiment, metrics), True)
     assert progress.best == (2.5, JOBS[1].name)
     assert "best 2.50 (" in shown(progress) and "%" not in shown(progress)
+
+
+def test_in_a_notebook_one_output_is_replaced_now_and_then(now, monkeypatch):
+    """A cell that grew by a line an epoch would be all there is to see."""
+    import IPython.display
+
+    class Shown:
+        def update(self, table):
+            tables.append(table)
+
+    made, tables, printed = [], [], []
+    monkeypatch.setattr(IPython.display, "display", lambda table, display_id: made.append(table) or Shown())
+    console = Console(force_jupyter=True, width=100)
+    monkeypatch.setattr(console, "print", lambda *words, **look: printed.append(words))
+    progress = Progress({"search": 6}, OBJECTIVES["fine_probe"], 1, 20, console)
+    with progress:
+        progress.phase = "search"
+        progress.started(JOBS[0])
+        for _ in range(100):
+            now[0] += 0.1
+            progress.heard(JOBS[0], curve([0.1]))
+        assert len(made) == 1 and 9 <= len(tables) <= 11 and not printed
+        run(progress, now, JOBS[0], 0.1)
+    text = io.StringIO()
+    Console(file=text, width=120).print(tables[-1])
+    assert "1/6" in text.getvalue()  # the last word is never older than the end

@@ -309,10 +309,31 @@ def test_each_end_is_told_for_what_it_is(make):
     found = driver.trials[:5]
     assert [trial.state.name for trial in found] == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "PRUNED"]
     assert found[0].values == [0.9]
-    assert found[0].intermediate_values == {2: 0.2, 4: 0.4, 8: 0.8}
+    assert found[0].intermediate_values == {
+        2: 0.2,
+        4: 0.4,
+        8: 0.8,
+        9: 0.9,
+    }  # the end too: it is what the trial is worth
     assert found[1].intermediate_values == {2: 0.2, 4: 0.4}
     assert found[2].values is None
     assert not any(trial.state == TrialState.RUNNING for trial in driver.trials)
+
+
+def test_the_dashboard_is_told_names_keys_and_degrees(make):
+    """Parameters are radians; a value is never another than the ledger's."""
+    driver = make(preset="digits-lt")
+    driver.run(10)
+    for trial, row in zip(driver.trials, driver.ledger.proposals().values(), strict=True):
+        assert (trial.user_attrs["name"], trial.user_attrs["key"]) == (row["name"], row["key"])
+        degrees = {name: trial.user_attrs.get(f"{name}_deg") for name in ("tau_major", "tau_minor")}
+        if row["name"] == "ce_etf":
+            assert set(degrees.values()) == {None}
+        else:
+            assert degrees == {name: pytest.approx(math.degrees(row["params"][name]), abs=1e-3) for name in degrees}
+        assert trial.intermediate_values == {}  # no halving: the objective is measured at the end alone
+    said = driver.proposals.optuna.user_attrs
+    assert said["objective balanced"].endswith("a share of 1; maximize") and "degrees" in said["angles"]
 
 
 def test_telling_twice_changes_nothing(take_up):
@@ -419,7 +440,9 @@ def test_killed_between_record_and_tell(make, status):
     trial = driver.trials[2]
     states = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     assert trial.state == states[status]
-    assert trial.intermediate_values == ({} if status == "failed" else {2: 0.2})
+    told = {"completed": {2: 0.2, 7: 0.7}, "pruned": {2: 0.2}, "failed": {}}
+    assert trial.intermediate_values == told[status]
+    assert trial.user_attrs.get("cause") == (None if status == "completed" else "why")
     assert driver.proposals.pending() == []
 
 

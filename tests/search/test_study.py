@@ -67,6 +67,8 @@ class World:
 
             def __init__(self, **placement: Any) -> None: ...
 
+            def begin(self) -> None: ...
+
             def share(self, role: str, data: Any) -> None: ...
 
             def close(self) -> None: ...
@@ -82,7 +84,9 @@ class World:
             def __getattr__(self, name: str) -> Callable[..., Any]:
                 def call(*arguments: Any, **named: Any) -> Any:
                     world.calls.append((name, arguments))
-                    return None if name != "register_extractor" or world.away else 1
+                    return (
+                        None if name != "register_extractor" or world.away else 1
+                    )  # no place either: nothing to link to
 
                 return call
 
@@ -102,7 +106,7 @@ class World:
             found = self.outcome(config)
             if found == "stop":
                 self.study.interrupt.signal = "SIGTERM"
-                return  # Tune kills what runs without a word
+                return  # the executor kills what runs without a word
             if found != "lost":
                 if spec.keep:
                     write_json(Path(spec.folder) / "extractor" / "config.json", {})

@@ -106,7 +106,7 @@ def test_mlflow_itself_drops_an_identical_point(server: str, name: str, tmp_path
 def test_a_deleted_experiment_is_restored_through_http(server: str, name: str, tmp_path: Path) -> None:
     tracker = Tracker.open(tmp_path, name, server)
     first = tracker.start_run("a", **start())
-    tracker._runs.client.delete_experiment(tracker._runs._experiment)
+    tracker._runs.client.delete_experiment(tracker._runs.experiment)
     assert Tracker.open(tmp_path, name, server).start_run("a", **start()) == first
 
 

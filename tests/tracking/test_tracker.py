@@ -22,7 +22,7 @@ def test_a_study_of_two_runs(study_dir: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("class,accuracy\n")
     tracker = Tracker.open(study_dir, NAME)
-    parent = tracker.study_run({"search": {"trials": 2}}, {"preset": "digits"})
+    parent = tracker.study_run({"search": {"trials": 2}}, {"preset": "digits"}, {"trials": 2})
     run_id = tracker.start_run("a", **start(number=7, tags={"commit": "abc"}, params={"tau": {"plus": [0.1] * 50}}))
     tracker.log_events("a", events(range(2)))
     assert View(tracker).run("a").info.status == "RUNNING"
@@ -39,7 +39,7 @@ def test_a_study_of_two_runs(study_dir: Path, tmp_path: Path) -> None:
     assert expected.items() <= run.data.tags.items()
     assert run.data.params == {"tau.plus": "[0.1, 0.1, ..., 0.1] (50 values)"}
     assert view.history("a", "train/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
-    assert view.history("a", "val/accuracy") == [(2, 0.75)]
+    assert view.history("a", "val/accuracy") == [(0, 0.75)]  # no curve, so a bar
     assert view.artifacts("a") == {"config.yaml", "record.json", "params.json", "tables"}
     assert view.text("a", "tables/per_class.csv", tmp_path / "down") == "class,accuracy\n"
     assert yaml.safe_load(view.text("a", "config.yaml", tmp_path / "down")) == record()["config"]
@@ -47,9 +47,11 @@ def test_a_study_of_two_runs(study_dir: Path, tmp_path: Path) -> None:
 
     study = view.run("(study)")
     assert study.info.status == "FINISHED"
-    assert study.data.params == {"search.trials": "2"}
+    assert study.data.params == {"trials": "2"}  # what studies are compared by; the whole is in config.yaml
     assert study.data.metrics == {"best/accuracy": 0.75}
-    assert {"divfeat.role": "study", "verdict": "not shown", "preset": "digits"}.items() <= study.data.tags.items()
+    told = {"divfeat.role": "study", "role": "study", "phase": "study", "verdict": "not shown", "preset": "digits"}
+    assert told.items() <= study.data.tags.items()
+    assert yaml.safe_load(view.text("(study)", "config.yaml", tmp_path / "down")) == {"search": {"trials": 2}}
     assert view.artifacts("(study)") == {"config.yaml", "report"}
     assert tracker.behind == set()
 
@@ -210,7 +212,7 @@ def test_a_crash_between_two_writes_is_repaired(study_dir: Path, monkeypatch: py
     assert view.run("a").info.status == "FINISHED"
     assert "record.json" in view.artifacts("a")
     assert set(view.points("a").items()) == {((metric, e), 1) for metric in ("train/loss", "lr") for e in range(3)} | {
-        (("val/accuracy", 2), 1)
+        (("val/accuracy", 0), 1)
     }
 
 
@@ -275,7 +277,7 @@ def test_a_record_is_the_same_after_its_stay_in_a_json_file(study_dir: Path) -> 
 
 def test_of_two_runs_of_one_key_the_complete_one_stays(study_dir: Path) -> None:
     tracker = Tracker.open(study_dir, NAME)
-    client, experiment = tracker._runs.client, tracker._runs._experiment
+    client, experiment = tracker._runs.client, tracker._runs.experiment
     twin = client.create_run(experiment, start_time=1, tags={"study": NAME, "trial_key": "a"})
     tracker.start_run("a", **start())
     tracker.finish_run("a", record())
@@ -286,7 +288,7 @@ def test_of_two_runs_of_one_key_the_complete_one_stays(study_dir: Path) -> None:
 
 def test_runs_of_others_in_the_experiment_are_left_alone(study_dir: Path) -> None:
     tracker = Tracker.open(study_dir, NAME)
-    client, experiment = tracker._runs.client, tracker._runs._experiment
+    client, experiment = tracker._runs.client, tracker._runs.experiment
     for tags in ({"study": "other", "trial_key": "a"}, {"trial_key": "a"}):
         client.create_run(experiment, tags=tags)
     tracker.start_run("a", **start())
@@ -360,6 +362,60 @@ def test_an_artifact_that_is_gone_is_left_out_and_a_folder_goes_in_whole(study_d
     assert View(tracker).artifacts("(study)", "report/figures/deep") == {"report/figures/deep/a.png"}
     with pytest.raises(ValueError, match="must be relative"):
         tracker.log_report({"../x": figures / "a.png"})
+
+
+def test_runs_of_an_older_divfeat_get_their_new_names_tags_and_params(study_dir: Path) -> None:
+    """Params are final in MLflow: those of then stay, and nothing fails."""
+    tracker = Tracker.open(study_dir, NAME)
+    tracker.start_run("a", **start(name="gate 28.6 deg seed 0", params={"tau": 0.5, "seed": 0}, tags={"method": "x"}))
+    tracker.finish_run("a", record())
+    now = start(name="search 000 gate 28.6 deg", params={"tau_plus_deg": 28.6, "seed": 0}, tags={"method": "hinge_ce"})
+    finished = record(metrics={"val/accuracy": 0.75, "threshold/tau_plus_deg": 28.6})
+    tracker = Tracker.open(study_dir, NAME)
+    assert tracker.reconcile({"a": (now, finished)}) == ["a"]
+    assert Tracker.open(study_dir, NAME).reconcile({"a": (now, finished)}) == []
+    assert tracker.behind == set()
+    view = View(tracker)
+    run = view.run("a")
+    assert run.info.run_name == "search 000 gate 28.6 deg" and run.data.tags["method"] == "hinge_ce"
+    assert run.data.params == {"tau": "0.5", "seed": "0", "tau_plus_deg": "28.6"}
+    assert run.data.metrics["threshold/tau_plus_deg"] == 28.6
+    assert view.history("a", "val/accuracy") == [(0, 0.75)]
+
+
+def test_a_new_value_goes_to_the_end_of_its_curve(study_dir: Path) -> None:
+    """Also where it was written at another step before: what MLflow calls the latest is what is true."""
+    tracker = Tracker.open(study_dir, NAME)
+    tracker.start_run("a", **start())
+    tracker._runs.client.log_metric(tracker._runs.get("a").id, "val/accuracy", 0.5, step=7, timestamp=1)
+    tracker = Tracker.open(study_dir, NAME)
+    tracker.reconcile({"a": (start(), record())})
+    view = View(tracker)
+    assert view.history("a", "val/accuracy") == [(7, 0.5), (7, 0.75)]
+    assert view.run("a").data.metrics["val/accuracy"] == 0.75
+
+
+def test_the_experiment_says_what_it_is_and_where(study_dir: Path) -> None:
+    tracker = Tracker.open(study_dir, NAME)
+    assert tracker.place() is None
+    run_id = tracker.study_run({})
+    place = tracker.place()
+    assert place is not None and place.run == run_id
+    for text in ("first", "second"):
+        tracker.describe_experiment({"mlflow.note.content": text, "preset": "digits"})
+    found = View(tracker).client.get_experiment(place.experiment).tags
+    assert {"mlflow.note.content": "second", "preset": "digits"}.items() <= found.items()
+    assert tracker.behind == set()
+
+
+def test_a_mark_moves_with_what_it_marks(study_dir: Path) -> None:
+    tracker = Tracker.open(study_dir, NAME)
+    for key in "abc":
+        tracker.start_run(key, **start())
+    tracker.mark("winner", ["a", "b"])
+    Tracker.open(study_dir, NAME).mark("winner", ["b", "c", "unknown"])
+    runs = View(tracker).by_key
+    assert {key: runs[key].data.tags.get("winner") for key in "abc"} == {"a": "no", "b": "yes", "c": "yes"}
 
 
 def test_wrong_use_is_told(study_dir: Path) -> None:

@@ -1,5 +1,9 @@
-"""The figures of a report: each function takes plain arrays and a path, writes a PNG, and returns its caption."""
+"""The figures of a report: each function takes plain arrays and a path, writes a PNG, and returns its caption.
 
+Where the path is a function it is called with the figure, and nothing is written.
+"""
+
+from divfeat.report.figures.across import forest, trials_by_threshold
 from divfeat.report.figures.by_count import accuracy_by_count, collapse_by_count, gain_by_count
 from divfeat.report.figures.class_thresholds import angles_by_count, group_accuracy_by_threshold
 from divfeat.report.figures.comparison import confirmation, gain_by_class
@@ -19,6 +23,7 @@ __all__ = [
     "cosines_over_epochs",
     "diversity_by_threshold",
     "feature_projection",
+    "forest",
     "gain_by_class",
     "gain_by_count",
     "group_accuracy_by_threshold",
@@ -26,5 +31,6 @@ __all__ = [
     "optimisation_history",
     "pareto_front",
     "score_by_held_loss",
+    "trials_by_threshold",
     "two_thresholds",
 ]

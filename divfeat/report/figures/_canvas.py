@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ INK, MUTED = "#222222", "#6b6b6b"
 SHADE = COLOURS[0]
 DOTS_PER_INCH = 150
 
+#: Where a figure goes: the PNG to write, or what takes the figure itself.
+Place = str | Path | Callable[[Figure], object]
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as the report has it, with or without pyplot's inline backend."""
+
+    def _repr_png_(self) -> bytes:
+        held = BytesIO()
+        self.savefig(held, dpi=DOTS_PER_INCH, format="png")
+        return held.getvalue()
+
 
 def plain(text: object, limit: int = 48) -> str:
     """Text for a figure: one line, no control characters, no mathtext, not hidden from a legend, shortened."""
@@ -44,7 +57,7 @@ def canvas(
     rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 4.6, **grid: Any
 ) -> tuple[Figure, Any]:
     """A figure of width x height inches on its own Agg canvas (no pyplot, no global state); its axes, [rows, columns]."""
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     for ax in axes.flat:
@@ -66,12 +79,15 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = "") -> None:
         ax.set_ylabel(y, fontsize=10)
 
 
-def save(figure: Figure, path: str | Path, caption: str) -> str:
-    """Write the PNG with the caption in small print below, and return the caption."""
+def save(figure: Figure, path: Place, caption: str) -> str:
+    """Write the PNG with the caption in small print below, or hand the figure over, and return the caption."""
     columns = int(figure.get_figwidth() * 16)
     figure.supxlabel(textwrap.fill(caption, columns), x=0.01, ha="left", fontsize=8, color=MUTED)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
+    if callable(path):
+        path(figure)
+    else:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
     return caption.replace(r"\$", "$")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from divfeat.report.figures._canvas import (
     COLOURS,
     DASHES,
     INK,
+    Place,
     by_seed,
     canvas,
     label,
@@ -42,7 +42,7 @@ IMAGES = "training images of the class (log scale)"
 def accuracy_by_count(
     counts: ArrayLike,
     accuracy: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: Place,
     *,
     class_names: Sequence[str],
     partitions: Partitions = (),
@@ -53,7 +53,7 @@ def accuracy_by_count(
     Args:
         counts: [K] training images.
         accuracy: method -> [K, S] or [K] percent, the winner first; NaN = missing.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         class_names: K of them, shown where they are few.
         partitions: group -> bool [K], shown as bands.
         name: Of the first method, in the legend.
@@ -89,7 +89,7 @@ def accuracy_by_count(
 def gain_by_count(
     counts: ArrayLike,
     gain: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: Place,
     *,
     class_names: Sequence[str],
     partitions: Partitions = (),
@@ -100,7 +100,7 @@ def gain_by_count(
     Args:
         counts: [K] training images.
         gain: baseline -> [K, S] or [K] points, paired by seed; NaN = missing.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         class_names: K of them, shown where they are few.
         partitions: group -> bool [K], shown as bands; dashed lines are the means of the first one's groups.
         name: Of the winner.
@@ -157,7 +157,7 @@ def gain_by_count(
 def collapse_by_count(
     counts: ArrayLike,
     measures: Mapping[str, Mapping[str, ArrayLike]],
-    path: str | Path,
+    path: Place,
     *,
     partitions: Partitions = (),
     name: str = "winner",
@@ -167,7 +167,7 @@ def collapse_by_count(
     Args:
         counts: [K] training images.
         measures: measure -> method -> [K, S] or [K]; NaN = missing, as for a class of one image that has no spread.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         partitions: group -> bool [K], shown as bands.
         name: Of the first method, in the legend.
 

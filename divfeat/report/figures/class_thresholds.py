@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +14,7 @@ from divfeat.report.figures._canvas import (
     DASHES,
     INK,
     MUTED,
+    Place,
     angle_axis,
     baselines,
     canvas,
@@ -34,7 +34,7 @@ _MIN_CORRELATED = 5
 def group_accuracy_by_threshold(
     tau_plus: Mapping[str, ArrayLike],
     accuracy: Mapping[str, ArrayLike],
-    path: str | Path,
+    path: Place,
     *,
     baseline_accuracy: Mapping[str, Mapping[str, ArrayLike]] | None = None,
     mean: bool = False,
@@ -44,7 +44,7 @@ def group_accuracy_by_threshold(
     Args:
         tau_plus: group -> [T] radians, one a trial.
         accuracy: group -> [T] percent on validation; NaN = missing.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         baseline_accuracy: group -> name -> [S] percent, drawn as a line (mean) and band (one sd).
         mean: Whether an angle is the mean over the group's classes, whose angles differ.
 
@@ -101,7 +101,7 @@ def _found(group: str, degrees: Floats, values: Floats) -> str:
 def angles_by_count(
     counts: ArrayLike,
     tau_plus: ArrayLike,
-    path: str | Path,
+    path: Place,
     *,
     others: Mapping[str, ArrayLike] | None = None,
     boundary: int | None = None,
@@ -113,7 +113,7 @@ def angles_by_count(
     Args:
         counts: [K] training images, at least 1.
         tau_plus: [K] radians of the winner.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         others: name -> [K] radians of the other candidates.
         boundary: classes with at most this many training images are minor; None where there are no such groups.
         partitions: group -> bool [K], shown as bands.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from divfeat.report.figures._canvas import (
     COLOURS,
     INK,
     MUTED,
+    Place,
     by_seed,
     canvas,
     label,
@@ -39,7 +39,7 @@ MOST_NAMED = 30
 def gain_by_class(
     winner: ArrayLike,
     baseline: ArrayLike,
-    path: str | Path,
+    path: Place,
     *,
     class_names: Sequence[str],
     counts: ArrayLike | None = None,
@@ -55,7 +55,7 @@ def gain_by_class(
     Args:
         winner: [K] or [K, S] score of each class, percent; NaN = missing.
         baseline: [K] or [K, S], the same seeds.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         class_names: K of them.
         counts: [K] training images of each class; needed where there is a boundary.
         boundary: classes with at most this many training images are minor; None where there are no such groups.
@@ -143,7 +143,7 @@ def _class_sizes(ax: Axes, size: Floats, boundary: int, groups: Sequence[tuple[A
 
 def confirmation(
     comparisons: Mapping[str, Mapping[str, Any]],
-    path: str | Path,
+    path: Place,
     *,
     margin: float = 0.5,
     where: str = "on test",
@@ -154,7 +154,7 @@ def confirmation(
     Args:
         comparisons: baseline -> {"differences": [S] points, "mean", "low", "high": points, "verdict": str, "level":
             float}: the fields of `statistics.Comparison` (its `__dict__` will do).
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         margin: equivalence margin, points.
 
     Returns:
@@ -167,26 +167,18 @@ def confirmation(
     ax.axvline(0, color=INK, linewidth=1.1)
     seeds, levels, hollow, shown = [], set(), False, [-1.6 * margin, 1.6 * margin]
     for place, entry in enumerate(comparisons.values()):
-        verdict = str(entry["verdict"])
-        colour = VERDICT_COLOURS.get(verdict, MUTED)
+        colour = VERDICT_COLOURS.get(str(entry["verdict"]), MUTED)
         points = np.asarray(entry["differences"], dtype=np.float64).reshape(-1)
         seeds.append(points)
         points = finite(points)
         ax.plot(
             points, np.full(len(points), place + 0.2), "|", color=colour, markersize=9, markeredgewidth=1.2, alpha=0.7
         )
-        mean, low, high = (float(entry[key]) for key in ("mean", "low", "high"))
-        shown += [v for v in (*points.tolist(), mean) if np.isfinite(v)]
-        words = plain(verdict)
-        judged = verdict != "no verdict"
+        judged, found = draw_difference(ax, place, entry)
+        shown += [*points.tolist(), *found]
         if judged:
             levels.add(round(100 * float(entry["level"]), 2))
-            shown += [low, high]
-            ax.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
-            words += f"\n{signed(mean)} {interval(low, high)}"
         hollow |= not judged
-        ax.plot(mean, place, "o", color=colour, markersize=7, markerfacecolor=colour if judged else "white")
-        ax.text(1.015, place, words, transform=ax.get_yaxis_transform(), fontsize=8.5, va="center", color=INK)
     if not comparisons:
         say_empty(ax, "no baseline")
     ax.set_yticks(range(len(comparisons)), [plain(name, 28) for name in comparisons])
@@ -202,3 +194,32 @@ def confirmation(
     if hollow:
         caption += "; hollow dot: mean of the seeds there are, no verdict"
     return save(figure, path, f"{caption}; grey band: margin of ±{margin:g} points." if margin else f"{caption}.")
+
+
+def draw_difference(
+    ax: Axes, place: float, entry: Mapping[str, Any], *, between: str = "\n", digits: int = 2
+) -> tuple[bool, list[float]]:
+    """Mean and interval of one paired difference at height `place`, in words right of the axes.
+
+    Args:
+        ax: To draw on.
+        place: Height in data units.
+        entry: {"mean", "low", "high", "verdict"}, as of `statistics.Comparison`.
+        between: Stands between the verdict and its numbers.
+        digits: Of the numbers, after the point.
+
+    Returns:
+        Whether there is a verdict, without which no interval is drawn, and the finite values that the axis has to show.
+    """
+    verdict = str(entry["verdict"])
+    colour = VERDICT_COLOURS.get(verdict, MUTED)
+    mean, low, high = (float(entry[key]) for key in ("mean", "low", "high"))
+    words, judged = plain(verdict), verdict != "no verdict"
+    if judged and low == high:
+        words = f"{signed(mean, digits)} in every seed"
+    elif judged:
+        ax.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
+        words += f"{between}{signed(mean, digits)} {interval(low, high, digits)}"
+    ax.plot(mean, place, "o", color=colour, markersize=7, markerfacecolor=colour if judged else "white")
+    ax.text(1.015, place, words, transform=ax.get_yaxis_transform(), fontsize=8.5, va="center", color=INK)
+    return judged, [value for value in (mean, *((low, high) if judged else ())) if np.isfinite(value)]

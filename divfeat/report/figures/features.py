@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -13,7 +12,7 @@ from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
 
 from divfeat.report.arrays import Floats
-from divfeat.report.figures._canvas import COLOURS, MUTED, canvas, label, plain, save, say_empty
+from divfeat.report.figures._canvas import COLOURS, MUTED, Place, canvas, label, plain, save, say_empty
 
 MARKERS = ("o", "^", "s", "D", "v")
 #: Fine classes drawn in each coarse one, one marker each, and images drawn of each fine class.
@@ -60,7 +59,7 @@ def plane_coordinates(features: ArrayLike, labels: ArrayLike, classes: Sequence[
 
 def feature_projection(
     panels: Mapping[str, Mapping[str, ArrayLike]],
-    path: str | Path,
+    path: Place,
     *,
     coarse_names: Mapping[int, str] | None = None,
     fine_names: Mapping[int, str] | None = None,
@@ -71,7 +70,7 @@ def feature_projection(
 
     Args:
         panels: method -> {"features": [N, D], "coarse": [N], "fine": [N]}.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         coarse_names: class -> name; a class without one is drawn by its number.
         fine_names: class -> name, likewise.
 

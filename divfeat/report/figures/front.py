@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,12 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from divfeat.report.arrays import mean_sd
-from divfeat.report.figures._canvas import COLOURS, INK, MUTED, canvas, label, legend, plain, save, say_empty
+from divfeat.report.figures._canvas import COLOURS, INK, MUTED, Place, canvas, label, legend, plain, save, say_empty
 
 
 def pareto_front(
     trials: Sequence[Mapping[str, Any]],
-    path: str | Path,
+    path: Place,
     *,
     names: tuple[str, str],
     directions: tuple[str, str],
@@ -27,7 +26,7 @@ def pareto_front(
 
     Args:
         trials: {"number": int, "values": (float, float), "feasible": bool, "front": bool}; without both values none is drawn.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         names: of the objectives, with their units.
         directions: of the objectives, `maximize` or `minimize`.
         baselines: name -> values over seeds in both objectives, drawn at their means.

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from divfeat.report.arrays import Floats
-from divfeat.report.figures._canvas import (
-    COLOURS,
-    MUTED,
-    RELEASES,
-    canvas,
-    frame,
-    label,
-    legend,
-    plain,
-    save,
-    say_empty,
-)
+from divfeat.report.figures._canvas import Place, canvas, label, legend, plain, save
+from divfeat.report.figures._scores import score_points
 
-#: Percent below the best from which on a score lies outside: collapsed trials would squeeze the others.
-FAR = 15.0
 #: Percent of the loss below which cones took away as good as nothing.
 LITTLE = 5.0
 
@@ -32,7 +19,7 @@ def score_by_held_loss(
     held: ArrayLike,
     scores: ArrayLike,
     releases: Sequence[str],
-    path: str | Path,
+    path: Place,
     *,
     coneless: ArrayLike = (),
     metric: str = "validation accuracy",
@@ -45,7 +32,7 @@ def score_by_held_loss(
         held: [T] percent of the cross-entropy of the whole training; trials with NaN in it or in `scores` are left out.
         scores: [T] objective.
         releases: [T] ways of letting go.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         coneless: [C] objective of trials without cones on the same seed, drawn as a line at their mean.
         metric: what the objective is.
         suffix: its unit.
@@ -62,28 +49,7 @@ def score_by_held_loss(
     without = without[np.isfinite(without)]
     figure, axes = canvas()
     ax = axes[0, 0]
-    if len(y):
-        sign = -1.0 if minimize else 1.0
-        frame(ax, sign * np.concatenate([y, without]))
-        if minimize:
-            ax.set_ylim(*(-limit for limit in reversed(ax.get_ylim())))
-        elif "%" in suffix:
-            ax.set_ylim(bottom=max(ax.get_ylim()[0], float(y.max()) - FAR))
-    else:
-        say_empty(ax, "no finished trial")
-    low, high = ax.get_ylim()
-    edge = high if minimize else low
-    outside = (y > high) | (y < low)
-    for name in (name for name in dict.fromkeys([*RELEASES, *names.tolist()]) if name in names):
-        colour, marker = RELEASES.get(name, (COLOURS[3], "D"))
-        mine = names == name
-        ax.plot(x[mine & ~outside], y[mine & ~outside], marker, color=colour, markersize=6, alpha=0.85,
-                markeredgecolor="white", markeredgewidth=0.6, label=plain(name or "trial"), zorder=3)  # fmt: skip
-        if (mine & outside).any():  # an empty line outside the clip would still claim room in the layout
-            ax.plot(x[mine & outside], np.full((mine & outside).sum(), edge), marker, color=colour, markersize=6,
-                    markerfacecolor="white", clip_on=False, zorder=4)  # fmt: skip
-    if len(without):
-        ax.axhline(float(without.mean()), color=MUTED, linestyle="--", linewidth=1.4, label="no cones, same seed")
+    outside = score_points(ax, x, y, names.tolist(), without, suffix=suffix, minimize=minimize)
     ax.set_xlim(-3, 103)
     label(
         ax,
@@ -92,7 +58,7 @@ def score_by_held_loss(
         f"{plain(metric)}{suffix}",
     )
     legend(ax)
-    return save(figure, path, _caption(x, y, names, without, int(outside.sum()), minimize))
+    return save(figure, path, _caption(x, y, names, without, outside, minimize))
 
 
 def _caption(x: Floats, y: Floats, names: NDArray[np.str_], without: Floats, outside: int, minimize: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from divfeat.report.figures._canvas import (
     INK,
     MUTED,
     SHADE,
+    Place,
     angle_axis,
     baselines,
     by_seed,
@@ -60,7 +60,7 @@ def _seeds_caption(table: Floats, references: Iterable[ArrayLike]) -> str:
 def accuracy_by_threshold(
     tau_plus: ArrayLike,
     accuracy: ArrayLike,
-    path: str | Path,
+    path: Place,
     *,
     baseline_accuracy: Mapping[str, ArrayLike] | None = None,
     as_good: tuple[float, float] | None = None,
@@ -73,7 +73,7 @@ def accuracy_by_threshold(
     Args:
         tau_plus: [G] radians, any order.
         accuracy: [G, S] or [G] percent; NaN = missing.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         baseline_accuracy: name -> [S] percent, drawn as a line (mean) and band (one sd).
         as_good: first and last threshold of the range, radians; None draws none.
         as_good_note: said in the caption, such as why the range is undetermined.
@@ -113,7 +113,7 @@ def diversity_by_threshold(
     tau_plus: ArrayLike,
     nc1: ArrayLike,
     numerical_rank: ArrayLike,
-    path: str | Path,
+    path: Place,
     *,
     baseline_diversity: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     method: str = "HingeCE",
@@ -124,7 +124,7 @@ def diversity_by_threshold(
         tau_plus: [G] radians.
         nc1: [G, S] or [G]; drawn on a log scale where it spans more than a decade.
         numerical_rank: [G, S] or [G].
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         baseline_diversity: name -> (NC1 [S], numerical rank [S]).
         method: legend entry of the curve.
 
@@ -162,7 +162,7 @@ def two_thresholds(
     tau_first: ArrayLike,
     tau_second: ArrayLike,
     objective: ArrayLike,
-    path: str | Path,
+    path: Place,
     *,
     names: tuple[str, str] = ("τ⁺ of major classes", "τ⁺ of minor classes"),
     metric: str = "validation accuracy",
@@ -178,7 +178,7 @@ def two_thresholds(
         tau_first: [T] radians, horizontal.
         tau_second: [T] radians, vertical.
         objective: [T]; NaN = failed or pruned, drawn as a cross.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         names: of the two thresholds.
         metric: what the colour shows.
         margin: within which the caption counts a trial as near the best.

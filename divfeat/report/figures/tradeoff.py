@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from divfeat.report.arrays import Floats, mean_sd
-from divfeat.report.figures._canvas import COLOURS, MUTED, canvas, label, legend, plain, save, say_empty
+from divfeat.report.figures._canvas import COLOURS, MUTED, Place, canvas, label, legend, plain, save, say_empty
 
 #: Points of balanced accuracy below the best from which on a trial lies outside: collapsed ones would squeeze the others.
 FAR = 15.0
@@ -19,7 +18,7 @@ _MARKERS = "ovs^Dp"
 
 def group_tradeoff(
     trials: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    path: str | Path,
+    path: Place,
     *,
     means: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     sizes: tuple[int, int],
@@ -29,7 +28,7 @@ def group_tradeoff(
 
     Args:
         trials: method -> percent of its trials [T] in the first and in the second group, NaN where a trial has none.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         means: method -> percent over seeds [S] in both groups, drawn at their means: baselines that were not tuned.
         sizes: Classes of the groups.
         names: Of the groups.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from divfeat.report.figures._canvas import (
     INK,
     MUTED,
     RELEASES,
+    Place,
     canvas,
     frame,
     label,
@@ -32,13 +32,13 @@ from divfeat.report.figures._canvas import (
 PALE = 0.3
 
 
-def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: str | Path) -> str:
+def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: Place) -> str:
     """Mean cosine of training features to their own axis and to the others, as figures 3a and 3b of the paper.
 
     Args:
         methods: name -> {"epoch": [E], "own": [S, E] or [E], "other": [S, E] or [E]}; several seeds give mean and band,
             a seed that is missing is a row of NaN.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
 
     Returns:
         The caption, also printed on the figure.
@@ -71,7 +71,7 @@ def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: st
 
 def optimisation_history(
     trials: Sequence[Mapping[str, Any]],
-    path: str | Path,
+    path: Place,
     *,
     metric: str = "validation accuracy",
     suffix: str = " (%)",
@@ -84,7 +84,7 @@ def optimisation_history(
             str, or None where there is nothing to let go of}; a pruned trial is drawn hollow at its last value, one that misses
             a constraint pale and not among the best, a trial without a value as a tick on the lower edge, where trials far
             below the others stand too.
-        path: PNG to write.
+        path: PNG to write, or what takes the figure.
         metric: what the objective is.
         suffix: its unit.
         minimize: whether less of it is better.

@@ -1,0 +1,147 @@
+"""Ray Tune as the executor of trials that span workers: each is a Ray Train run, which a Tune trial drives."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from divfeat import environment
+from divfeat.cluster.source import RETRIES, JobSource
+from divfeat.cluster.spanning import run_spanning
+from divfeat.cluster.trial import TrialSpec
+
+#: What Tune is told while it runs: no files of its own, no hand on SIGINT, nothing printed.
+_TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+
+
+def run_over_workers(
+    source: JobSource, data: ray.ObjectRef, storage: Path, *, concurrent: int, driver_cpus: float
+) -> None:
+    """Run everything `source` hands out on `data`; returns when all have ended or it is stopping.
+
+    Args:
+        source: Of the trials.
+        data: Images in the object store.
+        storage: Folder for Ray's own files of this study.
+        concurrent: Trials at a time.
+        driver_cpus: Cores of the process that drives a trial.
+    """
+    scratch = storage / "tune"
+    queue = _Queue(source)
+    held = [data]
+
+    def trainable(config: dict[str, Any]) -> None:
+        run_spanning(TrialSpec.from_json(config["spec"]), held[0], storage / "train")
+
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": driver_cpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=queue, scheduler=_Scheduler(queue), num_samples=-1, max_concurrent_trials=concurrent
+        ),
+        run_config=tune.RunConfig(
+            name="queue",
+            storage_path=str(scratch),
+            verbose=0,
+            progress_reporter=_Silent(),
+            stop=_StopAll(source),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        with environment.defaults(_TUNE):  # put back: a notebook may have other business with Tune
+            tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # the ledger is the truth; Tune's snapshot is never read
+
+
+class _Silent(tune.ProgressReporter):
+    """Reports nothing: Tune's own choice in a notebook clears the cell and leaves an empty output for each queue."""
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: Any, done: bool, *system: Any) -> None:
+        """Nothing."""
+
+
+class _Unpickled:
+    """Pickles as an empty shell: Tune's snapshot, which pickles all it is given, is never read."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Queue(_Unpickled, Searcher):
+    """Tune's view of a source: suggestions are trials, results are epochs."""
+
+    def __init__(self, source: JobSource) -> None:
+        super().__init__(metric=None, mode=None)
+        self.source = source
+        self.keys: dict[str, str] = {}
+        self.stopped: set[str] = set()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        """Nothing to take over: objectives are the source's business."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial."""
+        if self.source.stopping():
+            return Searcher.FINISHED
+        spec = self.source.next()
+        if spec is None:
+            return None if self.source.waiting else Searcher.FINISHED  # None: Tune asks again
+        self.keys[trial_id] = spec.key
+        return {"spec": spec.to_json()}
+
+    def heard(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Called by the scheduler, which alone may stop a trial."""
+        events = result.get("events") or []
+        return self.source.heard(self.keys[trial_id], events)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial has ended, whichever way."""
+        self.source.ended(self.keys[trial_id], lost=bool(error))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshot holds nothing of ours."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class _Scheduler(_Unpickled, FIFOScheduler):
+    """Asks the source after every report whether the trial goes on."""
+
+    def __init__(self, queue: _Queue) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop or continue."""
+        stop = self.queue.heard(trial.trial_id, result)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+
+class _StopAll(_Unpickled, Stopper):
+    """Ends what runs once the source is stopping; checkpoints stay."""
+
+    def __init__(self, source: JobSource) -> None:
+        self.source = source
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Single trials are the scheduler's business."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether everything ends."""
+        return self.source.stopping()
