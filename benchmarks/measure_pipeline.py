@@ -18,7 +18,7 @@ from divfeat.config import Policy
 from divfeat.data.augment import Augment
 from divfeat.data.batches import Batches
 from divfeat.data.images import ImageSet
-from divfeat.models import FeatureExtractor, build_extractor
+from divfeat.models import FeatureExtractor, build_extractor, with_channels_last
 
 REPEATS = 3
 GOAL = 10.0
@@ -39,8 +39,7 @@ def epoch_of(images: ImageSet, policy: Policy, cutout: int) -> Callable[[], None
     def run() -> None:
         epoch = next(epochs)
         for batch in batches.epoch(epoch):
-            augmented = augment(batch.images, epoch, batch.draw).contiguous(memory_format=torch.channels_last)
-            extractor.normalise(augmented)
+            extractor.normalise(with_channels_last(augment(batch.images, epoch, batch.draw)))
 
     return run
 

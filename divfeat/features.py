@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from divfeat.data.images import ImageSet
+from divfeat.models import with_channels_last
 from divfeat.pretrain import Learner
 
 #: Images that pass the backbone at a time on a CPU: their activations stay in its cache, which 512 images' do not (1.2 to 1.8
@@ -59,7 +60,7 @@ def extract(learner: Learner, images: ImageSet, *, batch_size: int = 512, channe
         stop = min(start + batch_size, bounds[rank + 1])
         batch = torch.tensor(images.images[start:stop]).to(device)
         if channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
+            batch = with_channels_last(batch)
         extractor = learner.extractor
         parts = batch.split(_CPU_IMAGES) if device.type == "cpu" else (batch,)
         taps = extractor.project(torch.cat([extractor.backbone(extractor.normalise(part)) for part in parts]))

@@ -28,7 +28,7 @@ from divfeat.data.mix import Mix, Targets
 from divfeat.errors import DataError, NonFiniteError
 from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
-from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm
+from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm, with_channels_last
 from divfeat.thresholds import MovingThresholds
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
@@ -175,7 +175,6 @@ def train(
         moving.to(device)
         tau_plus = moving.tau_plus
     tau_plus = tau_plus.to(device)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     last_save = time.monotonic()
 
     unfinished = state.epoch < config.epochs
@@ -192,7 +191,7 @@ def train(
             images, targets = mix(augment(batch.images, epoch, batch.draw), batch, epoch)
             if translation is not None:
                 images = translation(images, batch, epoch)
-            images = images.contiguous(memory_format=memory_format)
+            images = with_channels_last(images) if config.channels_last else images.contiguous()
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 features, logits = runner(images)
             losses, weights = _losses(objective, features, logits, targets, epoch / config.epochs)

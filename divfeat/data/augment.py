@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,19 +75,12 @@ class Augment:
         return self._cut_out(images, epoch, draw) if self.cutout else images
 
     def _crop_flip(self, images: Tensor, epoch: int, draw: Tensor) -> Tensor:
-        _, _, height, width = images.shape
-        flip = self._draw("flip", epoch, draw, 2).bool()[:, None]
-        columns = torch.arange(width, device=images.device).expand(len(images), width)
-        columns = torch.where(flip, width - 1 - columns, columns)
-        if self.policy == "flip":
-            return images.gather(3, columns[:, None, None].expand_as(images))
-        # One gather crops and flips: in the padded image, flattened, (row, column) sits at row * stride + column.
-        pad, stride = self.pad, width + 2 * self.pad
-        rows = torch.arange(height, device=images.device) + self._draw("crop_rows", epoch, draw, 2 * pad + 1)[:, None]
-        columns = columns + self._draw("crop_columns", epoch, draw, 2 * pad + 1)[:, None]
-        pixels = (rows[:, :, None] * stride + columns[:, None, :]).flatten(1)
-        padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
-        return padded.gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+        pad = 0 if self.policy == "flip" else self.pad
+        top = self._draw("crop_rows", epoch, draw, 2 * pad + 1)
+        left = self._draw("crop_columns", epoch, draw, 2 * pad + 1)
+        flip = self._draw("flip", epoch, draw, 2).bool()
+        cut = windows_by_slices if images.device.type == "cpu" else windows_by_gather
+        return cut(F.pad(images, (pad, pad, pad, pad)), top, left, flip, images.shape[-2:])
 
     def _cut_out(self, images: Tensor, epoch: int, draw: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -97,6 +92,42 @@ class Augment:
     def _draw(self, stream: str, epoch: int, draw: Tensor, high: int) -> Tensor:
         """Integers in [0, high), int64 [B]; the bias of the remainder is below high / 2^63."""
         return keyed_bits(stream_key(self.seed, f"augment/{stream}", epoch), draw) % high
+
+
+def windows_by_gather(padded: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: Sequence[int]) -> Tensor:
+    """A window out of each image, some turned left to right, in one operation on any device.
+
+    Args:
+        padded: uint8 [B, C, H', W'].
+        top: int64 [B], the window's first row.
+        left: int64 [B], its first column.
+        flip: bool [B], whether it is turned.
+        size: Height and width of the windows.
+
+    Returns:
+        uint8 [B, C, height, width].
+    """
+    height, width = size
+    columns = torch.arange(width, device=padded.device)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    rows = top[:, None] + torch.arange(height, device=padded.device)
+    pixels = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
+    found = padded.flatten(2).gather(2, pixels[:, None].expand(-1, padded.shape[1], -1))
+    return found.unflatten(2, (height, width))
+
+
+def windows_by_slices(padded: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: Sequence[int]) -> Tensor:
+    """As :func:`windows_by_gather`, image by image, for images on a CPU.
+
+    A slice copies rows where a gather looks up each pixel: a third of its time on images of 32 x 32 pixels.
+    """
+    height, width = size
+    images = padded.numpy()
+    found = np.empty((len(images), images.shape[1], height, width), dtype=images.dtype)
+    for place, (row, column, turned) in enumerate(zip(top.tolist(), left.tolist(), flip.tolist(), strict=True)):
+        window = images[place, :, row : row + height, column : column + width]
+        found[place] = window[..., ::-1] if turned else window
+    return torch.from_numpy(found)
 
 
 def in_window(centre: Tensor, half: int | Tensor, size: int) -> Tensor:

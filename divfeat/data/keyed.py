@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,10 +28,24 @@ def stream_key(seed: int, stream: str, *counters: int) -> int:
 
 def keyed_bits(key: int, index: Tensor) -> Tensor:
     """Random integers in [0, 2^63), int64 of ``index``'s shape and device, one for each index (int64)."""
+    return torch.from_numpy(bits_by_numpy(key, index)) if index.device.type == "cpu" else bits_by_torch(key, index)
+
+
+def bits_by_torch(key: int, index: Tensor) -> Tensor:
+    """:func:`keyed_bits` on any device."""
     bits = index * _signed(_GOLDEN) + _signed(key)
     bits = (bits ^ _shift(bits, 30)) * _signed(_MIX_1)
     bits = (bits ^ _shift(bits, 27)) * _signed(_MIX_2)
     return _shift(bits ^ _shift(bits, 31), 1)
+
+
+def bits_by_numpy(key: int, index: Tensor) -> np.ndarray:
+    """:func:`keyed_bits` on a CPU, where numpy starts an operation on a batch's few numbers in a quarter of the time."""
+    with np.errstate(over="ignore"):  # numpy warns of single numbers that wrap, not of arrays
+        bits = np.ascontiguousarray(index.numpy()).view(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_MIX_1)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_MIX_2)
+    return ((bits ^ (bits >> np.uint64(31))) >> np.uint64(1)).view(np.int64).reshape(index.shape)
 
 
 def _mix(z: int) -> int:

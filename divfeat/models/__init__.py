@@ -4,6 +4,7 @@ from divfeat.models.backbone import Backbone
 from divfeat.models.batchnorm import convert_batchnorm
 from divfeat.models.extractor import FeatureExtractor, Taps, build_extractor
 from divfeat.models.heads import CosineHead, FrameHead, Head, LinearHead, Outputs
+from divfeat.models.layout import with_channels_last
 from divfeat.models.registry import BACKBONES
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Taps",
     "build_extractor",
     "convert_batchnorm",
+    "with_channels_last",
 ]

@@ -101,19 +101,20 @@ class FeatureExtractor(nn.Module):
         channels = self.mean.shape[0]
         if images.ndim != 4 or images.shape[1] != channels:
             raise DataError(f"images of shape {tuple(images.shape)}: the extractor takes [B, {channels}, H, W]")
-        if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype) / 255
-        elif not images.is_floating_point():
+        if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(f"images of {images.dtype}: give uint8 in 0..255 or floating point in [0, 1]")
-        images = images.to(self.mean.dtype)
-        if channels == 1 or not images.is_contiguous(memory_format=torch.channels_last):
-            return (images - self.mean) / self.std
+        # One new tensor, in which the rest is done: memory fresh from the system costs several times the arithmetic.
+        scaled = images.to(self.mean.dtype, copy=True)
+        if images.dtype == torch.uint8:
+            scaled.div_(255)
+        if channels == 1 or not scaled.is_contiguous(memory_format=torch.channels_last):
+            return scaled.sub_(self.mean).div_(self.std)
         # Channels lie side by side here: with a mean for each number of a row of pixels the loops are as long as the row and
         # not three numbers short, which takes a tenth of the time and gives the same bits.
-        rows = images.permute(0, 2, 3, 1).flatten(2)
-        width = images.shape[3]
-        rows = (rows - self.mean.flatten().repeat(width)) / self.std.flatten().repeat(width)
-        return rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+        width = scaled.shape[3]
+        rows = scaled.permute(0, 2, 3, 1).flatten(2)
+        rows.sub_(self.mean.flatten().repeat(width)).div_(self.std.flatten().repeat(width))
+        return scaled
 
     def forward(self, images: Tensor) -> Taps:
         """Extracts features.

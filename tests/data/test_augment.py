@@ -5,11 +5,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy, RandAugment
 
 from divfeat.data import Augment, Policy, policies
+from divfeat.data.augment import windows_by_gather, windows_by_slices
 from divfeat.data.keyed import keyed_bits, stream_key
 from divfeat.data.operations import OPERATIONS
 from divfeat.errors import ConfigError
@@ -98,6 +100,19 @@ def test_equals_a_loop_over_images(
     expected = naive(policy, pad, seed, images.numpy(), epoch, index, cutout, fill.numpy())
     np.testing.assert_array_equal(out.numpy(), expected)
     assert torch.equal(images, before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 5), st.sampled_from([(1, 8, 8), (3, 8, 8), (3, 5, 9)]), st.integers(0, 2**40), st.integers(0, 9))
+def test_slices_on_a_cpu_cut_the_same_windows_as_the_gather(
+    pad: int, shape: tuple[int, int, int], seed: int, count: int
+) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    padded = F.pad(batch(count, shape), (pad, pad, pad, pad)) if count else torch.zeros(0, *shape, dtype=torch.uint8)
+    places = [torch.randint(0, 2 * pad + 1, (count,), generator=drawn) for _ in range(2)]
+    flip = torch.randint(0, 2, (count,), generator=drawn).bool()
+    here, there = (cut(padded, *places, flip, shape[1:]) for cut in (windows_by_slices, windows_by_gather))
+    assert torch.equal(here, there) and here.dtype == torch.uint8 and here.shape == (count, *shape)
 
 
 def test_none_is_the_identity() -> None:
