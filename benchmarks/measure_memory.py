@@ -82,6 +82,7 @@ class FourTrials:
         self.training.add(key)
         if len(self.training) == TRIALS:
             self.private.append(sum(worker.memory_full_info().uss for worker in workers()) / _MIB)
+            print(f"  {self.private[-1]:.0f} MiB in {TRIALS} processes", file=sys.stderr, flush=True)
         return False
 
     def ended(self, key: str, lost: bool) -> None:
@@ -97,11 +98,20 @@ _CPUS = 0.5
 
 
 def workers() -> list[Any]:
-    """The processes in which trials train, of this driver's cluster, as psutil has them."""
+    """The processes in which trials train, of this driver's cluster, as psutil has them.
+
+    Raises:
+        RuntimeError: they are not as many as the trials.
+    """
     import psutil  # of the extra for tests: to list the benchmarks must need less
 
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if "ImplicitFunc" in "".join(process.cmdline())]
+    from divfeat.cluster.pool import TrialRunner
+
+    names = {process: "".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
+    found = [process for process, name in names.items() if TrialRunner.__name__ in name]
+    if len(found) != TRIALS:
+        raise RuntimeError(f"{len(found)} processes train, not {TRIALS}: {sorted(names.values())}")
+    return found
 
 
 def held(executor: Any, shared: Any, data: PreparedData, samples: int) -> float:
@@ -119,7 +129,7 @@ def at_a_time(repeats: int, small: bool) -> Iterator[Row]:
 
     from divfeat.cluster.executor import RayExecutor
 
-    count = 2000 if small else 30_000
+    count = 2000 if small else 20_000
     many, few = prepared(count, 200), prepared(_FEW, 200)
     copy = many.train.images.nbytes / _MIB
     pairs, further = [], []

@@ -183,7 +183,7 @@ def cases(small: bool) -> Iterator[Case]:
     yield Case("digits' features, 1,400 x 128, 10 classes", *digits(torch.float64), threads=1)
     for threads in (1, 2):
         yield Case("cones, 10,000 x 64, 10 classes", *cones(10_000, 64, 10, torch.float64), threads=threads)
-    yield Case("cones, 2,500 x 256, 50 classes", *cones(2_500, 256, 50, torch.float32, noise=1.0), threads=1)
+    yield Case("cones, 1,500 x 128, 50 classes", *cones(1_500, 128, 50, torch.float32, noise=1.0), threads=1)
 
 
 def measure(repeats: int, small: bool) -> Iterator[Row]:
