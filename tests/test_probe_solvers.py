@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +12,9 @@ from torch import Tensor
 from divfeat.errors import NonFiniteError
 from divfeat.probe import linear_probe
 from divfeat.probe.lbfgs import minimise
+from divfeat.probe.path import predicted
 from divfeat.probe.problem import Problem
-from divfeat.probe.search import best_index, coarse_to_fine, grid, nearest
+from divfeat.probe.search import PROTOCOL_STRENGTHS, best_index, coarse_to_fine, grid
 from divfeat.probe.sgd import sgd
 from divfeat.probe.solve import solve
 
@@ -52,11 +54,6 @@ def test_short_ladders_are_walked_whole(count: int) -> None:
     assert best_index(grid(count, accuracy)) == count - 1
 
 
-def test_the_nearest_start_prefers_the_stronger() -> None:
-    assert nearest(5, [3, 7]) == 7
-    assert nearest(5, [4, 7]) == 4
-
-
 # --- L-BFGS --------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +91,60 @@ def test_lbfgs_stops_where_arithmetic_ends() -> None:
     found = minimise(noisy, torch.zeros(2), torch.clone, tol=1e-3, max_iter=50)
     assert not found.converged and found.iterations <= 50
     torch.testing.assert_close(found.point, torch.zeros(2), rtol=0, atol=1e-2)
+
+
+# --- the path over strengths ---------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(known=st.lists(st.integers(0, 44), min_size=1, max_size=6, unique=True), index=st.integers(0, 44))
+def test_a_start_is_the_best_polynomial_through_the_nearest_solutions(known: list[int], index: int) -> None:
+    problem = Problem(*clusters(40, dim=3, classes=3), 3)
+    generator = torch.Generator().manual_seed(sum(known))
+    points = {place: torch.randn(problem.null().shape, generator=generator).double() for place in known}
+    near = sorted(known, key=lambda place: (abs(place - index), -place))[:3]
+    at = np.log10(PROTOCOL_STRENGTHS)
+    starts = []
+    for count in range(1, len(near) + 1):
+        used = near[:count]
+        values = torch.stack([points[place].flatten() for place in used]).numpy()
+        fitted = np.polynomial.polynomial.polyfit(at[used] - at[index], values, count - 1)[0]
+        starts.append(torch.from_numpy(fitted.copy()).view_as(problem.null()))
+    objectives = [problem.evaluate(start, PROTOCOL_STRENGTHS[index])[0].item() for start in starts]
+    found = predicted(problem, points, PROTOCOL_STRENGTHS, index)
+    torch.testing.assert_close(found, starts[int(np.argmin(objectives))], rtol=1e-6, atol=1e-8)
+
+
+def test_a_start_that_overflows_is_passed_over() -> None:
+    problem = Problem(*clusters(40, dim=3, classes=3), 3)
+    points = {3: problem.null(), 2: torch.full_like(problem.null(), 1e308)}
+    assert torch.equal(predicted(problem, points, PROTOCOL_STRENGTHS, 4), problem.null())
+
+
+def test_of_two_as_near_the_stronger_comes_first() -> None:
+    problem = Problem(*clusters(40, dim=3, classes=3), 3)
+    tied = {place: torch.full_like(problem.null(), math.inf) for place in (3, 7)}
+    tied[7] = problem.null()
+    assert torch.equal(predicted(problem, tied, PROTOCOL_STRENGTHS, 5), problem.null())
+
+
+def test_predicted_starts_save_most_of_the_way_on_data_that_can_be_separated() -> None:
+    """Where the nearest solution lies far away: the weights grow without end as the strength falls."""
+    problem = Problem(*clusters(200, dim=20, classes=4), 4)
+    spent, points = {"nearest": 0, "predicted": 0}, {}
+    for how in spent:
+        points = {}
+        for index in reversed(range(25)):
+            if not points:
+                start = problem.null()
+            elif how == "nearest":
+                start = points[index + 1]
+            else:
+                start = predicted(problem, points, PROTOCOL_STRENGTHS, index)
+            found = solve(problem, start, PROTOCOL_STRENGTHS[index], tol=1e-3, max_iter=1000)
+            points[index] = found.point
+            spent[how] += found.evaluations
+    assert 2 * spent["predicted"] < spent["nearest"], spent
 
 
 # --- the conditioned problem ---------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import ConfigError
+from divfeat.probe.path import predicted
 from divfeat.probe.problem import Problem
 from divfeat.probe.result import Fit, ProbeResult, score
-from divfeat.probe.search import PROTOCOL_STRENGTHS, best_index, coarse_to_fine, grid, nearest
+from divfeat.probe.search import PROTOCOL_STRENGTHS, best_index, coarse_to_fine, grid
 from divfeat.probe.sgd import sgd
 from divfeat.probe.solve import solve
 from divfeat.probe.task import Pair, Task, prepare
@@ -154,7 +155,7 @@ def _lbfgs(
     search: str,
     warm_start: ProbeResult | None,
 ) -> dict[int, _Candidate]:
-    """Fit the strengths the search asks for, each from its nearest neighbour; then the best to full tolerance."""
+    """Fit the strengths the search asks for, each from where its neighbours point; then the best to full tolerance."""
     problem = Problem(task.features, task.labels, len(task.classes))
     first = problem.null()
     if warm_start is not None:
@@ -166,7 +167,7 @@ def _lbfgs(
     fits: dict[int, _Candidate] = {}
 
     def fit(index: int, tolerance: float) -> float:
-        start = points[nearest(index, list(points))] if points else first
+        start = points[index] if index in points else predicted(problem, points, ladder, index) if points else first
         solution = solve(problem, start, ladder[index], tol=tolerance, max_iter=max_iter)
         points[index] = solution.point
         before = fits[index].fit if index in fits else None

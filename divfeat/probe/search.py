@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 #: The 45 weight decays of the protocol, 1e-6 to 1e5, four a decade (C = 1 / strength; Kornblith et al. 2019).
 PROTOCOL_STRENGTHS: tuple[float, ...] = tuple(10 ** (-6 + index / 4) for index in range(45))
@@ -46,8 +46,3 @@ def coarse_to_fine(count: int, accuracy: Callable[[int], float], samples: int) -
             if 0 <= index < count and index not in found:
                 found[index] = accuracy(index)
     return found
-
-
-def nearest(index: int, known: Sequence[int]) -> int:
-    """The evaluated index to warm-start from: the closest, of two the stronger (its classifier is the less extreme)."""
-    return min(known, key=lambda other: (abs(other - index), -other))
