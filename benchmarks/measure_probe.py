@@ -181,8 +181,8 @@ def cases(small: bool) -> Iterator[Case]:
         yield Case("cones, 120 x 6, 3 classes", *cones(120, 6, 3, torch.float64), threads=1)
         return
     yield Case("digits' features, 1,400 x 128, 10 classes", *digits(torch.float64), threads=1)
-    for threads in (1, 2):
-        yield Case("cones, 10,000 x 64, 10 classes", *cones(10_000, 64, 10, torch.float64), threads=threads)
+    # On one core: scikit-learn took several times as long on two cores as on one, which would flatter us.
+    yield Case("cones, 10,000 x 64, 10 classes", *cones(10_000, 64, 10, torch.float64), threads=1)
     yield Case("cones, 1,500 x 128, 50 classes", *cones(1_500, 128, 50, torch.float32, noise=1.0), threads=1)
 
 

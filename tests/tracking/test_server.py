@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -19,7 +13,7 @@ import pytest
 
 from divfeat.tracking import Tracker
 from divfeat.tracking import tracker as tracker_module
-from divfeat.tracking.store import unreachable
+from tests.servers import free_port, mlflow_server
 from tests.tracking import conftest
 from tests.tracking.conftest import View, events, record, start
 from tests.tracking.test_extractor import begun, expected, images, load_elsewhere, trained
@@ -27,37 +21,9 @@ from tests.tracking.test_extractor import begun, expected, images, load_elsewher
 pytestmark = pytest.mark.slow
 
 
-@contextlib.contextmanager
-def running(folder: Path, port: int) -> Iterator[str]:
-    """A server with its whole process group ended at the end."""
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
-    env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=env, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while unreachable(uri, timeout=1):
-            assert server.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.2)
-        yield uri
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running(tmp_path_factory.mktemp("server"), free_port()) as uri:
+    with mlflow_server(tmp_path_factory.mktemp("server"), free_port()) as uri:
         yield uri
 
 
@@ -123,7 +89,7 @@ def test_model_round_trip_through_the_server(server: str, name: str, tmp_path: P
 def test_a_server_that_goes_away_and_comes_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with running(tmp_path / "server", port) as uri:
+    with mlflow_server(tmp_path / "server", port) as uri:
         tracker = Tracker.open(tmp_path, name, uri)
         tracker.study_run({})
         tracker.start_run("a", **start())
@@ -133,7 +99,7 @@ def test_a_server_that_goes_away_and_comes_back(name: str, tmp_path: Path, monke
     tracker.finish_run("a", record())
     assert tracker.behind == {"a", "b"}
     monkeypatch.setattr(tracker_module, "PAUSE_SECONDS", 0.0)
-    with running(tmp_path / "server", port):
+    with mlflow_server(tmp_path / "server", port):
         tracker._paused_until = 0.0  # the pause is over
         tracker.finish_run("b", record("pruned"))
         tracker.finish_study("completed")

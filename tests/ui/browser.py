@@ -1,20 +1,13 @@
-"""A headless Chromium on the pages of MLflow and optuna-dashboard, and the two servers: for tests and for screenshots."""
+"""A headless Chromium on the pages of MLflow and optuna-dashboard: for tests and for screenshots."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
-
-from divfeat.tracking.store import unreachable
 
 FLAGS = (
     "--headless",
@@ -63,29 +56,6 @@ def visit(page: Page, url: str) -> None:
     """Open a page of an application that keeps its place behind the '#': from scratch, or it would keep its state."""
     page.goto("about:blank")
     page.goto(url)
-
-
-@contextlib.contextmanager
-def dashboard(storage: str, folder: Path, port: int) -> Iterator[str]:
-    """optuna-dashboard on a storage."""
-    command = [sys.executable, "-c", "from optuna_dashboard._cli import main; main()"]
-    command += [storage, "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "dashboard.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, env=dict(os.environ), start_new_session=True
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while unreachable(uri, timeout=1):
-            assert server.poll() is None, (folder / "dashboard.log").read_text()
-            assert time.monotonic() < deadline, (folder / "dashboard.log").read_text()
-            time.sleep(0.2)
-        yield uri
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 RUN_NAME = "attributes.`Run Name`"

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 
 from divfeat.search.ledger import Ledger
 from divfeat.tracking.page import Place
-from tests.tracking.test_server import free_port, running
+from tests.servers import free_port, mlflow_server
 
 ROOT = Path(__file__).parents[2]
 #: Two thresholds, trials pruned by halving, a verdict over five seeds; then two objectives, for the Pareto front.
@@ -144,7 +144,7 @@ def page(browser) -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running(tmp_path_factory.mktemp("mlflow"), free_port()) as uri:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow"), free_port()) as uri:
         yield uri
 
 

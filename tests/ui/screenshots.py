@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.tracking.test_server import free_port, running
-from tests.ui.browser import RUN_NAME, chromium, column, dashboard, new_page, visit
+from tests.servers import dashboard, free_port, mlflow_server
+from tests.ui.browser import RUN_NAME, chromium, column, new_page, visit
 from tests.ui.conftest import Finished, finish
 
 #: Drawn slowly on a busy machine, after the page itself is there.
@@ -79,7 +79,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="divfeat-")))
-        uri = given.tracking_uri or stack.enter_context(running(scratch / "mlflow", free_port()))
+        uri = given.tracking_uri or stack.enter_context(mlflow_server(scratch / "mlflow", free_port()))
         tour = Finished(given.study.name, given.study.resolve(), uri) if given.study else finish("tour", scratch, uri)
         front = given.front.resolve() if given.front else finish("front", scratch, uri).folder
         browser = stack.enter_context(chromium())

@@ -14,8 +14,8 @@ from divfeat.settings import make_configs
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
 
-from tests.tracking.test_server import free_port
-from tests.ui.browser import dashboard, visit
+from tests.servers import dashboard, free_port
+from tests.ui.browser import visit
 
 
 @pytest.fixture(scope="module")

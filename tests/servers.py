@@ -1,0 +1,66 @@
+"""Real servers for the length of a block, on the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from divfeat.tracking.store import unreachable
+
+#: To answer at all, on a busy machine.
+_SECONDS = 240
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """`mlflow server` over an sqlite file and a folder of artifacts."""
+    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
+    with _serving(command, port, folder, "server.log") as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def dashboard(storage: str, folder: Path, port: int) -> Iterator[str]:
+    """optuna-dashboard on a storage."""
+    command = ["-c", "from optuna_dashboard._cli import main; main()"]
+    with _serving(
+        [*command, storage, "--host", "127.0.0.1", "--port", str(port)], port, folder, "dashboard.log"
+    ) as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def _serving(arguments: Sequence[str], port: int, folder: Path, log: str) -> Iterator[str]:
+    """This interpreter with `arguments`, once it answers; its whole process group is ended at the end."""
+    folder.mkdir(exist_ok=True)
+    env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / log).open("ab") as out:
+        server = subprocess.Popen(
+            [sys.executable, *arguments], stdout=out, stderr=out, cwd=folder, env=env, start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + _SECONDS
+        while unreachable(uri, timeout=1):
+            assert server.poll() is None, (folder / log).read_text()
+            assert time.monotonic() < deadline, (folder / log).read_text()
+            time.sleep(0.2)
+        yield uri
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
