@@ -1,4 +1,5 @@
-"""The table of all benchmarks: `python -m benchmarks.table` rewrites it in docs/benchmarks.md, from results/benchmarks."""
+"""The tables of benchmarks, from results/benchmarks: `python -m benchmarks.table` rewrites them all in docs/benchmarks.md, and
+one of the rows that do worst against their goals in README.md."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Any
 from benchmarks.rows import read_rows
 from divfeat.files import write_text
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+_ROOT = Path(__file__).resolve().parents[1]
+PAGE, README = _ROOT / "docs" / "benchmarks.md", _ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 _HEAD = (
     "| what | divfeat | peer | divfeat's median | peer's median | ratio [smallest, largest pair] | goal |",
@@ -20,12 +22,16 @@ _HEAD = (
 
 def line(row: Mapping[str, Any]) -> str:
     """One row of a table."""
-    low, high = row["ratio_range"]
-    sign = "x" if row["sense"] == "times" else ""
     return (
         f"| {row['what']} | {row['ours']} | {row['peer']} | {row['median_ours']:.3g} {row['unit']} | "
-        f"{row['median_peer']:.3g} {row['unit']} | {row['ratio']:.3g}{sign} [{low:.3g}, {high:.3g}] | {_goal(row)} |"
+        f"{row['median_peer']:.3g} {row['unit']} | {_ratio(row)} | {_goal(row)} |"
     )
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    """The median of the pairs, and the smallest and largest of them."""
+    low, high = row["ratio_range"]
+    return f"{row['ratio']:.3g}{'x' if row['sense'] == 'times' else ''} [{low:.3g}, {high:.3g}]"
 
 
 def _goal(row: Mapping[str, Any]) -> str:
@@ -58,6 +64,44 @@ def text(benchmarks: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def worst(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Of a benchmark the row furthest below its goal, or least above it; None where none was set."""
+
+    def kept(row: Mapping[str, Any]) -> float:
+        if row["goal"] is None:
+            return float(row["most"] / row["median_ours"])
+        return float(row["ratio"] / row["goal"] if row["sense"] == "times" else row["goal"] / row["ratio"])
+
+    promised = [row for row in found["rows"] if row["met"] is not None]
+    return min(promised, key=kept) if promised else None
+
+
+def summary(benchmarks: Sequence[Mapping[str, Any]]) -> str:
+    """A row a benchmark: the one that does worst against its goal, and how many of its goals were met."""
+    lines = ["| benchmark: worst row | beside | ratio [smallest, largest pair] | goal | goals met |"]
+    lines += ["| :--- | :--- | ---: | :--- | ---: |"]
+    for found in benchmarks:
+        row = worst(found)
+        if row is None:
+            continue
+        goals = [each["met"] for each in found["rows"] if each["met"] is not None]
+        name = found["benchmark"] + (" (GPU)" if found["machine"]["gpu"] else "")
+        value = _ratio(row) if row["goal"] is not None else f"{row['median_ours']:.3g} {row['unit']}"
+        lines.append(
+            f"| `{name}`: {row['what']}, {row['ours']} | {row['peer']} | {value} | {_goal(row)} | "
+            f"{sum(goals)} of {len(goals)} |"
+        )
+    places = {f"{found['machine']['processor']}, {found['machine']['cores']} cores" for found in benchmarks}
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"*Medians of pairs; {'; '.join(sorted(places))}; commits and all rows in [benchmarks](docs/benchmarks.md).*",
+            "",
+        ]
+    )
+
+
 def between(page: str, content: str) -> str:
     """`page` with what stands between the two marks replaced."""
     head, rest = page.split(BEGIN)
@@ -65,9 +109,11 @@ def between(page: str, content: str) -> str:
 
 
 def main() -> int:
-    """Rewrite the page; returns the exit code."""
-    write_text(PAGE, between(PAGE.read_text(encoding="utf-8"), text(read_rows())))
-    print(PAGE)
+    """Rewrite both pages; returns the exit code."""
+    rows = read_rows()
+    for page, content in ((PAGE, text(rows)), (README, summary(rows))):
+        write_text(page, between(page.read_text(encoding="utf-8"), content))
+        print(page)
     return 0
 
 

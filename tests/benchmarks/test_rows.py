@@ -17,9 +17,9 @@ from divfeat.files import write_text
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def row(sense="times", goal=None, most=None):
+def row(sense="times", goal=None, most=None, ours="ours"):
     pairs = [(1.0, 4.0), (2.0, 6.0), (1.0, 20.0)]
-    return Row("a thing", "ours", "peer", "s", pairs, sense, goal=goal, most=most)
+    return Row("a thing", ours, "peer", "s", pairs, sense, goal=goal, most=most)
 
 
 def test_the_ratio_is_the_median_of_the_pairs_not_of_the_sides():
@@ -87,14 +87,34 @@ def test_written_rows_come_back_with_their_ratio_and_machine(tmp_path):
     assert "GOAL MISSED" in told(row(goal=5.0)) and "**missed**" in table.text([found])
 
 
-def test_the_page_shows_what_results_hold(tmp_path, monkeypatch):
-    page = tmp_path / "page.md"
-    write_text(page, (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"))
-    monkeypatch.setattr(table, "PAGE", page)
+def test_the_pages_show_what_results_hold(tmp_path, monkeypatch):
+    for name, place in (("PAGE", "docs/benchmarks.md"), ("README", "README.md")):
+        copy = tmp_path / name
+        write_text(copy, (ROOT / place).read_text(encoding="utf-8"))
+        monkeypatch.setattr(table, name, copy)
     assert table.main() == 0
-    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"), (
-        "python -m benchmarks.table rewrites docs/benchmarks.md"
-    )
+    for name, place in (("PAGE", "docs/benchmarks.md"), ("README", "README.md")):
+        assert (tmp_path / name).read_text(encoding="utf-8") == (ROOT / place).read_text(encoding="utf-8"), (
+            f"python -m benchmarks.table rewrites {place}"
+        )
+
+
+def test_the_summary_shows_the_row_that_does_worst_against_its_goal(tmp_path):
+    rows = [  # ratios 4: twice, once and a half, and a quarter of what was promised; without a goal; 0.8 of an absolute one
+        row(goal=2.0),
+        row(ours="the worst", goal=16.0),
+        row(ours="a share", sense="share", goal=1.0),
+        row(ours="no goal"),
+        row(ours="absolute", most=1.25 * row().to_dict()["median_ours"]),
+    ]
+    write_rows("thing", rows, machine(), tmp_path)
+    (found,) = read_rows(tmp_path)
+    assert table.worst(found)["ours"] == "the worst"
+    assert "| `thing`: " in table.summary(
+        [found]
+    ) and f"| {sum(each.met for each in rows if each.met is not None)} of 4 |" in table.summary([found])
+    write_rows("thing", [row(ours="no goal")], machine(), tmp_path)
+    assert table.worst(*read_rows(tmp_path)) is None and "`thing`" not in table.summary(read_rows(tmp_path))
 
 
 def test_wrong_words_are_told_before_anything_runs(capsys):
