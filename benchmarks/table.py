@@ -3,6 +3,7 @@ one of the rows that do worst against their goals in README.md."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,9 @@ def worst(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
     def kept(row: Mapping[str, Any]) -> float:
         if row["goal"] is None:
             return float(row["most"] / row["median_ours"])
-        return float(row["ratio"] / row["goal"] if row["sense"] == "times" else row["goal"] / row["ratio"])
+        if row["sense"] == "times":
+            return float(row["ratio"] / row["goal"])
+        return float(row["goal"] / row["ratio"]) if row["ratio"] else math.inf
 
     promised = [row for row in found["rows"] if row["met"] is not None]
     return min(promised, key=kept) if promised else None

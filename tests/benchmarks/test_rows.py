@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_the_summary_shows_the_row_that_does_worst_against_its_goal(tmp_path):
         row(ours="the worst", goal=16.0),
         row(ours="a share", sense="share", goal=1.0),
         row(ours="no goal"),
+        replace(row(ours="nothing at all", sense="share", goal=1.0), pairs=[(0.0, 4.0)]),
         row(ours="absolute", most=1.25 * row().to_dict()["median_ours"]),
     ]
     write_rows("thing", rows, machine(), tmp_path)
@@ -112,7 +114,7 @@ def test_the_summary_shows_the_row_that_does_worst_against_its_goal(tmp_path):
     assert table.worst(found)["ours"] == "the worst"
     assert "| `thing`: " in table.summary(
         [found]
-    ) and f"| {sum(each.met for each in rows if each.met is not None)} of 4 |" in table.summary([found])
+    ) and f"| {sum(each.met for each in rows if each.met is not None)} of 5 |" in table.summary([found])
     write_rows("thing", [row(ours="no goal")], machine(), tmp_path)
     assert table.worst(*read_rows(tmp_path)) is None and "`thing`" not in table.summary(read_rows(tmp_path))
 
