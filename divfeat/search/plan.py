@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from divfeat.cluster.executor import Capacity, this_machine
+from divfeat.cluster.trial import warm_up
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.experiment import run
@@ -187,6 +188,7 @@ def _warm_up(runner: Study, data: PreparedData) -> tuple[float, float, int, int]
     chosen = np.linspace(0, len(data.train) - 1, images).astype(np.int64)
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(runner.execution.cpus_per_worker)))
+    warm_up()  # once a process, which trials share: not a part of each run
     started = time.monotonic()
     try:
         result = run(
