@@ -1,12 +1,15 @@
-"""Asynchronous successive halving (Li et al. 2020) as a pure function of the table of rung results.
+"""Asynchronous successive halving (Li et al. 2020), decided by the table of rung results alone.
 
-It decides for a trial that has just reached a rung; who runs the trial (Tune, a simulator over recorded curves) asks it.
+Two kinds: trials that are not among the best at a rung are stopped for good (what Ray offers), or every trial pauses at
+every rung and the best go on from their checkpoints as soon as there is room (algorithm 2 of the paper): one that came
+early is then no more likely to go on than one that came late. Who runs the trials (actors, a simulator) asks.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping
-from typing import Literal
 
 from divfeat.objectives import Direction
 
@@ -14,25 +17,99 @@ from divfeat.objectives import Direction
 RungTable = Mapping[int, Mapping[str, float]]
 
 
-def decide(
-    table: RungTable, trial: str, rung: int, reduction: int, direction: Direction = "maximize"
-) -> Literal["continue", "stop"]:
-    """Whether `trial`, whose value at `rung` is in the table, goes on.
-
-    It goes on while it is among the best ``max(1, n // reduction)`` of the n trials that have reached the rung so far; a
-    rung that fewer than `reduction` trials have reached stops nobody, and ties with the last promoted go on.
+class Halving:
+    """The table of rung results, kept sorted, and what it says of each trial; nothing else decides.
 
     Args:
-        table: Every value reported at every rung, this one's included.
-        trial: Who asks.
-        rung: Where it stands.
-        reduction: One in `reduction` goes on.
+        reduction: One in `reduction` goes on from a rung.
         direction: Which values are the best.
+        table: Results known before, each rung's in the order they came.
     """
-    sign = 1 if direction == "maximize" else -1
-    values = {name: sign * value for name, value in table[rung].items()}
-    if len(values) < reduction:
-        return "continue"
-    promoted = max(1, len(values) // reduction)
-    threshold = sorted(values.values(), reverse=True)[promoted - 1]
-    return "continue" if values[trial] >= threshold else "stop"
+
+    def __init__(self, reduction: int, direction: Direction = "maximize", table: RungTable | None = None) -> None:
+        self.reduction, self._sign = reduction, 1 if direction == "maximize" else -1
+        self._rungs: dict[int, _Rung] = {}
+        for rung, values in sorted((table or {}).items()):
+            for trial, value in values.items():
+                self.add(trial, rung, value)
+
+    def add(self, trial: str, rung: int, value: float) -> None:
+        """A trial's objective at a rung it has reached; told again, it changes nothing. NaN is no result.
+
+        Whoever has reached a rung went on from those below.
+        """
+        if math.isnan(value):
+            return
+        self._rungs.setdefault(rung, _Rung()).add(trial, self._sign * value)
+        for lower, found in self._rungs.items():
+            if lower < rung:
+                found.go_on(trial)
+
+    def stops(self, trial: str, rung: int) -> bool:
+        """Whether a trial whose value at `rung` is in the table ends there for good.
+
+        It goes on while it is among the best ``max(1, n // reduction)`` of the n trials that have reached the rung so far; a
+        rung that fewer than `reduction` trials have reached stops nobody, and ties with the last that goes on go on.
+        """
+        found = self._rungs[rung]
+        if len(found) < self.reduction:
+            return False
+        return found.value(trial) < found.best(max(1, len(found) // self.reduction))
+
+    def promoted(self, last: bool = False) -> str | None:
+        """The paused trial that goes on now, or None: of the highest rung first, the best of those among the best
+        ``n // reduction`` there, of equal ones the first that came. It counts as gone on.
+
+        Args:
+            last: No new trials will come and none runs: one at least goes on from each rung, so that some training is finished.
+        """
+        for rung in sorted(self._rungs, reverse=True):
+            found = self._rungs[rung]
+            trial = found.waiting(max(int(last), len(found) // self.reduction))
+            if trial is not None:
+                found.go_on(trial)
+                return trial
+        return None
+
+
+class _Rung:
+    """One rung: values sorted, those of the trials that wait there sorted too; larger is better."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, float] = {}
+        self._places: dict[str, int] = {}
+        self._ranked: list[float] = []
+        self._waiting: list[tuple[float, float, str]] = []  # of equal values the first that came stands last
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, trial: str, value: float) -> None:
+        if trial not in self._values:
+            self._places[trial] = -len(self._values)
+            self._values[trial] = value
+            insort(self._ranked, value)
+            insort(self._waiting, (value, self._places[trial], trial))
+
+    def value(self, trial: str) -> float:
+        return self._values[trial]
+
+    def best(self, count: int) -> float:
+        """The worst value of the best `count`."""
+        return self._ranked[-count]
+
+    def waiting(self, count: int) -> str | None:
+        """The best trial that waits, if fewer than `count` are better, or as good and gone on."""
+        if not self._waiting:
+            return None
+        value, _, trial = self._waiting[-1]
+        as_good = len(self._ranked) - bisect_left(self._ranked, value)
+        as_good_waiting = len(self._waiting) - bisect_left(self._waiting, (value, -math.inf, ""))
+        return trial if as_good - as_good_waiting < count else None
+
+    def go_on(self, trial: str) -> None:
+        if trial in self._values:
+            key = (self._values[trial], self._places[trial], trial)
+            at = bisect_left(self._waiting, key)
+            if at < len(self._waiting) and self._waiting[at] == key:
+                del self._waiting[at]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from divfeat import record as records
 from divfeat.cluster.trial import TrialSpec
 from divfeat.objectives import Direction
-from divfeat.search.asha import decide
+from divfeat.search.asha import Halving
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
@@ -71,12 +71,12 @@ class JobQueue:
     ) -> None:
         self.jobs, self.ledger, self.spec_of, self.interrupt = jobs, ledger, spec_of, interrupt
         self.followers, self.on_record = followers, on_record
-        self.objective, self.reduction, self.direction = objective, reduction, direction
+        self.objective = objective
         self.max_failed_share = max_failed_share
         self.shares, self.most_held = shares, held
         self.held: list[Job] = []
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
-        self.table = {rung: dict(values) for rung, values in (table or {}).items()}
+        self.halving = Halving(reduction, direction, table)
         self.pruned: dict[str, int] = {}
         self.statuses: dict[str, str] = {}
         self.errors: Counter[str] = Counter()
@@ -148,8 +148,8 @@ class JobQueue:
             value = event.get(self.objective) if self.objective is not None and epochs in job.rungs else None
             if value is None or math.isnan(value):  # geometry can be undefined
                 continue
-            self.table.setdefault(epochs, {})[key] = float(value)
-            if decide(self.table, key, epochs, self.reduction, self.direction) == "stop":
+            self.halving.add(key, epochs, float(value))
+            if self.halving.stops(key, epochs):
                 self.pruned[key] = epochs
         return key in self.pruned
 

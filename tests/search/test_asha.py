@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from divfeat.errors import ConfigError
 from divfeat.objectives import OBJECTIVES
-from divfeat.search.asha import decide
+from divfeat.search.asha import Halving
 from divfeat.search.interrupt import Interrupt
 from divfeat.search.ledger import Ledger
 from divfeat.search.queue import JobQueue
 from tests.search.samples import METRIC, completed, curve, make_study, search_job
 
 VALUES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20)
+
+
+def decide(table, trial, rung, reduction, direction="maximize"):
+    return "stop" if Halving(reduction, direction, table).stops(trial, rung) else "continue"
 
 
 def naive(values, index, reduction):
@@ -59,6 +63,62 @@ def test_below_reduction_entries_nobody_stops(values, reduction):
 def test_ties_with_the_last_promoted_go_on():
     table = {1: {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.4}}
     assert [decide(table, trial, 1, 3) for trial in "abcd"] == ["continue"] * 3 + ["stop"]
+
+
+def naive_promotion(table, gone_on, reduction, last):
+    """Algorithm 2 of Li et al. (2020), by sorting everything anew."""
+    for rung in sorted(table, reverse=True):
+        ranked = sorted(table[rung], key=lambda trial: -table[rung][trial])  # stable: the first that came first
+        best = ranked[: max(int(last), len(ranked) // reduction)]
+        for trial in best:
+            if trial not in gone_on[rung]:
+                return trial, rung
+    return None
+
+
+@given(st.integers(2, 4), st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), max_size=40), st.booleans())
+def test_promotion_agrees_with_sorting_everything_anew(reduction, steps, last):
+    """Trials come with a value, or whoever may go on does and brings its value to the next rung."""
+    rungs = (1, 3, 9)
+    halving, table, gone_on = Halving(reduction), {rung: {} for rung in rungs}, {rung: set() for rung in rungs}
+    for number, (new, value) in enumerate(steps):
+        if new:
+            table[1][str(number)] = float(value)
+            halving.add(str(number), 1, float(value))
+            continue
+        expected = naive_promotion(table, gone_on, reduction, last)
+        assert halving.promoted(last) == (expected and expected[0])
+        if expected is not None:
+            trial, rung = expected
+            gone_on[rung].add(trial)
+            if rung != rungs[-1]:
+                higher = rungs[rungs.index(rung) + 1]
+                table[higher][trial] = float(value)
+                halving.add(trial, higher, float(value))
+
+
+@given(VALUES, st.integers(2, 4))
+def test_promotion_taken_up_again_lets_nobody_go_on_but_those_on_their_way(values, reduction):
+    halving = Halving(reduction)
+    for number, value in enumerate(values):
+        halving.add(str(number), 1, value)
+    reached, on_their_way = [], []
+    while (trial := halving.promoted()) is not None:
+        if trial in reached:
+            on_their_way.append(trial)
+        else:
+            reached.append(trial)
+            halving.add(trial, 3, -float(trial))
+    table = {1: {str(i): value for i, value in enumerate(values)}, 3: {trial: -float(trial) for trial in reached}}
+    again = Halving(reduction, table=table)
+    assert set(iter(again.promoted, None)) <= set(on_their_way)  # who came later may have left no place
+
+
+def test_nan_is_no_result():
+    halving = Halving(2)
+    for trial, value in (("a", math.nan), ("b", 1.0), ("c", 2.0)):
+        halving.add(trial, 1, value)
+    assert halving.promoted() == "c" and halving.promoted() is None
 
 
 def test_two_objectives_cannot_be_halved():
