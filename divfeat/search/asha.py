@@ -45,6 +45,14 @@ class Halving:
             if lower < rung:
                 found.go_on(trial)
 
+    @property
+    def table(self) -> dict[int, dict[str, float]]:
+        """All results, each rung's in the order they came."""
+        return {
+            rung: {trial: self._sign * value for trial, value in found.values.items()}
+            for rung, found in self._rungs.items()
+        }
+
     def stops(self, trial: str, rung: int) -> bool:
         """Whether a trial whose value at `rung` is in the table ends there for good.
 
@@ -54,7 +62,7 @@ class Halving:
         found = self._rungs[rung]
         if len(found) < self.reduction:
             return False
-        return found.value(trial) < found.best(max(1, len(found) // self.reduction))
+        return found.values[trial] < found.best(max(1, len(found) // self.reduction))
 
     def promoted(self, last: bool = False) -> str | None:
         """The paused trial that goes on now, or None: of the highest rung first, the best of those among the best
@@ -76,23 +84,20 @@ class _Rung:
     """One rung: values sorted, those of the trials that wait there sorted too; larger is better."""
 
     def __init__(self) -> None:
-        self._values: dict[str, float] = {}
+        self.values: dict[str, float] = {}
         self._places: dict[str, int] = {}
         self._ranked: list[float] = []
         self._waiting: list[tuple[float, float, str]] = []  # of equal values the first that came stands last
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
     def add(self, trial: str, value: float) -> None:
-        if trial not in self._values:
-            self._places[trial] = -len(self._values)
-            self._values[trial] = value
+        if trial not in self.values:
+            self._places[trial] = -len(self.values)
+            self.values[trial] = value
             insort(self._ranked, value)
             insort(self._waiting, (value, self._places[trial], trial))
-
-    def value(self, trial: str) -> float:
-        return self._values[trial]
 
     def best(self, count: int) -> float:
         """The worst value of the best `count`."""
@@ -108,8 +113,8 @@ class _Rung:
         return trial if as_good - as_good_waiting < count else None
 
     def go_on(self, trial: str) -> None:
-        if trial in self._values:
-            key = (self._values[trial], self._places[trial], trial)
+        if trial in self.values:
+            key = (self.values[trial], self._places[trial], trial)
             at = bisect_left(self._waiting, key)
             if at < len(self._waiting) and self._waiting[at] == key:
                 del self._waiting[at]

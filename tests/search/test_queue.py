@@ -201,7 +201,7 @@ def test_only_rungs_with_the_objective_are_compared(room):
     assert not opened.queue.heard(worse.key, [{"epoch": 0, "time": 0}])
     assert not opened.queue.heard(worse.key, curve([0.0] * 4)[2:])
     assert opened.queue.heard(worse.key, curve([0.0, 0.1])[1:])
-    assert opened.queue.table == {1: {best.key: 0.9}, 2: {best.key: 0.9, worse.key: 0.1}}
+    assert opened.queue.halving.table == {1: {best.key: 0.9}, 2: {best.key: 0.9, worse.key: 0.1}}
     assert opened.queue.heard(worse.key, [])  # what was decided stays decided
 
 
