@@ -132,7 +132,8 @@ def run(
         stages: Folder for checkpoints; training resumes from there, and a first stage that another run has finished is taken
             over. None keeps none.
         device: Default the first GPU, else the CPU.
-        rungs: Numbers of finished epochs after which the objectives themselves are measured on validation.
+        rungs: Numbers of finished epochs after which the objectives themselves are measured on validation, and before that a
+            checkpoint is written.
         root: Folder of local data sets.
 
     Returns:
@@ -176,6 +177,7 @@ def run(
         moving=method.moving,
         data=data.split_hash,
         checkpoint=checkpoint(stages, stage_key(config)) if stages else None,
+        checkpoint_after=rungs,
         on_epoch=observer,
     )
     learner.eval()

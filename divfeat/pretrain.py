@@ -12,7 +12,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def train(
     data: str = "",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
+    checkpoint_after: Collection[int] = (),
     on_epoch: EpochCallback | None = None,
 ) -> TrainResult:
     """Train `learner` for `config.epochs` epochs, or what is left of them after the checkpoint.
@@ -129,6 +130,8 @@ def train(
         checkpoint: File written by rank 0, in the middle of long epochs too; read if present.
         checkpoint_seconds: Seconds between two checkpoints (looked at after every step on a CPU, every 20 and at the end of
             an epoch on an accelerator); one is always written after the last epoch.
+        checkpoint_after: Numbers of finished epochs after whose last step one is written too, before `on_epoch` is called: who
+            ends the training there loses nothing. A training that goes on from it calls `on_epoch` for that epoch again.
         on_epoch: Called on every rank after each epoch with (epoch, metrics, learner).
 
     Returns:
@@ -213,8 +216,9 @@ def train(
             state.images += batch.global_size
             if _looked_at(state.step, batches.steps_per_epoch, device):
                 _check_finite(losses, epoch, state.step)
-                if checkpoint is not None and _agreed(
-                    time.monotonic() - last_save >= checkpoint_seconds, world, device
+                at_rung = epoch + 1 in checkpoint_after and state.step == batches.steps_per_epoch
+                if checkpoint is not None and (
+                    at_rung or _agreed(time.monotonic() - last_save >= checkpoint_seconds, world, device)
                 ):
                     state.seconds += time.monotonic() - mark
                     state.save(checkpoint, _all_reduced(sums, world), rank, world)

@@ -648,6 +648,36 @@ def test_checkpoints_come_by_the_clock_and_at_the_end(tmp_path: Path, monkeypatc
     assert saved == [(3, 0)]
 
 
+def test_checkpoints_come_after_chosen_epochs_before_anybody_hears_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[Any] = []
+    real = pretrain._State.save
+
+    def save(state: Any, *args: Any) -> None:
+        happened.append((state.epoch, state.step))
+        real(state, *args)
+
+    def told(epoch: int, metrics: Mapping[str, float], learner: Learner) -> None:
+        happened.append(f"told of {epoch}")
+
+    monkeypatch.setattr(pretrain._State, "save", save)
+    how: dict[str, Any] = {"checkpoint_seconds": 1e9, "checkpoint_after": (2, 7)}
+    whole, expected = fresh(settings(), checkpoint=tmp_path / "a.pt", on_epoch=told, **how)
+    assert happened == ["told of 0", (1, STEPS), "told of 1", "told of 2", (3, 0)]
+
+    def stop(epoch: int, metrics: Mapping[str, float], learner: Learner) -> None:
+        if epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fresh(settings(), checkpoint=tmp_path / "b.pt", on_epoch=stop, **how)
+    happened.clear()
+    learner, result = fresh(settings(), checkpoint=tmp_path / "b.pt", on_epoch=told, **how)
+    assert result.resumed_at == (1, STEPS) and happened[0] == "told of 1"
+    assert same(whole.state_dict(), learner.state_dict()) and result.history == expected.history
+
+
 @pytest.mark.parametrize("steps", [1, 4, 20, 45])
 def test_an_accelerator_is_looked_at_now_and_then_and_at_the_end_of_every_epoch(steps: int) -> None:
     def looked(device: str) -> list[int]:
