@@ -26,6 +26,8 @@ from divfeat.validation import Frozen, Later, digest, without
 
 #: Samplers that keep no state besides the trials, so that they can take over those of a plainer family.
 REFINING = ("tpe", "gp", "random")
+#: Samplers that learn from values at rungs, or from nothing.
+PROMOTING = ("tpe", "random")
 #: Samplers that propose away from what misses a constraint; `qmc` and `random` follow no trial, `cmaes` would be misled.
 MODELS_CONSTRAINTS = ("tpe", "gp", "nsga2")
 
@@ -128,6 +130,10 @@ class SearchConfig(Frozen):
     low: float = 0.0
     high: float = Field(17 / 36 * math.pi, description="radians")
     asha: AshaConfig | None = None
+    promote: bool = Field(
+        False,
+        description="asha pauses every trial at a rung and lets the best go on, instead of stopping the others for good",
+    )
     constraints: tuple[ConstraintConfig, ...] = Field((), description="bounds that the winner keeps on validation")
     stop: tuple[StopConfig, ...] = Field((), description="reasons to end a training of the search early")
 
@@ -159,6 +165,15 @@ class SearchConfig(Frozen):
             raise ValueError(f"releases={list(self.releases)}: give at least one, none twice")
         if self.asha and len(self.objectives) > 1:
             raise ValueError("asha compares trials by one number; it cannot stop trials of two objectives. Drop one")
+        if self.promote and self.asha is None:
+            raise ValueError(
+                "promote=true says how asha goes on; give asha={first_rung: 4, reduction: 3} too, or drop it"
+            )
+        if self.promote and self.sampler not in PROMOTING:
+            raise ValueError(
+                f"promote=true with sampler {self.sampler!r}, which learns from finished trials alone while most are paused; use "
+                f"{' or '.join(PROMOTING)}"
+            )
         if self.sampler == "cmaes" and len(self.objectives) > 1:
             raise ValueError("sampler 'cmaes' handles one objective; use nsga2, tpe, gp, qmc or random for two")
         self._check_constraints()
@@ -328,7 +343,7 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` of a study (JSON types, sections as mappings) without what decides no result."""
     later: Later = {
         **LATER,
-        "search": (SearchConfig, ("refine", "constraints", "stop", "method", "own")),
+        "search": (SearchConfig, ("refine", "constraints", "stop", "method", "own", "promote")),
         "protocol": (ProtocolConfig, ("published_ce", "tune")),
     }
     return without(settings, NEVER, later)

@@ -163,6 +163,8 @@ def test_out_of_range_values_are_named(assignment: str, parts: list[str]) -> Non
         (["search.low=1.2", "search.high=1.0"], "search.low=1.2 must lie below search.high=1.0"),
         (["search.high=65"], "65 degrees would be 1.1345"),
         (["search.objectives=[accuracy, balanced]", "search.asha={}"], "asha compares trials by one number"),
+        (["search.promote=true"], "promote=true says how asha goes on"),
+        (["search.promote=true", "search.asha={}", "search.sampler=gp"], "promote=true with sampler 'gp'"),
         (["search.objectives=[accuracy, balanced]", "search.sampler=cmaes"], "'cmaes' handles one objective"),
         (
             ["search.constraints=[{metric: majr, at_least: 70}]"],
@@ -524,6 +526,7 @@ ALONG: dict[str, dict[str, Any]] = {
     "data.tail": {"data": {"imbalance": 10.0}},
     "search.refine": {"search": {"family": "major_minor"}},
     "search.own": {"search": {"method": {"name": "hinge_la"}}},
+    "search.promote": {"search": {"asha": {"first_rung": 2}}},
     "search.method.margin": {"search": {"method": {"scale": 30}}},
     "search.method.deferred": {"search": {"method": {"class_balanced": 0.9999}}},
     **{
@@ -679,7 +682,9 @@ def test_the_asha_settings_are_part_of_the_identity() -> None:
         study(search={"asha": asha}).identity
         for asha in (None, {}, {"first_rung": 3}, {"reduction": 4}, {"first_rung": 3, "reduction": 4})
     }
-    assert len(hashes) == 5
+    hashes.add(study(search={"asha": {}, "promote": True}).identity)
+    assert len(hashes) == 6
+    assert study(search={"asha": {}, "promote": False}).identity == study(search={"asha": {}}).identity
     assert study(search={"asha": {"first_rung": 4}}).identity == study(search={"asha": {}}).identity
     assert AshaConfig().first_rung == 4
 

@@ -33,17 +33,18 @@ class Halving:
             for trial, value in values.items():
                 self.add(trial, rung, value)
 
-    def add(self, trial: str, rung: int, value: float) -> None:
-        """A trial's objective at a rung it has reached; told again, it changes nothing. NaN is no result.
+    def add(self, trial: str, rung: int, value: float) -> bool:
+        """A trial's objective at a rung it has reached. Whoever has reached a rung went on from those below.
 
-        Whoever has reached a rung went on from those below.
+        Returns:
+            Whether that is new: told again it changes nothing, and NaN is no result.
         """
-        if math.isnan(value):
-            return
-        self._rungs.setdefault(rung, _Rung()).add(trial, self._sign * value)
+        if math.isnan(value) or not self._rungs.setdefault(rung, _Rung()).add(trial, self._sign * value):
+            return False
         for lower, found in self._rungs.items():
             if lower < rung:
                 found.go_on(trial)
+        return True
 
     @property
     def table(self) -> dict[int, dict[str, float]]:
@@ -92,12 +93,14 @@ class _Rung:
     def __len__(self) -> int:
         return len(self.values)
 
-    def add(self, trial: str, value: float) -> None:
-        if trial not in self.values:
-            self._places[trial] = -len(self.values)
-            self.values[trial] = value
-            insort(self._ranked, value)
-            insort(self._waiting, (value, self._places[trial], trial))
+    def add(self, trial: str, value: float) -> bool:
+        if trial in self.values:
+            return False
+        self._places[trial] = -len(self.values)
+        self.values[trial] = value
+        insort(self._ranked, value)
+        insort(self._waiting, (value, self._places[trial], trial))
+        return True
 
     def best(self, count: int) -> float:
         """The worst value of the best `count`."""

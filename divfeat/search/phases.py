@@ -166,6 +166,7 @@ class Phases:
             objective=first.validation if asha else None,
             direction=first.direction,
             reduction=asha.reduction if asha else 3,
+            promotes=self.config.search.promote,
             table=proposals.rung_table(),
         )
 

@@ -126,9 +126,38 @@ class Proposals:
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""
         self._seed_sampler(len(self._trials()))
-        if self.refinement is not None and not any(trial.state == TrialState.WAITING for trial in self._trials()):
-            self._refine(self.refinement)
+        if not any(trial.state == TrialState.WAITING for trial in self._trials()):
+            if self.refinement is not None:
+                self._refine(self.refinement)
+            elif self.study.search.promote:
+                copy = optuna.create_study(sampler=self.optuna.sampler, directions=self.directions)
+                copy.add_trials(self._seen())
+                self.optuna.enqueue_trial(copy.ask(dict(self.space)).params)
         return self._note(self.optuna.ask())
+
+    def _seen(self) -> list[FrozenTrial]:
+        """Trials as a sampler is to see them: one that may wait at a rung for ever as pruned there, with its values so far.
+
+        Optuna's storage has it as running until it is decided, of which a sampler learns nothing, or takes it for a bad one.
+        """
+        if not self.study.search.promote:
+            return self._trials()
+        rows, found = self._rows(), []
+        for trial in self._trials():
+            row = rows.get(trial.number) if trial.state == TrialState.RUNNING else None
+            values = self._rung_values(self.ledger.events(row["key"])) if row is not None else {}
+            if values:
+                seen = create_trial(
+                    state=TrialState.PRUNED,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    user_attrs=trial.user_attrs,
+                    intermediate_values=values,
+                )
+                seen.number = trial.number
+                trial = seen
+            found.append(trial)
+        return found
 
     def _refine(self, refinement: Refinement) -> None:
         """Enqueue what the present stage proposes; nothing where the last stage leaves it to the study's own sampler."""
@@ -145,7 +174,7 @@ class Proposals:
         else:
             if last:
                 return
-            params = refinement.draw(number, rows, self._trials(), space, self.optuna.sampler, self.directions)
+            params = refinement.draw(number, rows, self._seen(), space, self.optuna.sampler, self.directions)
             stage = {"family": family, "params": params}
             lifted = refinement.lifted(params, family, refinement.stages[-1], self.space)
         self.optuna.enqueue_trial(lifted, user_attrs={"stage": stage})

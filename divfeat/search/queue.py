@@ -45,6 +45,7 @@ class JobQueue:
         on_record: Called with every job that has its record.
         objective: Metric compared at rungs, or None where nothing is stopped early.
         reduction: Of the halving.
+        promotes: Whether every trial pauses at a rung until it is among the best, instead of being stopped there for good.
         direction: Of the objective.
         table: Values at rungs known before, of a study taken up again.
         max_failed_share: Of the finished jobs, judged from the fourth on.
@@ -63,6 +64,7 @@ class JobQueue:
         on_record: Callable[[Job, Mapping[str, Any]], None] = lambda job, record: None,
         objective: str | None = None,
         reduction: int = 3,
+        promotes: bool = False,
         direction: Direction = "maximize",
         max_failed_share: float = 0.5,
         table: Mapping[int, Mapping[str, float]] | None = None,
@@ -76,8 +78,12 @@ class JobQueue:
         self.shares, self.most_held = shares, held
         self.held: list[Job] = []
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
-        self.halving = Halving(reduction, direction, table)
+        self.halving, self.promotes = Halving(reduction, direction, table), promotes
+        self.known = {key for values in (table or {}).values() for key in values}  # of an earlier session
         self.pruned: dict[str, int] = {}
+        self.pausing: set[str] = set()  # told to, and not yet ended
+        self.paused: dict[str, list[Job]] = {}
+        self.promoted: list[str] = []  # that may go on, and do as soon as there is room
         self.statuses: dict[str, str] = {}
         self.errors: Counter[str] = Counter()
         self.fatal: Exception | None = None
@@ -85,33 +91,61 @@ class JobQueue:
     def next(self) -> TrialSpec | None:
         """The next job without a record whose first stage nobody is training just now.
 
-        None while `waiting` says so means: not yet.
+        None while `waiting` says so means: not yet. Where trials are promoted, those that were go before new ones.
         """
+        if self.promotes and (spec := self._going_on()) is not None:
+            return spec
         for job in self._in_turn():
             found = self.ledger.record(job.key)
             if found is not None:
                 self._finish(job, found, fresh=False)
-            elif job.key in self.running:
-                self.running[job.key].append(job)
+            elif job.key in self.running or job.key in self.paused:
+                (self.running.get(job.key) or self.paused[job.key]).append(job)
+            elif self.promotes and job.key in self.known:
+                self.paused[job.key] = [job]
+                if (spec := self._going_on()) is not None:
+                    return spec
             else:
-                self.ledger.start(
-                    job.key,
-                    {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number},
-                )
-                if job.experiment.role == "confirm":
-                    self.ledger.test_read(job.key, f"{job.name}, seed {job.experiment.seed}")
-                self.running[job.key] = [job]
-                for follower in self.followers:
-                    follower.started(job)
-                return self.spec_of(job)
+                return self._start([job])
             if self.stopping():
                 return None
+        if self.promotes and not self.running and not self._any_completed():
+            return self._going_on(last=True)
+        return None
+
+    def _any_completed(self) -> bool:
+        """Whether a trial of this search, this session's or an earlier one's, was trained to the end."""
+        before = (self.ledger.record(key) or {} for key in self.known)
+        return "completed" in self.statuses.values() or any(found.get("status") == "completed" for found in before)
+
+    def _start(self, jobs: list[Job]) -> TrialSpec:
+        job = jobs[0]
+        self.ledger.start(
+            job.key,
+            {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number},
+        )
+        if job.experiment.role == "confirm":
+            self.ledger.test_read(job.key, f"{job.name}, seed {job.experiment.seed}")
+        self.running[job.key] = jobs
+        for follower in self.followers:
+            follower.started(job)
+        return self.spec_of(job)
+
+    def _going_on(self, last: bool = False) -> TrialSpec | None:
+        """The next paused trial that was promoted."""
+        while (key := self.halving.promoted(last)) is not None:
+            self.promoted.append(key)
+            last = False
+        for key in self.promoted:
+            if key in self.paused:
+                self.promoted.remove(key)
+                return self._start(self.paused.pop(key))
         return None
 
     @property
     def waiting(self) -> bool:
-        """Whether jobs are left that can start once another has trained their first stage."""
-        return bool(self.held)
+        """Whether jobs are left that can start once another has trained their first stage, or has reached a rung."""
+        return bool(self.held) or (self.promotes and bool(self.running))
 
     def _in_turn(self) -> Iterator[Job]:
         """Jobs that may start: those held back as soon as their first stage is free, then new ones."""
@@ -148,10 +182,23 @@ class JobQueue:
             value = event.get(self.objective) if self.objective is not None and epochs in job.rungs else None
             if value is None or math.isnan(value):  # geometry can be undefined
                 continue
-            self.halving.add(key, epochs, float(value))
-            if self.halving.stops(key, epochs):
-                self.pruned[key] = epochs
-        return key in self.pruned
+            if self.promotes:
+                self._reached(key, epochs, float(value))
+            else:
+                self.halving.add(key, epochs, float(value))
+                if self.halving.stops(key, epochs):
+                    self.pruned[key] = epochs
+        return key in self.pruned or key in self.pausing
+
+    def _reached(self, key: str, epochs: int, value: float) -> None:
+        """A trial pauses at a rung unless it goes on at once. One that went on is there again when it takes up its checkpoint."""
+        if not self.halving.add(key, epochs, value):
+            return
+        while (named := self.halving.promoted()) is not None:
+            if named == key:
+                return
+            self.promoted.append(named)
+        self.pausing.add(key)
 
     def ended(self, key: str, lost: bool) -> None:
         """Read the record, or write why there is none."""
@@ -159,6 +206,12 @@ class JobQueue:
         if found is None and key not in self.pruned and self.stopping():
             return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
         jobs = self.running.pop(key)
+        if found is None and key in self.pausing:
+            self.pausing.remove(key)
+            self.paused[key] = jobs
+            for follower in self.followers:
+                follower.stopped(jobs[0])
+            return
         if found is None:
             if key in self.pruned:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
@@ -174,7 +227,12 @@ class JobQueue:
             self._finish(job, found, fresh=index == 0)
 
     def close(self) -> None:
-        """Say what became of the jobs that the executor left behind when it was told to stop."""
+        """Say what became of the jobs that the executor left behind: when it was told to stop, or since nobody promoted them."""
+        if not self.stopping():
+            for key in list(self.paused):
+                self.pruned[key] = max(rung for rung, values in self.halving.table.items() if key in values)
+                self.running[key] = self.paused.pop(key)
+                self.ended(key, lost=False)
         for key in list(self.running):
             if self.ledger.record(key) is not None:
                 self.ended(key, lost=False)

@@ -144,36 +144,62 @@ def learning_curves(trials, seed):
         ]
 
 
-def simulate(ledger, study, curves, concurrent, seed):
-    """Run `curves` through the queue `concurrent` at a time at random speeds; returns the epochs spent by key."""
+def simulate(ledger, study, curves, concurrent, seed, promotes=False, most=None, table=None):
+    """Run `curves` through the queue `concurrent` at a time at random speeds; interrupt it after `most` epochs in all.
+
+    A trial that goes on from its checkpoint at a rung tells that epoch again, as a training does.
+
+    Returns:
+        Keys, the epochs spent by key, the queue.
+    """
     jobs = [search_job(study, 0.01 * (i + 1), i, RUNGS) for i in range(len(curves))]
     events = {job.key: curve(values) for job, values in zip(jobs, curves, strict=True)}
     configs = {job.key: job.experiment for job in jobs}
-    queue = JobQueue(iter(jobs), ledger, lambda job: job, Interrupt(), [], objective=METRIC, reduction=3)
-    rng, spent, running = random.Random(seed), {}, []
-    for _ in count():
-        while len(running) < concurrent and (spec := queue.next()) is not None:
-            running.append(spec.key)
-            spent[spec.key] = 0
-        if not running:
+    interrupt = Interrupt()
+    pending = iter([job for job in jobs if ledger.record(job.key) is None])
+    queue = JobQueue(
+        pending,
+        ledger,
+        lambda job: job,
+        interrupt,
+        [],
+        objective=METRIC,
+        reduction=3,
+        promotes=promotes,
+        table=table,
+    )
+    rng, running = random.Random(seed), {}
+    spent = {job.key: len(list(ledger.events(job.key))) for job in jobs}
+    for passed in count():
+        if passed == most:
+            interrupt.signal = "SIGINT"
+            queue.close()
             return [job.key for job in jobs], spent, queue
-        key = rng.choice(running)
-        event = events[key][spent[key]]
-        ledger.event(key, event)
-        spent[key] += 1
+        while len(running) < concurrent and (spec := queue.next()) is not None:
+            running[spec.key] = max(0, spent[spec.key] - 1)
+        if not running:
+            queue.close()
+            return [job.key for job in jobs], spent, queue
+        key = rng.choice(sorted(running))
+        event = events[key][running[key]]
+        running[key] += 1
+        if running[key] > spent[key]:
+            ledger.event(key, event)
+            spent[key] = running[key]
         stop = queue.heard(key, [event])
-        if spent[key] == EPOCHS:
+        if running[key] == EPOCHS:
             ledger.write_record(key, completed(configs[key], {METRIC: event[METRIC]}, events[key]))
-        if stop or spent[key] == EPOCHS:
-            running.remove(key)
+        if stop or running[key] == EPOCHS:
+            del running[key]
             queue.ended(key, lost=False)
 
 
+@pytest.mark.parametrize("promotes", [False, True])
 @pytest.mark.parametrize(("concurrent", "seed"), [(1, 0), (4, 1), (8, 2), (30, 3)])
-def test_halving_spends_less_and_keeps_the_best(tmp_path, concurrent, seed):
+def test_halving_spends_less_and_keeps_the_best(tmp_path, concurrent, seed, promotes):
     study, ledger = make_study(train={"epochs": EPOCHS}), Ledger(tmp_path)
     curves = list(learning_curves(30, seed))
-    keys, spent, queue = simulate(ledger, study, curves, concurrent, seed)
+    keys, spent, queue = simulate(ledger, study, curves, concurrent, seed, promotes)
     assert set(spent) == set(keys)
     finals = {key: values[-1] for key, values in zip(keys, curves, strict=True)}
     best = max(finals, key=finals.__getitem__)
@@ -190,6 +216,33 @@ def test_halving_spends_less_and_keeps_the_best(tmp_path, concurrent, seed):
             assert spent[key] == EPOCHS
     assert "failed" not in queue.statuses.values()
     assert not queue.stopping()
+
+
+@pytest.mark.parametrize("most", [1, 7, 40, 90])
+def test_promotion_goes_on_after_an_interruption(tmp_path, most):
+    """What was finished stays, who had reached a rung is compared there again, and the best is trained to the end."""
+    study, ledger = make_study(train={"epochs": EPOCHS}), Ledger(tmp_path)
+    curves = list(learning_curves(30, 4))
+    keys, before, first = simulate(ledger, study, curves, 4, 0, promotes=True, most=most)
+    finished = {key: ledger.record(key) for key in keys if ledger.record(key) is not None}
+    assert not first.paused.keys() & finished.keys()
+    table = {
+        rung: {key: row[METRIC] for key in keys for row in [*ledger.events(key)][rung - 1 : rung]} for rung in RUNGS
+    }
+    _, spent, queue = simulate(ledger, study, curves, 4, 1, promotes=True, table=table)
+    finals = {key: values[-1] for key, values in zip(keys, curves, strict=True)}
+    assert ledger.record(max(finals, key=finals.__getitem__))["status"] == "completed"
+    assert all(ledger.record(key) is not None for key in keys)
+    assert {key: ledger.record(key) for key in finished} == finished
+    assert all(spent[key] >= before[key] for key in keys) and sum(spent.values()) < 0.6 * 30 * EPOCHS
+    assert not queue.paused and not queue.running
+
+
+def test_of_few_trials_one_is_trained_to_the_end(tmp_path):
+    study, ledger = make_study(train={"epochs": EPOCHS}), Ledger(tmp_path)
+    keys, spent, _ = simulate(ledger, study, list(learning_curves(2, 0)), 2, 0, promotes=True)
+    statuses = sorted(ledger.record(key)["status"] for key in keys)
+    assert statuses == ["completed", "pruned"] and sorted(spent.values()) == [1, EPOCHS]
 
 
 def test_geometry_is_halved_in_its_own_direction(tmp_path):

@@ -565,3 +565,37 @@ def test_proposals_are_plain_json(take_up):
         row = json.loads(path.read_text())
         assert set(row) == {"number", "params", "key", "name"}
         assert driver.proposals.job(row["number"], row["params"]).key == row["key"]
+
+
+def paused(driver, count):
+    """So many trials asked for, none finished: each has told its objective at the first rung."""
+    for _ in range(count):
+        job = driver.proposals.ask()
+        for event in curve([bowl(job.experiment)] * 2):
+            driver.ledger.event(job.key, event)
+
+
+def test_a_sampler_learns_from_trials_that_wait_at_a_rung(make):
+    """As from those that were pruned there; without that it would draw as if it knew nothing, or shun what is good."""
+    asha = {"first_rung": 2, "reduction": 3}
+    driver = make("waiting", asha=asha, promote=True, releases=["gate"])
+    paused(driver, 30)
+    angles = [params["tau"] for params in driver.params]
+    early, late = angles[4:10], angles[-12:]
+    assert np.mean(np.abs(np.array(late) - 1.0)) < 0.5 * np.mean(np.abs(np.array(early) - 1.0)), angles
+    assert {trial.state for trial in driver.trials} == {TrialState.RUNNING}  # nothing is decided yet
+    assert driver.agrees()
+
+
+def test_trials_that_wait_are_taken_up_again_and_told_once(make):
+    driver = make("again", asha={"first_rung": 2, "reduction": 3}, promote=True, releases=["gate"])
+    paused(driver, 12)
+    expected = driver.proposals.ask().experiment.method
+    shutil.rmtree(driver.folder)
+    again = make("again", asha={"first_rung": 2, "reduction": 3}, promote=True, releases=["gate"])
+    paused(again, 12)
+    assert len(again.resume().pending()) == 12 and again.proposals.ask().experiment.method == expected
+    job = again.proposals.pending()[0]
+    again.ledger.write_record(job.key, again.record(job))
+    again.proposals.tell(job.number, again.ledger.record(job.key))
+    assert [trial.state for trial in again.trials].count(TrialState.COMPLETE) == 1
