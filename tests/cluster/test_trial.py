@@ -287,12 +287,21 @@ def uninterrupted(tmp_path, data, config):
     return read_json(Path(spec.folder) / "record.json")
 
 
-def test_a_trial_lost_early_starts_again_and_counts_every_epoch_once(tmp_path, data):
-    spec, heard = make_spec(tmp_path, changed(epochs=3), rungs=(1, 2)), Heard()
+@pytest.mark.parametrize(
+    ("rungs", "told"),
+    [
+        ((), [0, 1, 0, 1, 2]),  # no checkpoint yet: from the start
+        ((1, 2), [0, 1, 1, 2]),  # the rung's checkpoint was written before the rung was heard of
+        ((2,), [0, 1, 1, 2]),
+        ((1,), [0, 1, 1, 2]),
+    ],
+)
+def test_a_trial_lost_early_goes_on_from_its_last_rung_and_counts_every_epoch_once(tmp_path, data, monkeypatch, rungs, told):
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)  # every epoch is told
+    spec = make_spec(tmp_path, changed(epochs=3), rungs=rungs)
 
     def lost(report):
-        heard(report)
-        if len(heard.reports) == 2:
+        if any(event["epoch"] == 1 for event in report["events"]):
             raise OSError("the node is gone")
 
     with pytest.raises(OSError, match="the node is gone"):
@@ -301,7 +310,7 @@ def test_a_trial_lost_early_starts_again_and_counts_every_epoch_once(tmp_path, d
     record = read_json(Path(spec.folder) / "record.json")
     assert record["metrics"] == uninterrupted(tmp_path, data, changed(epochs=3))["metrics"]
     assert [row["epoch"] for row in record["history"]] == [0, 1, 2]
-    assert [row["epoch"] for row in read_lines(Path(spec.folder) / "events.jsonl")] == [0, 1, 0, 1, 2]
+    assert [row["epoch"] for row in read_lines(Path(spec.folder) / "events.jsonl")] == told
 
 
 def test_a_trial_lost_after_its_training_goes_on_from_its_checkpoint(tmp_path, data, monkeypatch):
