@@ -293,10 +293,12 @@ def uninterrupted(tmp_path, data, config):
         ((), [0, 1, 0, 1, 2]),  # no checkpoint yet: from the start
         ((1, 2), [0, 1, 1, 2]),  # the rung's checkpoint was written before the rung was heard of
         ((2,), [0, 1, 1, 2]),
-        ((1,), [0, 1, 1, 2]),
+        ((1,), [0, 1, 0, 1, 2]),  # measured at the rung again, not trained again
     ],
 )
-def test_a_trial_lost_early_goes_on_from_its_last_rung_and_counts_every_epoch_once(tmp_path, data, monkeypatch, rungs, told):
+def test_a_trial_lost_early_goes_on_from_its_last_rung_and_counts_every_epoch_once(
+    tmp_path, data, monkeypatch, rungs, told
+):
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)  # every epoch is told
     spec = make_spec(tmp_path, changed(epochs=3), rungs=rungs)
 
