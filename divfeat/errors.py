@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -20,6 +21,37 @@ class DataError(DivfeatError, ValueError):
 
 class NonFiniteError(DivfeatError, ArithmeticError):
     """A loss or a gradient became NaN or infinite: the run fails, the study goes on."""
+
+
+class StorageLostError(DivfeatError, OSError):
+    """A study's storage cannot be written or read any more, or is full: the study stops, and goes on once that is mended."""
+
+
+#: Of a disk that is full, broken, gone or read-only, wherever it is met.
+_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN))
+#: The same in the words of libraries that raise errors of their own (sqlite, PyTorch's writer of checkpoints).
+_DISK_WORDS = (
+    "no space left",
+    "disk is full",
+    "disk i/o error",
+    "readonly database",
+    "unexpected pos",  # PyTorch's file writer, which wrote less than it should
+    "failed writing file",
+    "file write failed",
+)
+
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """In one line what is wrong with a disk, where that is what `error`, or what caused it, tells of; else None."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error)
+        known = isinstance(error, StorageLostError) or (isinstance(error, OSError) and error.errno in _DISK)
+        if known or any(words in text.lower() for words in _DISK_WORDS):
+            return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "", elsewhere: str = "") -> str:

@@ -14,7 +14,7 @@ from divfeat.config import ExperimentConfig
 from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult
 from divfeat.features import FeatureSet
-from divfeat.files import read_lines, write_json
+from divfeat.files import append_line, read_lines, write_json
 
 #: Of records and of the study's folder around them.
 FORMAT = 1
@@ -68,6 +68,16 @@ def events(folder: Path) -> list[dict[str, Any]]:
     """The epochs in the event log of a run's folder, in order; a retry repeats epochs, and the last line of one counts."""
     rows = {row["epoch"]: row for row in read_lines(folder / "events.jsonl") if "epoch" in row}
     return [rows[epoch] for epoch in sorted(rows)]
+
+
+def note_fault(folder: Path, kind: str, cause: str) -> None:
+    """Note what took a trial from its place without being its doing."""
+    append_line(folder / "faults.jsonl", {"kind": kind, "cause": cause, "time": time.time()})
+
+
+def faults(folder: Path) -> list[dict[str, Any]]:
+    """What `note_fault` noted, in order."""
+    return read_lines(folder / "faults.jsonl")
 
 
 def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, features: bool) -> None:

@@ -337,6 +337,12 @@ class ExecutionConfig(Frozen):
     tracking_uri: str | None = None
     time_budget: float | None = Field(None, gt=0, description="seconds")
     max_failed_share: float = Field(0.5, gt=0, le=1, description="of a phase's runs before the study gives up")
+    max_failed_in_row: int = Field(8, ge=2, description="runs that fail one after another before the study gives up")
+    progress_timeout: float | None = Field(
+        None,
+        gt=0,
+        description="seconds of silence after which a trial is taken to hang; default what others need, 20 times",
+    )
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,15 +100,25 @@ class RayExecutor:
         address: Of a running cluster, or None to start one here.
         storage: Folder for Ray's own files of this study.
         max_concurrent: Trials at a time; None takes what fits.
+        progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
 
     Raises:
         ConfigError: no cluster at the address, or the trials do not fit on it.
     """
 
     def __init__(
-        self, *, workers: int, cpus: float, gpus: float, address: str | None, storage: Path, max_concurrent: int | None
+        self,
+        *,
+        workers: int,
+        cpus: float,
+        gpus: float,
+        address: str | None,
+        storage: Path,
+        max_concurrent: int | None,
+        progress_timeout: float | None = None,
     ) -> None:
         self.workers, self.cpus, self.gpus, self.storage = workers, cpus, gpus, storage
+        self.progress_timeout = progress_timeout
         self._owns_cluster = not ray.is_initialized()
         self._pool: Pool | None = None
         if self._owns_cluster:
@@ -127,7 +137,7 @@ class RayExecutor:
             raise
         self._data: dict[str, ray.ObjectRef] = {}
         if workers == 1:
-            self._pool = Pool(self.concurrent, cpus, gpus)
+            self._pool = Pool(self.concurrent, cpus, gpus, progress_timeout)
 
     def begin(self) -> None:
         """Start the processes of trials ahead of the first one, while the driver has other things to do."""
@@ -145,7 +155,14 @@ class RayExecutor:
             return
         from divfeat.cluster.tuner import run_over_workers  # Tune and Train take a second to import
 
-        run_over_workers(source, self._data[role], self.storage, concurrent=self.concurrent, driver_cpus=DRIVER_CPUS)
+        run_over_workers(
+            source,
+            self._data[role],
+            self.storage,
+            concurrent=self.concurrent,
+            driver_cpus=DRIVER_CPUS,
+            progress_timeout=self.progress_timeout,
+        )
 
     def close(self) -> None:
         """Leave the cluster, or end the one started here."""

@@ -10,13 +10,13 @@ import logging
 import queue
 import threading
 import time
-import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 
-from divfeat.cluster.source import RETRIES, JobSource
+from divfeat.cluster.faults import Attempts, Fault, Patience, fault_from
+from divfeat.cluster.source import JobSource
 from divfeat.cluster.trial import TrialSpec, run_spec, warm_up
 from divfeat.data.prepare import PreparedData
 
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 IDLE_SECONDS = 60.0
 #: How often to ask whether everything is to stop.
 _ASK_SECONDS = 0.2
+#: Within which a trial that was told to stop must be gone.
+_STOP_SECONDS = 60.0
 
 
 class _StoppedError(SystemExit):
@@ -42,7 +44,7 @@ class TrialRunner:
         self._thread: threading.Thread | None = None
 
     def begin(self, spec: str, data: PreparedData) -> dict[str, Any]:
-        """Begin a trial; returns its first word (see `run_spec`), or `{"fault": traceback}` of what infrastructure broke."""
+        """Begin a trial; returns its first word (see `run_spec`), or `{"fault": ...}`, a `Fault` as a mapping."""
         self._thread = threading.Thread(target=self._run, args=(TrialSpec.from_json(spec), data), daemon=True)
         self._thread.start()
         return self._words.get()
@@ -63,8 +65,9 @@ class TrialRunner:
             run_spec(spec, data, self._say)
         except _StoppedError:
             pass
-        except BaseException:
-            self._words.put({"fault": traceback.format_exc(limit=-6)})
+        except BaseException as error:
+            logger.exception("trial %s was lost", spec.key)
+            self._words.put({"fault": asdict(fault_from(error))})
 
     def _say(self, word: dict[str, Any]) -> None:
         self._words.put(word)
@@ -74,11 +77,17 @@ class TrialRunner:
 
 @dataclass
 class _Running:
-    """A trial on an actor, and how often it was begun."""
+    """A trial on an actor.
+
+    Attributes:
+        actor: Where it runs.
+        spec: Of it.
+        since: When it was last spoken to, on the clock that never goes back; None until its actor lives.
+    """
 
     actor: Any
     spec: TrialSpec
-    begun: int
+    since: float | None
 
 
 class Pool:
@@ -88,96 +97,163 @@ class Pool:
         concurrent: Trials at a time.
         cpus: Cores of each.
         gpus: GPUs of each.
+        progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard (`Patience`).
     """
 
-    def __init__(self, concurrent: int, cpus: float, gpus: float) -> None:
+    def __init__(self, concurrent: int, cpus: float, gpus: float, progress_timeout: float | None = None) -> None:
         self.concurrent = concurrent
         self._made: Any = ray.remote(TrialRunner).options(num_cpus=cpus, num_gpus=gpus)
         self._idle: list[tuple[Any, float]] = []  # and since when
+        self._born: dict[Any, ray.ObjectRef] = {}  # actors that may not live yet: a cluster can have to grow first
+        self.patience = Patience(progress_timeout)
 
     def begin(self) -> None:
         """Start all actors; `run` starts what it lacks."""
         while len(self._idle) < self.concurrent:
-            self._rest(self._made.remote())
+            self.rest(self._make())
 
     def run(self, source: JobSource, data: ray.ObjectRef) -> None:
         """Run everything `source` hands out on `data`; returns when all have ended or it is stopping."""
-        running: dict[ray.ObjectRef, _Running] = {}
+        feeding = _Feeding(self, source, data)
         try:
-            self._feed(running, source, data)
+            feeding.go()
         finally:  # what they had finished is on disk, the rest goes on from its checkpoint
-            for trial in running.values():
-                ray.kill(trial.actor)
+            for trial in feeding.running.values():
+                self.kill(trial.actor)
 
-    def _feed(self, running: dict[ray.ObjectRef, _Running], source: JobSource, data: ray.ObjectRef) -> None:
-        more = True
-        while not source.stopping():
-            while more and len(running) < self.concurrent:
-                spec = source.next()
-                if spec is None:
-                    more = source.waiting
-                    break
-                self._begin(running, spec, data, begun=1)
-            if running:
-                ready, _ = ray.wait(list(running), timeout=_ASK_SECONDS)
-                for word in ready:
-                    self._heard(running, word, source, data)
-            elif not more:
-                return
-            else:
-                time.sleep(_ASK_SECONDS)
-            self._end_idle()
+    def take(self) -> Any:
+        """An actor without a trial."""
+        return self._idle.pop(0)[0] if self._idle else self._make()
 
-    def _begin(self, running: dict[ray.ObjectRef, _Running], spec: TrialSpec, data: ray.ObjectRef, begun: int) -> None:
-        actor: Any = self._idle.pop(0)[0] if self._idle else self._made.remote()
-        running[actor.begin.remote(spec.to_json(), data)] = _Running(actor, spec, begun)
+    def _make(self) -> Any:
+        actor: Any = self._made.remote()
+        self._born[actor] = actor.__ray_ready__.remote()
+        return actor
 
-    def _heard(
-        self, running: dict[ray.ObjectRef, _Running], word: ray.ObjectRef, source: JobSource, data: ray.ObjectRef
-    ) -> None:
-        """Take a trial's word and answer it."""
-        trial = running.pop(word)
-        key = trial.spec.key
-        try:
-            said = ray.get(word)
-        except ray.exceptions.RayError as error:  # the process, its node or what it was given is gone
-            said = {"fault": str(error)}
-            ray.kill(trial.actor)
-        else:
-            if "fault" in said:
-                self._rest(trial.actor)
-        if "fault" in said:
-            logger.warning("trial %s was lost, attempt %d of %d: %s", key, trial.begun, 1 + RETRIES, said["fault"])
-            if trial.begun <= RETRIES:
-                self._begin(running, trial.spec, data, trial.begun + 1)
-            else:
-                source.ended(key, lost=True)
-        elif said.get("done"):
-            self._rest(trial.actor)
-            source.ended(key, lost=False)
-        elif source.heard(key, said["events"]):
-            try:
-                ray.get(trial.actor.stop.remote())
-                self._rest(trial.actor)
-            except ray.exceptions.RayError:
-                ray.kill(trial.actor)
-            source.ended(key, lost=False)
-        else:
-            running[trial.actor.go_on.remote()] = trial
+    def lives(self, actor: Any) -> bool:
+        """Whether an actor was placed, or failed to be, which its answer tells."""
+        if actor in self._born and ray.wait([self._born[actor]], timeout=0)[0]:
+            del self._born[actor]
+        return actor not in self._born
 
-    def _rest(self, actor: Any) -> None:
+    def rest(self, actor: Any) -> None:
+        """An actor is free."""
         self._idle.append((actor, time.monotonic()))
 
-    def _end_idle(self) -> None:
+    def kill(self, actor: Any) -> None:
+        """End an actor."""
+        self._born.pop(actor, None)
+        ray.kill(actor)
+
+    def end_idle(self) -> None:
         """Free what nothing needed for long."""
         oldest = time.monotonic() - IDLE_SECONDS
         for actor, since in self._idle:
             if since < oldest:
-                ray.kill(actor)
+                self.kill(actor)
         self._idle = [(actor, since) for actor, since in self._idle if since >= oldest]
 
     def close(self) -> None:
         """End all actors: a cluster that is shared gets its cores back."""
         for actor, _ in self._idle:
-            ray.kill(actor)
+            self.kill(actor)
         self._idle = []
+
+
+class _Feeding:
+    """One source on the actors of a pool."""
+
+    def __init__(self, pool: Pool, source: JobSource, data: ray.ObjectRef) -> None:
+        self.pool, self.source, self.data = pool, source, data
+        self.running: dict[ray.ObjectRef, _Running] = {}
+        self.again: list[tuple[float, TrialSpec]] = []  # when a lost one is begun again; it keeps its place until then
+        self.attempts = Attempts()
+
+    def go(self) -> None:
+        """Until all have ended, or the source is stopping."""
+        more = True
+        while not self.source.stopping():
+            self._begin_again()
+            while more and len(self.running) + len(self.again) < self.pool.concurrent:
+                spec = self.source.next()
+                if spec is None:
+                    more = self.source.waiting
+                    break
+                self._begin(spec)
+            if self.running:
+                ready, _ = ray.wait(list(self.running), timeout=_ASK_SECONDS)
+                for word in ready:
+                    self._heard(word)
+                self._end_hung()
+            elif not more and not self.again:
+                return
+            else:
+                time.sleep(_ASK_SECONDS)
+            self.pool.end_idle()
+
+    def _begin(self, spec: TrialSpec) -> None:
+        actor = self.pool.take()
+        self._spoken(_Running(actor, spec, None), actor.begin.remote(spec.to_json(), self.data))
+
+    def _begin_again(self) -> None:
+        now = time.monotonic()
+        due = [entry for entry in self.again if entry[0] <= now]
+        self.again = [entry for entry in self.again if entry[0] > now]
+        for _, spec in due:
+            self._begin(spec)
+
+    def _spoken(self, trial: _Running, word: ray.ObjectRef) -> None:
+        trial.since = time.monotonic() if self.pool.lives(trial.actor) else None
+        self.running[word] = trial
+
+    def _heard(self, word: ray.ObjectRef) -> None:
+        """Take a trial's word and answer it."""
+        trial = self.running.pop(word)
+        key = trial.spec.key
+        try:
+            said = ray.get(word)
+        except ray.exceptions.RayError as error:  # the process, its node or what it was given is gone
+            self.pool.kill(trial.actor)
+            self._lost(trial.spec, fault_from(error))
+            return
+        if "fault" in said:
+            self.pool.rest(trial.actor)
+            self._lost(trial.spec, Fault(**said["fault"]))
+            return
+        if trial.since is not None:
+            self.pool.patience.heard(time.monotonic() - trial.since)
+        if said["events"]:
+            self.attempts.reached(key, int(said["events"][-1]["epoch"]) + 1)
+        if said.get("done"):
+            self.pool.rest(trial.actor)
+            self.source.ended(key, None)
+        elif self.source.heard(key, said["events"]):
+            try:
+                ray.get(trial.actor.stop.remote(), timeout=_STOP_SECONDS)
+                self.pool.rest(trial.actor)
+            except ray.exceptions.RayError:
+                self.pool.kill(trial.actor)
+            self.source.ended(key, None)
+        else:
+            self._spoken(trial, trial.actor.go_on.remote())
+
+    def _end_hung(self) -> None:
+        now = time.monotonic()
+        for word, trial in list(self.running.items()):
+            if trial.since is None:
+                trial.since = now if self.pool.lives(trial.actor) else None
+            elif now - trial.since > self.pool.patience.seconds:
+                del self.running[word]
+                self.pool.kill(trial.actor)
+                self._lost(trial.spec, Fault("hung", f"no word for {now - trial.since:.0f} s"))
+
+    def _lost(self, spec: TrialSpec, fault: Fault) -> None:
+        """Begin a trial again in a while, or give it up."""
+        pause = self.attempts.lost(spec.key, fault)
+        self.source.lost(spec.key, fault, again=pause is not None)
+        if pause is None:
+            self.source.ended(spec.key, fault)
+            return
+        times = self.attempts.times(spec.key)
+        logger.warning("trial %s was lost (%d): %s; again in %.1f s", spec.key, times, fault, pause)
+        self.again.append((time.monotonic() + pause, spec))

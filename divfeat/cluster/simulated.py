@@ -189,7 +189,7 @@ class _Run:
         self._leave(stay, word, whole=True)
         if word == len(curve.events):
             self.cluster.ended(stay.spec)
-        self.source.ended(key, lost=False)
+        self.source.ended(key, None)
 
     def _leave(self, stay: _Stay, epoch: int, whole: bool) -> None:
         """Give the slot back, with what checkpoints hold up to `epoch`."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from divfeat.cluster.faults import Fault
 from divfeat.cluster.trial import TrialSpec
-
-#: Times a trial is started again after infrastructure failed.
-RETRIES = 3
 
 
 class JobSource(Protocol):
@@ -24,8 +22,11 @@ class JobSource(Protocol):
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         """New epochs of a trial; returns whether it should stop here."""
 
-    def ended(self, key: str, lost: bool) -> None:
-        """A trial has ended; `lost` when infrastructure failed for good, else its record is on disk."""
+    def lost(self, key: str, fault: Fault, *, again: bool) -> None:
+        """Something that is not the trial's doing took it from its place; it is begun `again`, or ends with the next call."""
+
+    def ended(self, key: str, lost: Fault | None) -> None:
+        """A trial has ended: with its record on disk, or `lost` for good to what is not its doing."""
 
     def stopping(self) -> bool:
         """Whether to start nothing more and stop what runs."""

@@ -19,7 +19,7 @@ import torch
 from divfeat import record
 from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
-from divfeat.errors import DivfeatError, NonFiniteError
+from divfeat.errors import DivfeatError, NonFiniteError, disk_fault
 from divfeat.experiment import run
 from divfeat.files import append_line, read_json
 from divfeat.stages import remove_stages
@@ -134,6 +134,8 @@ def run_spec(
 
 def fault_of(error: BaseException) -> str | None:
     """Whose fault an exception in a trial is: `nan`, `memory`, `config`, `error` are the trial's own; None is not."""
+    if disk_fault(error) is not None:
+        return None
     if isinstance(error, NonFiniteError):
         return "nan"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):

@@ -13,7 +13,8 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from divfeat import environment
-from divfeat.cluster.source import RETRIES, JobSource
+from divfeat.cluster.faults import RETRIES, Fault
+from divfeat.cluster.source import JobSource
 from divfeat.cluster.spanning import run_spanning
 from divfeat.cluster.trial import TrialSpec
 
@@ -22,7 +23,13 @@ _TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER
 
 
 def run_over_workers(
-    source: JobSource, data: ray.ObjectRef, storage: Path, *, concurrent: int, driver_cpus: float
+    source: JobSource,
+    data: ray.ObjectRef,
+    storage: Path,
+    *,
+    concurrent: int,
+    driver_cpus: float,
+    progress_timeout: float | None = None,
 ) -> None:
     """Run everything `source` hands out on `data`; returns when all have ended or it is stopping.
 
@@ -32,13 +39,14 @@ def run_over_workers(
         storage: Folder for Ray's own files of this study.
         concurrent: Trials at a time.
         driver_cpus: Cores of the process that drives a trial.
+        progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
     """
     scratch = storage / "tune"
     queue = _Queue(source)
     held = [data]
 
     def trainable(config: dict[str, Any]) -> None:
-        run_spanning(TrialSpec.from_json(config["spec"]), held[0], storage / "train")
+        run_spanning(TrialSpec.from_json(config["spec"]), held[0], storage / "train", progress_timeout)
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": driver_cpus}),
@@ -110,7 +118,8 @@ class _Queue(_Unpickled, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial has ended, whichever way."""
-        self.source.ended(self.keys[trial_id], lost=bool(error))
+        lost = Fault("worker", "the process that drives its workers was lost again and again") if error else None
+        self.source.ended(self.keys[trial_id], lost)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshot holds nothing of ours."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, disk_fault
 from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.ledger import differences
 from divfeat.search.plan import make_plan
@@ -77,6 +77,18 @@ def run_installed(runner: Study, about: str, command: str) -> int:
             soft_wrap=True,
         )
         return 3
+    except Exception as error:
+        lost = disk_fault(error)
+        if lost is None:
+            raise
+        Console(stderr=True).print(
+            f"\nerror: the study's storage fails: {lost}\nFree or mend it ({runner.folder}); what was finished is saved. Then "
+            f"repeat the line:\n  {command}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return EXIT_CODES["SIGTERM"]  # stopped from outside, and resumable
     report.print(console)
     return 0
 

@@ -215,6 +215,14 @@ class Ledger:
         """One row an epoch, in order."""
         return records.events(self.run_folder(key))
 
+    def fault(self, key: str, kind: str, cause: str) -> None:
+        """Note what took a run from its place without being its doing."""
+        records.note_fault(self.run_folder(key), kind, cause)
+
+    def faults(self, key: str) -> list[dict[str, Any]]:
+        """Those of a run, in order."""
+        return records.faults(self.run_folder(key))
+
     # --- proposals and phases ------------------------------------------------------------------------------------------
 
     def write_proposal(self, number: int, proposal: dict[str, Any], of: str = "") -> None:

@@ -59,6 +59,7 @@ class Placing:
 
         Raises:
             StoppedError: a signal or the time budget.
+            StorageLostError: trials cannot write any more.
             TooManyFailuresError: the phase cannot be finished.
         """
         self._phase(phase)
@@ -75,6 +76,7 @@ class Placing:
             [self.following, self.progress],
             # A baseline that diverges at its own settings must not end the study: it can still stand as published.
             max_failed_share=1.0 if phase == "tune" else self.execution.max_failed_share,
+            max_failed_in_row=None if phase == "tune" else self.execution.max_failed_in_row,
             shares=self._shares,
             held=held,
             **options,

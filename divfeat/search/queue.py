@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from divfeat import record as records
+from divfeat.cluster.faults import Fault
 from divfeat.cluster.trial import TrialSpec
+from divfeat.errors import StorageLostError
 from divfeat.objectives import Direction
 from divfeat.search.asha import Halving
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
@@ -49,6 +51,7 @@ class JobQueue:
         direction: Of the objective.
         table: Values at rungs known before, of a study taken up again.
         max_failed_share: Of the finished jobs, judged from the fourth on.
+        max_failed_in_row: Jobs that fail one after another before the phase is given up; None for any number.
         shares: Whether other runs can go on from a job's first stage, which then outlives it.
         held: How many jobs may wait for a first stage that a running one trains, while jobs behind them go first. Jobs that
             are made from what finished before them should not be made long before their turn.
@@ -67,6 +70,7 @@ class JobQueue:
         promotes: bool = False,
         direction: Direction = "maximize",
         max_failed_share: float = 0.5,
+        max_failed_in_row: int | None = None,
         table: Mapping[int, Mapping[str, float]] | None = None,
         shares: Callable[[Job], bool] = lambda job: False,
         held: int = 1,
@@ -74,7 +78,8 @@ class JobQueue:
         self.jobs, self.ledger, self.spec_of, self.interrupt = jobs, ledger, spec_of, interrupt
         self.followers, self.on_record = followers, on_record
         self.objective = objective
-        self.max_failed_share = max_failed_share
+        self.max_failed_share, self.max_failed_in_row = max_failed_share, max_failed_in_row
+        self.failed_in_row: list[str] = []  # their causes
         self.shares, self.most_held = shares, held
         self.held: list[Job] = []
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
@@ -200,9 +205,15 @@ class JobQueue:
             self.promoted.append(named)
         self.pausing.add(key)
 
-    def ended(self, key: str, lost: bool) -> None:
+    def lost(self, key: str, fault: Fault, *, again: bool) -> None:
+        """Note it: not held against the trial, but told to who asks why the study takes long."""
+        self.ledger.fault(key, fault.kind, fault.cause)
+
+    def ended(self, key: str, lost: Fault | None) -> None:
         """Read the record, or write why there is none."""
         found = self.ledger.record(key)
+        if found is None and lost is not None and lost.kind == "storage" and not self.stopping():
+            self.fatal = StorageLostError(f"{self.ledger.folder}: {lost.cause}")
         if found is None and key not in self.pruned and self.stopping():
             return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
         jobs = self.running.pop(key)
@@ -217,8 +228,8 @@ class JobQueue:
                 status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
                 remove_stages(self.ledger.stages, jobs[0].experiment, shared=self.shares(jobs[0]))
             else:
-                why = "its workers were lost repeatedly" if lost else "it ended without a record"
-                status, kind = "failed", "infrastructure"
+                why = f"given up: {lost}" if lost is not None else "it ended without a record"
+                status, kind = "failed", "memory" if lost is not None and lost.kind == "memory" else "infrastructure"
             config = jobs[0].experiment
             self.ledger.write_record(key, records.ended(status, config, why, kind, self.ledger.events(key)))
             found = self.ledger.record(key)
@@ -232,10 +243,10 @@ class JobQueue:
             for key in list(self.paused):
                 self.pruned[key] = max(rung for rung, values in self.halving.table.items() if key in values)
                 self.running[key] = self.paused.pop(key)
-                self.ended(key, lost=False)
+                self.ended(key, None)
         for key in list(self.running):
             if self.ledger.record(key) is not None:
-                self.ended(key, lost=False)
+                self.ended(key, None)
                 continue
             job = self.running.pop(key)[0]
             for follower in self.followers:
@@ -256,8 +267,13 @@ class JobQueue:
             follower.finished(job, found, fresh)
         counted = job.key in self.statuses  # proposals that mean the same experiment fail once
         self.statuses[job.key] = found["status"]
-        if found["status"] == "failed" and not counted:
-            self.errors[(str(found["error"]).strip().splitlines() or ["no message"])[-1]] += 1
+        if not counted and found["status"] == "failed":
+            cause = records.cause_of(found)
+            self.errors[cause] += 1
+            if fresh:
+                self.failed_in_row.append(cause)
+        elif found["status"] != "failed":
+            self.failed_in_row.clear()
         self._judge(job, found)
 
     def _judge(self, job: Job, found: Mapping[str, Any]) -> None:
@@ -271,4 +287,9 @@ class JobQueue:
         elif total >= 4 and failed > self.max_failed_share * total:
             self.fatal = TooManyFailuresError(
                 f"{failed} of {total} runs of the phase {job.phase!r} failed, {times} of them with: {cause}"
+            )
+        elif self.max_failed_in_row is not None and len(self.failed_in_row) >= self.max_failed_in_row:
+            cause, times = Counter(self.failed_in_row).most_common(1)[0]
+            self.fatal = TooManyFailuresError(
+                f"{len(self.failed_in_row)} runs of the phase {job.phase!r} failed in a row, {times} of them with: {cause}"
             )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from divfeat.cluster.faults import Fault
 from divfeat.cluster.simulated import Curve, Faults, Simulated, Usage
 from divfeat.cluster.trial import TrialSpec
 from divfeat.errors import ConfigError
@@ -83,7 +84,10 @@ class HalvingSource:
         self._halving.add(key, epochs, value)
         return self._rule == "promote" or self._halving.stops(key, epochs)
 
-    def ended(self, key: str, lost: bool) -> None:
+    def lost(self, key: str, fault: Fault, *, again: bool) -> None:
+        """The simulated cluster goes on by itself."""
+
+    def ended(self, key: str, lost: Fault | None) -> None:
         """It gave its slot back."""
         self._running.remove(key)
 

@@ -97,6 +97,7 @@ def run_session(study: Study, report: Reporter) -> Any:
             address=study.execution.address,
             storage=study.folder.resolve(),
             max_concurrent=study.execution.max_concurrent,
+            progress_timeout=study.execution.progress_timeout,
         )
         study.interrupt.renew()
     try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from divfeat.cluster import faults
 from divfeat.cluster import pool as module
+from divfeat.cluster.faults import RETRIES
 from divfeat.cluster.pool import Pool, TrialRunner
-from divfeat.cluster.source import RETRIES
 from divfeat.cluster.trial import TrialSpec
 
 
@@ -69,7 +71,9 @@ def test_what_infrastructure_broke_is_told_with_its_place(tmp_path, monkeypatch)
         raise OSError("no space left")
 
     monkeypatch.setattr(module, "run_spec", training)
-    assert "no space left" in TrialRunner().begin(spec(tmp_path).to_json(), None)["fault"]
+    assert TrialRunner().begin(spec(tmp_path).to_json(), None) == {
+        "fault": {"kind": "storage", "cause": "no space left"}
+    }
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------------
@@ -81,7 +85,8 @@ class Source:
     def __init__(self, specs, stop_at=None):
         self.specs, self.stop_at = list(specs), stop_at
         self.heard_of: dict[str, list[int]] = {}
-        self.ends: dict[str, bool] = {}
+        self.ends: dict[str, str | None] = {}
+        self.losses: dict[str, list[str]] = {}
         self.running: set[str] = set()
         self.most = 0
 
@@ -99,8 +104,11 @@ class Source:
         self.heard_of.setdefault(key, []).extend(event["epoch"] for event in events)
         return key == self.stop_at
 
+    def lost(self, key, fault, *, again):
+        self.losses.setdefault(key, []).append(fault.kind)
+
     def ended(self, key, lost):
-        self.ends[key] = lost
+        self.ends[key] = lost and lost.kind
         self.running.remove(key)
 
     def stopping(self):
@@ -119,6 +127,12 @@ def training_for_tests(spec: TrialSpec, data: str, say: Any) -> None:
         os._exit(1)
     if spec.key == "breaks-once" and tries == 1:
         raise OSError("gone")
+    if spec.key == "hangs-once" and tries == 1:
+        time.sleep(600)
+    if spec.key.startswith("dies-after") and tries <= 2 * RETRIES:  # each time it got further
+        for number in range(1, tries + 1):
+            say({"key": spec.key, "events": epochs(range(number, number + 1))})
+        os._exit(1)
     say({"key": spec.key, "events": epochs(range(1, 2)), "done": True})
 
 
@@ -141,7 +155,7 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
             keys = [f"{phase}-{number}" for number in range(5)]
             source = Source([spec(tmp_path, key) for key in keys], stop_at=f"{phase}-1")
             pool.run(source, ray.put(phase))
-            assert source.ends == dict.fromkeys(keys, False) and source.most == 2
+            assert source.ends == dict.fromkeys(keys) and source.most == 2
             assert source.heard_of == {key: [0] for key in keys}
             for key in keys:
                 ((process, data),) = [line.split() for line in (tmp_path / key / "processes").read_text().splitlines()]
@@ -149,12 +163,31 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
                 seen[process] += 1
         assert len(seen) == 2
 
-        keys = ["dies-once", "breaks-once", "always-dies", "well"]
+        monkeypatch.setattr(faults, "FIRST_SECONDS", 0.1)
+        keys = ["dies-once", "breaks-once", "always-dies", "dies-after-getting-further", "well"]
         source = Source([spec(tmp_path, key) for key in keys])
         pool.run(source, ray.put("images"))
-        assert source.ends == {"dies-once": False, "breaks-once": False, "always-dies": True, "well": False}
+        assert source.ends == dict.fromkeys(keys) | {"always-dies": "worker"}
+        assert source.losses == {
+            "dies-once": ["worker"],
+            "breaks-once": ["storage"],
+            "always-dies": ["worker"] * (1 + RETRIES),
+            "dies-after-getting-further": ["worker"] * 2 * RETRIES,
+        }
         begun = {key: len((tmp_path / key / "processes").read_text().splitlines()) for key in keys}
-        assert begun == {"dies-once": 2, "breaks-once": 2, "always-dies": 1 + RETRIES, "well": 1}
+        assert begun == {
+            "dies-once": 2,
+            "breaks-once": 2,
+            "always-dies": 1 + RETRIES,
+            "well": 1,
+            keys[3]: 1 + 2 * RETRIES,
+        }
+
+        patient = Pool(2, cpus=1.0, gpus=0.0, progress_timeout=3.0)
+        source = Source([spec(tmp_path, key) for key in ("hangs-once", "well-2")])
+        patient.run(source, ray.put("images"))
+        assert source.losses == {"hangs-once": ["hung"]} and source.ends == {"hangs-once": None, "well-2": None}
+        patient.close()
 
         monkeypatch.setattr(module, "IDLE_SECONDS", -1.0)
         pool.run(Source([spec(tmp_path, "last")]), ray.put("images"))

@@ -191,7 +191,7 @@ def simulate(ledger, study, curves, concurrent, seed, promotes=False, most=None,
             ledger.write_record(key, completed(configs[key], {METRIC: event[METRIC]}, events[key]))
         if stop or running[key] == EPOCHS:
             del running[key]
-            queue.ended(key, lost=False)
+            queue.ended(key, None)
 
 
 @pytest.mark.parametrize("promotes", [False, True])

@@ -113,7 +113,7 @@ class Ran:
             def run(self, source: Any, role: str) -> None:
                 while (spec := source.next()) is not None:
                     run_spec(spec, self.data[role], lambda told: None)
-                    source.ended(spec.key, lost=False)
+                    source.ended(spec.key, None)
 
             def close(self) -> None: ...
 

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divfeat import record as records
+from divfeat.cluster.faults import Fault
 from divfeat.config import MethodConfig
+from divfeat.errors import StorageLostError
 from divfeat.files import write_json
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job, experiment
@@ -17,6 +19,7 @@ from divfeat.stages import stage_key
 from tests.search.samples import METRIC, completed, curve, make_study, search_job
 
 STUDY = make_study(train={"epochs": 4})
+GONE = Fault("node", "spot instance taken back")
 JOBS = [search_job(STUDY, 0.1 * (i + 1), i, (1, 2)) for i in range(6)]
 CONFIRM = Job(experiment(STUDY, MethodConfig(name="ce"), 2000, "confirm"), "confirm", "ce")
 
@@ -57,11 +60,11 @@ class Room:
 
     def succeed(self, job):
         self.ledger.write_record(job.key, completed(job.experiment, {METRIC: 0.5}))
-        self.queue.ended(job.key, lost=False)
+        self.queue.ended(job.key, None)
 
     def fail(self, job, kind="nan", error="training loss became nan"):
         self.ledger.write_record(job.key, records.ended("failed", job.experiment, error, kind, []))
-        self.queue.ended(job.key, lost=False)
+        self.queue.ended(job.key, None)
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_every_key_runs_once_and_every_job_ends_once(order, done, concurrent, da
             elif outcome == "fail":
                 room.fail(job)
             else:
-                room.queue.ended(key, lost=outcome == "lost")
+                room.queue.ended(key, GONE if outcome == "lost" else None)
         keys = {job.key for job in jobs}
         assert ran == Counter(keys - old)
         expected = outcomes | dict.fromkeys(keys & old, "completed")
@@ -216,10 +219,10 @@ def test_a_trial_that_finished_before_the_stop_arrived_is_complete(room):
 
 def test_lost_for_good_is_a_failure_of_the_infrastructure(room):
     opened = room()
-    for lost in (True, False):  # without a record although nothing stops: nobody may forget it
+    for lost in (GONE, None):  # without a record although nothing stops: nobody may forget it
         job = opened.queue.next()
         opened.ledger.event(job.key, curve([0.1])[0])
-        opened.queue.ended(job.key, lost=lost)
+        opened.queue.ended(job.key, lost)
         found = opened.ledger.record(job.key)
         assert (found["status"], found["error_kind"]) == ("failed", "infrastructure")
         assert found["history"] == curve([0.1])
@@ -227,14 +230,65 @@ def test_lost_for_good_is_a_failure_of_the_infrastructure(room):
     assert opened.told == [(0, "failed"), (1, "failed")]
 
 
-@pytest.mark.parametrize("lost", [False, True])
+def test_who_is_killed_for_memory_again_and_again_has_done_it_itself(room):
+    opened = room()
+    job = opened.queue.next()
+    opened.queue.ended(job.key, Fault("memory", "killed under memory pressure"))
+    found = opened.ledger.record(job.key)
+    assert found["error_kind"] == "memory" and "memory pressure" in found["error"]
+
+
+def test_losses_are_noted_beside_the_run_and_held_against_nobody(room):
+    opened = room()
+    job = opened.queue.next()
+    opened.queue.lost(job.key, GONE, again=True)
+    opened.queue.lost(job.key, Fault("worker", "died"), again=True)
+    assert [(row["kind"], row["cause"]) for row in opened.ledger.faults(job.key)] == [
+        ("node", GONE.cause),
+        ("worker", "died"),
+    ]
+    opened.succeed(job)
+    assert opened.ledger.record(job.key)["status"] == "completed" and not opened.queue.errors
+
+
+def test_storage_that_is_lost_stops_everything_and_gives_nobody_a_record(room):
+    opened = room()
+    first, second = opened.queue.next(), opened.queue.next()
+    opened.queue.ended(first.key, Fault("storage", "No space left on device"))
+    assert isinstance(opened.queue.fatal, StorageLostError) and "No space left" in str(opened.queue.fatal)
+    assert opened.queue.stopping()
+    opened.queue.ended(second.key, None)
+    assert opened.ledger.record(first.key) is None and opened.ledger.record(second.key) is None
+    assert opened.told == []
+    again = Room(opened.ledger.folder, JOBS)
+    assert again.queue.next().key == first.key
+
+
+@pytest.mark.parametrize("kinds", ["ffff", "fffsf", "sssssssssffff", "sssssssssfsfffsff"])
+def test_too_many_failures_in_a_row_end_the_phase_and_name_the_common_cause(tmp_path, kinds):
+    jobs = [search_job(STUDY, 0.01 * (i + 1), i) for i in range(len(kinds))]
+    opened = Room(tmp_path, jobs, max_failed_share=1.0, max_failed_in_row=4)
+    for number, kind in enumerate(kinds):
+        job = opened.queue.next()
+        opened.fail(job) if kind == "f" else opened.succeed(job)
+        in_row = "ffff" in kinds[: number + 1]
+        assert opened.queue.stopping() is in_row
+    if in_row:
+        assert isinstance(opened.queue.fatal, TooManyFailuresError)
+        cause = records.cause_of(opened.ledger.record(jobs[-1].key))
+        assert "4 runs of the phase 'search' failed in a row" in str(opened.queue.fatal) and cause in str(
+            opened.queue.fatal
+        )
+
+
+@pytest.mark.parametrize("lost", [None, GONE])
 def test_stopping_starts_nothing_and_leaves_no_record(room, lost):
     opened = room()
     running = opened.queue.next()
     assert not opened.queue.stopping()
     opened.interrupt.signal = "SIGTERM"
     assert opened.queue.stopping()
-    opened.queue.ended(running.key, lost=lost)
+    opened.queue.ended(running.key, lost)
     assert opened.ledger.record(running.key) is None
     assert opened.told == []
     again = Room(opened.ledger.folder, JOBS)
@@ -352,7 +406,7 @@ def test_what_was_pruned_leaves_its_first_stage_to_others(room, shares):
     write_json(folder / "done.json", {})
     opened.queue.heard(best.key, curve([0.9]))
     assert opened.queue.heard(worse.key, curve([0.1]))
-    opened.queue.ended(worse.key, lost=False)
+    opened.queue.ended(worse.key, None)
     assert folder.exists() is shares
 
 
@@ -399,7 +453,7 @@ def test_pruned_is_no_failure(room):
     opened.queue.heard(jobs[0].key, curve([0.9]))
     for worse, job in enumerate(jobs[1:]):
         assert opened.queue.heard(job.key, curve([0.5 - 0.1 * worse]))
-        opened.queue.ended(job.key, lost=False)
+        opened.queue.ended(job.key, None)
     assert Counter(opened.queue.statuses.values()) == {"pruned": 5}
     assert not opened.queue.stopping()
 
@@ -414,4 +468,4 @@ def test_a_bad_configuration_is_fatal_at_once(room):
 def test_a_failure_without_a_message_is_still_a_failure(room):
     opened = room()
     opened.fail(opened.queue.next(), error="")
-    assert opened.queue.errors == {"no message": 1}
+    assert opened.queue.errors == {"nan": 1}

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from divfeat import record as records
+from divfeat.cluster.faults import Fault
 from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError, DataError
 from divfeat.files import write_json
@@ -112,7 +113,7 @@ class World:
                     write_json(Path(spec.folder) / "extractor" / "config.json", {})
                     torch.save({}, Path(spec.folder) / "extractor" / "weights.pt")
                 self.ledger.write_record(spec.key, found)
-            source.ended(spec.key, lost=found == "lost")
+            source.ended(spec.key, Fault("node", "gone") if found == "lost" else None)
 
     def session(self, trials: int) -> Any:
         """One call of the command."""
