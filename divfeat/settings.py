@@ -28,6 +28,14 @@ SMOKE: dict[str, Any] = {
 }
 
 
+#: Settings that are addresses, and where their secrets belong.
+_SECRETS = {
+    "tracking_uri": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (of a database: PGPASSWORD)",
+    "storage_path": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or GOOGLE_APPLICATION_CREDENTIALS)",
+    "address": "RAY_AUTH_TOKEN",
+}
+
+
 def preset_names() -> list[str]:
     """Presets shipped with the package."""
     folder = resources.files("divfeat") / "presets"
@@ -179,4 +187,20 @@ def make_configs(
     about = str(settings.pop("about", ""))
     execution = settings.pop("execution", {})
     settings["preset"] = preset
+    _check_no_secrets(execution)
     return build(StudyConfig, settings), build(ExecutionConfig, execution, prefix="execution."), about
+
+
+def _check_no_secrets(execution: Any) -> None:
+    """Refuse addresses with a password in them: settings are written into files, MLflow and process titles.
+
+    Raises:
+        ConfigError: naming the setting, never its value.
+    """
+    for name, variables in _SECRETS.items():
+        address = execution.get(name) if isinstance(execution, Mapping) else None
+        if isinstance(address, str) and "@" in address.partition("://")[2].partition("/")[0]:
+            raise ConfigError(
+                f"execution.{name} (--{name.replace('_', '-')}) has a user or a password in it, which would be written into "
+                f"files and process titles; take it out and give it as {variables} in the environment"
+            )

@@ -335,7 +335,15 @@ class ExecutionConfig(Frozen):
     address: str | None = None
     storage_path: str = "runs"
     tracking_uri: str | None = None
-    time_budget: float | None = Field(None, gt=0, description="seconds")
+    time_budget: float | None = Field(None, gt=0, description="seconds of one session")
+    gpu_hours: float | None = Field(
+        None, gt=0, description="of the whole study: GPUs that its trials hold, times hours"
+    )
+    max_cost: float | None = Field(None, gt=0, description="of the whole study: nodes times their prices")
+    prices: dict[str, float] = Field(
+        default_factory=dict,
+        description="node type -> price of an hour, in any currency; `other` for all that are not named",
+    )
     max_failed_share: float = Field(0.5, gt=0, le=1, description="of a phase's runs before the study gives up")
     max_failed_in_row: int = Field(8, ge=2, description="runs that fail one after another before the study gives up")
     progress_timeout: float | None = Field(
@@ -343,6 +351,27 @@ class ExecutionConfig(Frozen):
         gt=0,
         description="seconds of silence after which a trial is taken to hang; default what others need, 20 times",
     )
+
+    @field_validator("prices")
+    @classmethod
+    def _prices_are_none_below_zero(cls, prices: dict[str, float]) -> dict[str, float]:
+        for kind, price in prices.items():
+            if not (math.isfinite(price) and price >= 0):
+                raise ValueError(f"the price of {kind!r} is {price}: an hour of a node costs a number of at least 0")
+        return prices
+
+    @model_validator(mode="after")
+    def _money_needs_prices(self) -> ExecutionConfig:
+        if self.max_cost is not None and not self.prices:
+            raise ValueError(
+                f"max_cost={self.max_cost:g} needs prices: give what an hour of each node type costs, e.g. "
+                "--set 'execution.prices={head: 0.10, gpu: 1.20}', or {other: 0.50} for nodes of any type"
+            )
+        if self.gpu_hours is not None and self.gpus_per_worker == 0:
+            raise ValueError(
+                f"gpu_hours={self.gpu_hours:g}, but trials take no GPU and would never spend it; give --gpus-per-worker too"
+            )
+        return self
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

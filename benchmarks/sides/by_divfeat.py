@@ -10,6 +10,7 @@ if __name__ == "__main__":
     folder, trials, epochs = words()
     config = study_of(epochs)
     from divfeat.cluster.executor import RayExecutor
+    from divfeat.search.budget import Budget, Limits
     from divfeat.search.command import make_study
     from divfeat.search.interrupt import Interrupt
     from divfeat.search.ledger import Ledger
@@ -27,17 +28,17 @@ if __name__ == "__main__":
     study = make_study(config, execution, Interrupt())
     data = study.check()
     executor = RayExecutor(workers=1, cpus=1.0, gpus=0.0, address=None, storage=study.folder, max_concurrent=CONCURRENT)
-    ledger = Ledger(study.folder)
+    ledger, budget = Ledger(study.folder), Budget(Limits())
     ledger.open(config)
     executor.begin()
     tracker = Tracker.open(study.folder, study.name)
-    session = Session(study, ledger, tracker, executor, data)
+    session = Session(study, ledger, tracker, executor, data, budget)
     executor.share("search", data)
     tracker.study_run(config.to_dict())
     subject = replace(threshold_subject(config), first=points_of(trials))
     proposals = Proposals(config, ledger, storage_url(study.folder), study.name, subject=subject)
     with session.background, session.progress:
-        Phases(study, ledger, executor, data, session.placing, session.progress).search(proposals, trials)
+        Phases(study, ledger, executor, data, session.placing, session.progress, budget).search(proposals, trials)
     tracker.finish_study("completed")
     executor.close()
     for row in ledger.proposals().values():

@@ -24,7 +24,7 @@ OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL, TERMINATED = 0, 1, 2, 3, 4, 7
 
 #: Last lines of a command's `--help`.
 EXIT_CODES_TEXT = (
-    "Exit codes: 0 done, 1 bad configuration or data, 2 usage, 3 too many failed trials, 4 time budget reached "
+    "Exit codes: 0 done, 1 bad configuration or data, 2 usage, 3 too many failed trials, 4 budget reached "
     "(results valid), 70 internal error, 75 terminated and resumable, 130 interrupted and saved."
 )
 
@@ -39,6 +39,8 @@ _EXECUTION = (
     "storage_path",
     "tracking_uri",
     "time_budget",
+    "gpu_hours",
+    "max_cost",
 )
 
 
@@ -67,7 +69,21 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--storage-path", metavar="PATH", help="folder of all studies; default runs")
     flags.add_argument("--tracking-uri", metavar="URI", help="MLflow server; default sqlite in the study's folder")
     flags.add_argument("--seed", type=_natural, metavar="N", help="of the whole study; default 0")
-    flags.add_argument("--time-budget", type=positive, metavar="S", help="seconds, then stop and save; default none")
+    flags.add_argument(
+        "--time-budget",
+        type=positive,
+        metavar="S",
+        help="seconds of this session; the search ends in time for confirmation and report; default none",
+    )
+    flags.add_argument(
+        "--gpu-hours", type=positive, metavar="H", help="GPU-hours of the whole study, likewise; default no limit"
+    )
+    flags.add_argument(
+        "--max-cost",
+        type=positive,
+        metavar="X",
+        help="cost of the whole study, likewise, at the prices of an hour of each node type in execution.prices",
+    )
     flags.add_argument(
         "--smoke-test", action="store_true", help="the whole path in about a minute: few trials, epochs, seeds"
     )

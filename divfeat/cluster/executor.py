@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,11 @@ class RayExecutor:
             driver_cpus=DRIVER_CPUS,
             progress_timeout=self.progress_timeout,
         )
+
+    def node_types(self) -> dict[str, int]:
+        """Node type, as the cluster's file calls it -> nodes that are there; `local` for those without a type."""
+        kinds = (node.get("Labels", {}).get("ray.io/node-group") or "local" for node in ray.nodes() if node["Alive"])
+        return dict(Counter(kinds))
 
     def close(self) -> None:
         """Leave the cluster, or end the one started here."""

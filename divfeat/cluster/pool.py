@@ -203,8 +203,15 @@ class _Feeding:
             self._begin(spec)
 
     def _spoken(self, trial: _Running, word: ray.ObjectRef) -> None:
-        trial.since = time.monotonic() if self.pool.lives(trial.actor) else None
         self.running[word] = trial
+        if trial.since is not None or self.pool.lives(trial.actor):
+            self._placed(trial)
+
+    def _placed(self, trial: _Running) -> None:
+        """Its actor lives: from now on it is to speak."""
+        if trial.since is None:
+            self.source.placed(trial.spec.key)
+        trial.since = time.monotonic()
 
     def _heard(self, word: ray.ObjectRef) -> None:
         """Take a trial's word and answer it."""
@@ -241,7 +248,8 @@ class _Feeding:
         now = time.monotonic()
         for word, trial in list(self.running.items()):
             if trial.since is None:
-                trial.since = now if self.pool.lives(trial.actor) else None
+                if self.pool.lives(trial.actor):
+                    self._placed(trial)
             elif now - trial.since > self.pool.patience.seconds:
                 del self.running[word]
                 self.pool.kill(trial.actor)

@@ -19,6 +19,9 @@ class JobSource(Protocol):
     def waiting(self) -> bool:
         """Whether trials are left that others must make room for."""
 
+    def placed(self, key: str) -> None:
+        """A trial has its place on the cluster, which it holds until it is lost or has ended."""
+
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         """New epochs of a trial; returns whether it should stop here."""
 

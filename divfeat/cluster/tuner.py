@@ -95,7 +95,7 @@ class _Queue(_Unpickled, Searcher):
         super().__init__(metric=None, mode=None)
         self.source = source
         self.keys: dict[str, str] = {}
-        self.stopped: set[str] = set()
+        self.placed: set[str] = set()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         """Nothing to take over: objectives are the source's business."""
@@ -114,6 +114,9 @@ class _Queue(_Unpickled, Searcher):
     def heard(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Called by the scheduler, which alone may stop a trial."""
         events = result.get("events") or []
+        if trial_id not in self.placed:  # its workers have their places from their first word at the latest
+            self.placed.add(trial_id)
+            self.source.placed(self.keys[trial_id])
         return self.source.heard(self.keys[trial_id], events)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

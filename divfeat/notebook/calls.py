@@ -34,6 +34,8 @@ def study(
     tracking_uri: str | None = None,
     seed: int | None = None,
     time_budget: float | None = None,
+    gpu_hours: float | None = None,
+    max_cost: float | None = None,
     smoke_test: bool = False,
     dry_run: Literal[False] = False,
 ) -> StudyResult: ...
@@ -55,6 +57,8 @@ def study(
     tracking_uri: str | None = None,
     seed: int | None = None,
     time_budget: float | None = None,
+    gpu_hours: float | None = None,
+    max_cost: float | None = None,
     smoke_test: bool = False,
     dry_run: Literal[True],
 ) -> Plan: ...
@@ -75,6 +79,8 @@ def study(
     tracking_uri: str | None = None,
     seed: int | None = None,
     time_budget: float | None = None,
+    gpu_hours: float | None = None,
+    max_cost: float | None = None,
     smoke_test: bool = False,
     dry_run: bool = False,
 ) -> StudyResult | Plan:
@@ -97,7 +103,9 @@ def study(
         storage_path: Folder of all studies; `runs` in the folder the kernel runs in.
         tracking_uri: MLflow server; None an sqlite file in the study's folder.
         seed: Of the whole study.
-        time_budget: Seconds, then stop and save.
+        time_budget: Seconds of this call; the search ends in time for confirmation and report.
+        gpu_hours: Of the whole study, likewise.
+        max_cost: Of the whole study, likewise, at the prices in the setting `execution.prices`.
         smoke_test: The whole path in about a minute: few trials, epochs, seeds.
         dry_run: Return the plan and run nothing.
 
@@ -125,6 +133,8 @@ def study(
             "storage_path": None if storage_path is None else str(storage_path),
             "tracking_uri": tracking_uri,
             "time_budget": time_budget,
+            "gpu_hours": gpu_hours,
+            "max_cost": max_cost,
         },
         smoke=SMOKE if smoke_test else None,
     )

@@ -90,6 +90,15 @@ def run_installed(runner: Study, about: str, command: str) -> int:
         )
         return EXIT_CODES["SIGTERM"]  # stopped from outside, and resumable
     report.print(console)
+    if runner.cut is not None:
+        console.print(
+            f"\nthe {runner.cut} ended the search early; the verdict above holds for the trials that were made. To search on, "
+            f"give more of it:\n  {command}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return EXIT_CODES[runner.cut]
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,17 @@ class TrackingFollower:
         tracker: Open.
         ledger: Where the files of a run lie.
         search: What is searched: whose thresholds are 0 in a run without cones.
+        spend: What the study has cost so far, as metrics of its own run.
     """
 
-    def __init__(self, tracker: Tracker, ledger: Ledger, search: SearchConfig) -> None:
-        self.tracker, self.ledger, self.search = tracker, ledger, search
+    def __init__(
+        self,
+        tracker: Tracker,
+        ledger: Ledger,
+        search: SearchConfig,
+        spend: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        self.tracker, self.ledger, self.search, self.spend = tracker, ledger, search, spend
         self.known: set[str] = set()
 
     def reconcile(self) -> None:
@@ -71,6 +78,8 @@ class TrackingFollower:
         if not fresh:
             self.started(job)
         self.tracker.finish_run(job.key, self._tracked(record), self._files(job.key))
+        if fresh and (spend := self.spend()):
+            self.tracker.log_study(spend, len(self.known))
 
     def stopped(self, job: Job) -> None:
         """Close the run until the study is taken up again."""

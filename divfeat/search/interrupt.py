@@ -1,4 +1,4 @@
-"""Why a study stops early: a signal, or its time is up. The first signal saves and leaves, the second leaves at once."""
+"""Why a study stops early: a signal, or a budget is spent. The first signal saves and leaves, the second leaves at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from divfeat.search.budget import Budget
+
 #: reason -> exit code (design: lifecycle).
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 75, "time budget": 4}
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 75, "time budget": 4, "GPU-hour budget": 4, "cost budget": 4}
 #: Signals that starting Ray and running Tune put handlers of their own on, besides the two that stop a study.
 _LOST = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -38,6 +40,8 @@ class Interrupt:
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
         self.at_once = at_once
         self.signal: str | None = None
+        #: Of the study that runs.
+        self.budget: Budget | None = None
         self._installed = False
 
     @property
@@ -45,7 +49,14 @@ class Interrupt:
         """Why to stop, or None."""
         if self.signal is None and self.deadline is not None and time.monotonic() >= self.deadline:
             return "time budget"
+        if self.signal is None and self.budget is not None:
+            return self.budget.exceeded()
         return self.signal
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the time budget; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def install(self) -> None:
         """Take over SIGINT and SIGTERM of this process."""

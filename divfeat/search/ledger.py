@@ -6,6 +6,8 @@ proposals/<number>.json  what Optuna proposed; proposals/<baseline>/<number>.jso
 runs/<key>/record.json   one finished experiment, written by the process that ran it, by atomic rename
 runs/<key>/events.jsonl  one line an epoch; the key of an event is its epoch, the last line of an epoch counts
 runs/<key>/start.json    what was launched: phase, name, seed
+runs/<key>/faults.jsonl  what took it from its place without being its doing
+spend.json               what all sessions cost
 phases/<name>.json       what each phase of the protocol decided
 test_reads.jsonl         every read of the test set
 """
@@ -222,6 +224,14 @@ class Ledger:
     def faults(self, key: str) -> list[dict[str, Any]]:
         """Those of a run, in order."""
         return records.faults(self.run_folder(key))
+
+    def spend(self) -> dict[str, Any] | None:
+        """What the study has cost, as last written; None before anything ran."""
+        return read_mapping(self.folder / "spend.json")
+
+    def write_spend(self, spend: Mapping[str, object]) -> None:
+        """Replace it."""
+        write_json(self.folder / "spend.json", dict(spend))
 
     # --- proposals and phases ------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from divfeat.config import MethodConfig, Release
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.methods import method_named
 from divfeat.provenance import commit, versions
-from divfeat.search import protocol
+from divfeat.search import protocol, workload
+from divfeat.search.budget import Budget
 from divfeat.search.interrupt import TooManyFailuresError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
@@ -40,6 +41,7 @@ class Phases:
         data: Of the search.
         placing: Places them.
         progress: The table that counts.
+        budget: Ends the search in time for the phases that follow it.
 
     Attributes:
         config: Of the study; replaced once learning rate and weight decay are frozen.
@@ -54,11 +56,13 @@ class Phases:
         data: PreparedData,
         placing: Placing,
         progress: Progress,
+        budget: Budget,
     ) -> None:
         self.study, self.ledger, self.executor, self.data = study, ledger, executor, data
-        self.placing, self.progress = placing, progress
+        self.placing, self.progress, self.budget = placing, progress, budget
         self.config = placing.config
         self.tuned: Tuned = AS_PUBLISHED
+        self._before: list[float] | None = None  # seconds of runs of earlier sessions
 
     def run(self) -> None:
         """Run them.
@@ -146,7 +150,7 @@ class Phases:
 
         def jobs() -> Iterator[Job]:
             yield from proposals.pending()
-            while len(proposals) < trials:
+            while len(proposals) < trials and not (phase == "search" and self._cut(proposals)):
                 yield proposals.ask()
 
         def told(job: Job, record: Mapping[str, Any]) -> None:
@@ -155,7 +159,7 @@ class Phases:
 
         pending = len(proposals.pending())
         self.progress.done[phase] = self.progress.done.get(phase, 0) + len(proposals) - pending
-        if len(proposals) >= trials and not pending:
+        if not pending and (len(proposals) >= trials or (phase == "search" and self._cut(proposals))):
             return
         asha = self.config.search.asha
         first = protocol.objectives(self.config)[0]
@@ -169,6 +173,47 @@ class Phases:
             promotes=self.config.search.promote,
             table=proposals.rung_table(),
         )
+
+    def _cut(self, proposals: Proposals) -> bool:
+        """Whether a budget leaves room for the phases that follow, and none for another trial: the search ends here.
+
+        Where it does not reach to a verdict at all, the search goes on until it is spent, and the same line takes it up again.
+        """
+        count, winner = len(proposals), self.ledger.phase("winner")
+        if not count or self.budget.cut:
+            return self.budget.cut is not None
+        each = self._seconds_per_run()
+        decided = winner is not None and winner["trials"] == count
+        found = self.budget.short_for(self._trainings(count + 1) + self.executor.concurrent, each)
+        if found is None or (
+            not decided and self.budget.short_for(self._trainings(count), each, margin=1.0) is not None
+        ):
+            return False
+        self.budget.cut = found
+        self.progress.plan["search"] = count
+        self.study.console.print(
+            f"the search ends after {count} of {self.study.execution.trials} trials: the {found} has room for selection and "
+            "confirmation, and for no more",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return True
+
+    def _trainings(self, trials: int) -> float:
+        """That follow a search of so many trials."""
+        planned = workload.planned_trainings(self.config, trials)
+        return sum(planned.get(phase, 0.0) for phase in ("tune", "select", "grid", "confirm"))
+
+    def _seconds_per_run(self) -> float | None:
+        """Of a run to its end: this session's, else as the records of earlier ones have it."""
+        if (own := self.budget.seconds_per_run()) is not None:
+            return own
+        if self._before is None:
+            records = (self.ledger.record(key) for key in self.ledger.started())
+            seconds = [found["provenance"].get("seconds") for found in records if found and found["provenance"]]
+            self._before = [value for value in seconds if value]
+        return sum(self._before) / len(self._before) if self._before else None
 
     def _tune(self, trials: int) -> dict[str, int]:
         """Search the baselines' own numbers, each in as many trials as the search had.

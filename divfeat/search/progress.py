@@ -30,6 +30,7 @@ class Progress:
         epochs: Of one run.
         console: Where to print.
         feasible: Whether a record keeps the search's constraints; only such are the best so far.
+        budget: What is spent, as it would be told.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Progress:
         epochs: int,
         console: Console,
         feasible: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+        budget: object = "",
     ) -> None:
-        self.plan, self.feasible = dict(plan), feasible
+        self.plan, self.feasible, self.budget = dict(plan), feasible, budget
         self.objective, self.concurrent, self.epochs, self.console = objective, concurrent, epochs, console
         self.done: dict[str, int] = dict.fromkeys(plan, 0)
         self.failed: dict[str, int] = dict.fromkeys(plan, 0)
@@ -115,6 +117,7 @@ class Progress:
             if left is not None
             else "starting"
         )
+        title += self._spent()
         table = Table(title=title, title_justify="left")
         for column, side in (("phase", "left"), ("done", "right"), ("failed", "right"), ("now", "left")):
             table.add_column(column, justify=side)  # type: ignore[arg-type]
@@ -125,6 +128,10 @@ class Progress:
                 note = f"{self._best()}  {note}"
             table.add_row(name, f"{self.done[name]}/{total}", str(self.failed[name] or ""), note)
         return table
+
+    def _spent(self) -> str:
+        said = str(self.budget)
+        return f", {said}" if said else ""
 
     def _best(self) -> str:
         assert self.best is not None
@@ -144,7 +151,10 @@ class Progress:
         best = f", {self._best()}" if self.best else ""
         guess = f", about {clock(left)} left" if left is not None else ""
         self.console.print(
-            f"{self.phase}: {done} of {total} runs done{best}{guess}", highlight=False, markup=False, soft_wrap=True
+            f"{self.phase}: {done} of {total} runs done{best}{guess}{self._spent()}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 

@@ -176,6 +176,15 @@ class JobQueue:
             self.ledger.stages, job.experiment
         )
 
+    def placed(self, key: str) -> None:
+        """A trial holds its place from now on: what that costs is counted."""
+        if self.interrupt.budget is not None:
+            self.interrupt.budget.placed(key)
+
+    def _gone(self, key: str, *, completed: bool = False) -> None:
+        if self.interrupt.budget is not None:
+            self.interrupt.budget.gone(key, completed=completed)
+
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         """Pass epochs on and compare at rungs."""
         job = self.running[key][0]
@@ -207,11 +216,13 @@ class JobQueue:
 
     def lost(self, key: str, fault: Fault, *, again: bool) -> None:
         """Note it: not held against the trial, but told to who asks why the study takes long."""
+        self._gone(key)
         self.ledger.fault(key, fault.kind, fault.cause)
 
     def ended(self, key: str, lost: Fault | None) -> None:
         """Read the record, or write why there is none."""
         found = self.ledger.record(key)
+        self._gone(key, completed=found is not None and found["status"] == "completed")
         if found is None and lost is not None and lost.kind == "storage" and not self.stopping():
             self.fatal = StorageLostError(f"{self.ledger.folder}: {lost.cause}")
         if found is None and key not in self.pruned and self.stopping():
@@ -249,6 +260,7 @@ class JobQueue:
                 self.ended(key, None)
                 continue
             job = self.running.pop(key)[0]
+            self._gone(key)
             for follower in self.followers:
                 follower.stopped(job)
 

@@ -73,6 +73,9 @@ class HalvingSource:
         """Paused trials may go on when others have reached their rung; the end of the search is that none runs."""
         return bool(self._running)
 
+    def placed(self, key: str) -> None:
+        """The simulated cluster keeps its own account."""
+
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         """Whether the trial ends or pauses at the rung it has reached."""
         epochs, value = int(events[-1]["epoch"]) + 1, float(events[-1][_VALUE])

@@ -16,6 +16,7 @@ from divfeat.files import read_json, write_json
 from divfeat.provenance import commit
 from divfeat.search import protocol, workload
 from divfeat.search.background import Background
+from divfeat.search.budget import Budget, Limits
 from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
 from divfeat.search.interrupt import TooManyFailuresError
@@ -88,6 +89,11 @@ def run_session(study: Study, report: Reporter) -> Any:
     ledger.check(study.config)
     reachable(study.execution.tracking_uri, study.folder)
     executor = data = None
+    worker = study.execution.workers_per_trial * study.execution.gpus_per_worker
+    limits = Limits(
+        study.interrupt.seconds_left, study.execution.gpu_hours, study.execution.max_cost, study.execution.prices
+    )
+    budget = Budget(limits, worker)
     if not study.finished:
         data = study.check()
         executor = RayExecutor(
@@ -101,6 +107,9 @@ def run_session(study: Study, report: Reporter) -> Any:
         )
         study.interrupt.renew()
     try:
+        if executor is not None:
+            budget.open(ledger, executor.node_types)
+            study.interrupt.budget = budget
         ledger.open(study.config)
         if executor is not None:
             executor.begin()
@@ -109,11 +118,14 @@ def run_session(study: Study, report: Reporter) -> Any:
             if data.note:
                 study.console.print(f"note: {data.note}", highlight=False, markup=False, soft_wrap=True)
         tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri)
-        session = Session(study, ledger, tracker, executor, data)
+        session = Session(study, ledger, tracker, executor, data, budget)
         if executor is not None and data is not None:
             executor.share("search", data)
         return session.run(report)
     finally:
+        if study.interrupt.budget is budget:
+            budget.close()
+            study.interrupt.budget = None
         if executor is not None:
             executor.close()
         ledger.close()
@@ -123,18 +135,26 @@ class Session:
     """One run of a study in one process."""
 
     def __init__(
-        self, study: Study, ledger: Ledger, tracker: Tracker, executor: RayExecutor | None, data: PreparedData | None
+        self,
+        study: Study,
+        ledger: Ledger,
+        tracker: Tracker,
+        executor: RayExecutor | None,
+        data: PreparedData | None,
+        budget: Budget,
     ) -> None:
-        self.data = data
+        self.data, self.budget = data, budget
         self.study, self.ledger, self.tracker, self.executor = study, ledger, tracker, executor
         frozen = ledger.phase("calibrate")
         # Replaced by the phases' once learning rate and weight decay are frozen.
         self.config = protocol.with_calibration(study.config, frozen) if frozen else study.config
-        self.following = TrackingFollower(tracker, ledger, study.config.search)
+        self.following = TrackingFollower(tracker, ledger, study.config.search, lambda: budget.spend.metrics)
         self.background = Background(self.following)
         plan = workload.planned_runs(self.config, study.execution.trials)
         concurrent, first = executor.concurrent if executor else 1, protocol.objectives(self.config)[0]
-        self.progress = Progress(plan, first, concurrent, self.config.train.epochs, study.console, self._feasible)
+        self.progress = Progress(
+            plan, first, concurrent, self.config.train.epochs, study.console, self._feasible, budget
+        )
         self.placing = Placing(
             self.config, study.execution, ledger, executor, study.interrupt, self.progress, self.background
         )
@@ -154,7 +174,7 @@ class Session:
         status = "stopped"
         try:
             if self.executor is not None and self.data is not None:
-                phases = Phases(study, self.ledger, self.executor, self.data, self.placing, self.progress)
+                phases = Phases(study, self.ledger, self.executor, self.data, self.placing, self.progress, self.budget)
                 with self.background, self.progress:
                     phases.run()
                 self.config = phases.config
@@ -165,14 +185,16 @@ class Session:
             made = report()
             self.tracker.log_report(made.files)
             status = "completed"
-            self.tracker.finish_study(status, made.metrics, {"verdict": made.sentence} | self._say(made))
+            metrics = {**made.metrics, **self.budget.spend.metrics}
+            self.tracker.finish_study(status, metrics, {"verdict": made.sentence} | self._say(made))
+            study.cut = self.budget.cut
             return made
         except TooManyFailuresError:
             status = "failed"
             raise
         finally:
             if status != "completed":
-                self.tracker.finish_study(status)
+                self.tracker.finish_study(status, self.budget.spend.metrics)
 
     def _describe(self, about: str) -> None:
         place = self.tracker.place()

@@ -33,6 +33,8 @@ class Study:
     root: Path | None = None
     console: Console = field(default_factory=Console)
     interrupt: Interrupt = field(default_factory=Interrupt)
+    #: Which budget ended the search before its time, once the study was run.
+    cut: str | None = None
 
     def check(self) -> PreparedData:
         """Everything that can be known to be wrong before a trial starts: see `check_study`."""

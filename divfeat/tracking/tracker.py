@@ -258,6 +258,16 @@ class Tracker:
 
         self._attempt(STUDY, say)
 
+    def log_study(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics of the study as a whole while it runs, such as what it has cost.
+
+        Args:
+            metrics: Name -> value.
+            step: Runs that are finished.
+        """
+        event = {"epoch": step, "time": int(time.time() * 1000), "metrics": metrics}
+        self._attempt(STUDY, lambda: self._runs.log(self._parent(), points([event])))
+
     def finish_study(
         self, status: str, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None
     ) -> None:

@@ -106,6 +106,9 @@ class Ran:
 
             def begin(self) -> None: ...
 
+            def node_types(self) -> dict[str, int]:
+                return {"local": 1}
+
             def share(self, role: str, data: Any) -> None:
                 ran.shared.append((role, ran.frozen))
                 self.data[role] = data

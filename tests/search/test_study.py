@@ -25,6 +25,7 @@ from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError, DataError
 from divfeat.files import write_json
 from divfeat.search import placing, protocol, session
+from divfeat.search.budget import Budget
 from divfeat.search.interrupt import StoppedError, TooManyFailuresError
 from divfeat.search.ledger import Ledger
 from divfeat.search.progress import Progress
@@ -61,6 +62,8 @@ class World:
         self.calls: list[tuple[str, Any]] = []
         self.away = False
         self.progress: Progress | None = None
+        self.nodes = {"head": 1, "gpu": 2}
+        self.seconds = 0.0  # on the clock of the budget; a run takes 100
         world = self
 
         class Executor:
@@ -69,6 +72,9 @@ class World:
             def __init__(self, **placement: Any) -> None: ...
 
             def begin(self) -> None: ...
+
+            def node_types(self) -> dict[str, int]:
+                return world.nodes
 
             def share(self, role: str, data: Any) -> None: ...
 
@@ -99,11 +105,16 @@ class World:
         monkeypatch.setattr(session, "RayExecutor", Executor)
         monkeypatch.setattr(session, "Tracker", Tracked)
         monkeypatch.setattr(session, "Progress", Seen)
+        monkeypatch.setattr(session, "Budget", lambda *given: Budget(*given, clock=lambda: self.seconds))
 
     def run(self, source: Any) -> None:
         while (spec := source.next()) is not None:
             config = ExperimentConfig.model_validate(spec.experiment)
             self.ran.append((config.role, spec.key))
+            source.placed(spec.key)
+            self.seconds += 100.0
+            if source.stopping():
+                return  # the budget is spent
             found = self.outcome(config)
             if found == "stop":
                 self.study.interrupt.signal = "SIGTERM"
@@ -115,11 +126,12 @@ class World:
                 self.ledger.write_record(spec.key, found)
             source.ended(spec.key, Fault("node", "gone") if found == "lost" else None)
 
-    def session(self, trials: int) -> Any:
+    def session(self, trials: int, **execution: Any) -> Any:
         """One call of the command."""
         self.ran, self.calls = [], []
         console = Console(file=io.StringIO(), width=150)
-        self.study = Study(self.config, ExecutionConfig(trials=trials), self.folder, self.folder.name, console=console)
+        settings = ExecutionConfig(trials=trials, **execution)
+        self.study = Study(self.config, settings, self.folder, self.folder.name, console=console)
         return session.run_session(self.study, lambda: SimpleNamespace(files={}, metrics={}, sentence="a verdict"))
 
     @property
@@ -293,7 +305,7 @@ def test_a_run_cut_by_a_signal_is_closed_in_mlflow(world: World) -> None:
     ended = {arguments[0]: arguments[1]["status"] for arguments in world.called("finish_run")}
     assert ended.keys() == begun
     assert list(ended.values()).count("stopped") == 1
-    assert world.called("finish_study")[-1] == ("stopped",)
+    assert verdicts(world)[-1] == "stopped"
 
 
 def test_progress_counts_each_experiment_once(world: World) -> None:
@@ -568,3 +580,66 @@ def test_first_stages_stay_until_the_study_is_done(tmp_path: Path, monkeypatch: 
     for what in ("tune focal", "select focal", "noise ce_etf", "search hinge_ce"):
         assert shared[what] == {False}
     assert not world.ledger.stages.exists()
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------------
+
+PRICES = {"head": 0.1, "gpu": 1.0}
+
+
+def verdicts(world: World) -> list[Any]:
+    return [call[0] for call in world.called("finish_study")]
+
+
+def test_a_budget_ends_the_search_in_time_for_the_verdict(world: World) -> None:
+    made = world.session(40, gpu_hours=1.0, gpus_per_worker=1.0)
+    assert made.sentence == "a verdict" and world.study.cut == "GPU-hour budget" and verdicts(world) == ["completed"]
+    spent = world.ledger.spend()
+    count = len(world.ledger.proposals())
+    assert 1 < count < 40 and world.ledger.phase("winner")["trials"] == count
+    assert world.progress.plan["search"] == count
+    assert spent["gpu_hours"] <= 1.0 and spent["gpu_hours"] == pytest.approx(len(world.ran) * 100 / 3600)
+    assert spent["gpu_hours"] > 0.8  # and leaves little of it
+    said = world.study.console.file.getvalue()
+    assert f"the search ends after {count} of 40 trials: the GPU-hour budget" in said
+    last = world.called("log_study")[-1][0]
+    assert last["spend/gpu_hours"] == pytest.approx(spent["gpu_hours"])
+
+
+def test_the_same_line_again_prints_the_verdict_and_a_larger_budget_goes_on(world: World) -> None:
+    world.session(40, gpu_hours=1.0, gpus_per_worker=1.0)
+    count = len(world.ledger.proposals())
+    world.session(40, gpu_hours=1.0, gpus_per_worker=1.0)
+    assert world.ran == [] and world.study.cut == "GPU-hour budget" and len(world.ledger.proposals()) == count
+    world.session(40, gpu_hours=1.5, gpus_per_worker=1.0)
+    assert world.study.cut == "GPU-hour budget" and count < len(world.ledger.proposals()) < 40
+    assert world.ledger.spend()["gpu_hours"] <= 1.5
+    world.session(40, gpu_hours=9.0, gpus_per_worker=1.0)
+    assert world.study.cut is None and len(world.ledger.proposals()) == 40
+
+
+def test_money_is_that_of_the_nodes_whatever_they_do(world: World) -> None:
+    world.session(40, max_cost=3.0, prices=PRICES)
+    spent = world.ledger.spend()
+    assert world.study.cut == "cost budget" and 2.0 < spent["cost"] <= 3.0
+    assert spent["cost"] == pytest.approx(0.1 * spent["node_hours"]["head"] + 1.0 * spent["node_hours"]["gpu"])
+    assert spent["node_hours"]["gpu"] == pytest.approx(2 * spent["node_hours"]["head"]) == world.seconds / 1800
+    assert spent["gpu_hours"] == 0.0
+
+
+def test_a_budget_that_reaches_to_no_verdict_is_spent_and_the_same_line_goes_on(world: World) -> None:
+    """Stopping the search early would be of no use to anybody; what was trained is kept for the next time."""
+    with pytest.raises(StoppedError, match="GPU-hour budget"):
+        world.session(8, gpu_hours=0.2, gpus_per_worker=1.0)
+    assert world.ledger.phase("winner") is None and len(world.ledger.proposals()) > 1
+    assert world.ledger.spend()["gpu_hours"] == pytest.approx(0.2, abs=100 / 3600)
+    done = len(list(world.folder.glob("runs/*/record.json")))
+    world.session(8, gpu_hours=9.0, gpus_per_worker=1.0)
+    assert world.study.cut is None and len(list(world.folder.glob("runs/*/record.json"))) == done + len(world.ran)
+
+
+def test_a_node_type_without_a_price_is_told_before_anything_runs(world: World) -> None:
+    with pytest.raises(ConfigError, match=r"nodes of type gpu: name .* or that of any other type as other"):
+        world.session(4, max_cost=3.0, prices={"head": 0.1})
+    assert world.ran == [] and not (world.folder / "study.json").exists()
+    world.session(1, max_cost=30.0, prices={"other": 0.1})
