@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -28,11 +27,9 @@ def scaling_config(types: Mapping[str, tuple[dict[str, float], int]], *, most: i
         for name, (has, number) in types.items()
         if name != "head"
     }
-    nothing: dict[str, Any] = dict.fromkeys(
-        ["initialization_commands", "setup_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
-         "head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"], [],
-    )  # fmt: skip
-    return nothing | {
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    nothing = [*(f"{name}_commands" for name in commands), "cluster_synced_files", "rsync_exclude", "rsync_filter"]
+    return {name: [] for name in nothing} | {
         "cluster_name": "fake",
         "max_workers": most,
         "upscaling_speed": 1.0,
