@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import subprocess
 from functools import lru_cache
 from importlib import metadata
@@ -12,15 +14,26 @@ import torch
 
 import divfeat
 
+#: Names the commit where the code was copied without its history: on the nodes of a cluster.
+COMMIT_VARIABLE = "DIVFEAT_COMMIT"
+_COMMIT = re.compile(r"[0-9a-f]{7,64}(-dirty)?")
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "pyarrow", "ray", "optuna", "mlflow")
 
 
 @lru_cache
 def commit() -> str:
-    """Commit of the source tree, '-dirty' appended where tracked files differ from it, or 'unknown' outside a checkout."""
+    """Commit of the source tree, '-dirty' appended where tracked files differ from it.
+
+    Where git has none, since the code was copied without its history, it is what `DIVFEAT_COMMIT` names, or 'unknown'.
+    """
+    named = os.environ.get(COMMIT_VARIABLE, "")
+    return _from_git() or (named if _COMMIT.fullmatch(named) else "unknown")
+
+
+def _from_git() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return "unknown"
+        return None
     try:
         head, changed = (
             subprocess.run(
@@ -29,7 +42,7 @@ def commit() -> str:
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return None
     return head.strip() + ("-dirty" if changed.strip() else "")
 
 

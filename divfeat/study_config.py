@@ -333,6 +333,9 @@ class ExecutionConfig(Frozen):
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_worker: float = Field(1.0, gt=0)
     address: str | None = None
+    wait_for_nodes: float | None = Field(
+        None, ge=0, description="seconds for a first trial's place; default 1800 under an autoscaler, else 0"
+    )
     storage_path: str = "runs"
     tracking_uri: str | None = None
     time_budget: float | None = Field(None, gt=0, description="seconds of one session")

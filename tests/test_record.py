@@ -140,14 +140,22 @@ def test_a_changed_tree_is_dirty_and_a_broken_one_unknown(
             raise FileNotFoundError("git")
         return subprocess.CompletedProcess(command, 0, stdout="c" * 40 + "\n" if "rev-parse" in command else changed)
 
+    monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
     monkeypatch.setattr(provenance.subprocess, "run", git)
     monkeypatch.setattr(provenance.Path, "exists", lambda path: True)
     assert provenance.commit.__wrapped__() == expected
 
 
-def test_outside_a_checkout_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("", "unknown"), ("c" * 40, "c" * 40), ("c" * 40 + "-dirty", "c" * 40 + "-dirty"), ("$(git rev-parse", "unknown")],
+)
+def test_outside_a_checkout_the_commit_is_the_one_named(
+    monkeypatch: pytest.MonkeyPatch, named: str, expected: str
+) -> None:
     monkeypatch.setattr(provenance.Path, "exists", lambda path: False)
-    assert provenance.commit.__wrapped__() == "unknown"
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, named)
+    assert provenance.commit.__wrapped__() == expected
 
 
 def test_versions_name_what_decides_results() -> None:

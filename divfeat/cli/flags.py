@@ -36,6 +36,7 @@ _EXECUTION = (
     "workers_per_trial",
     "gpus_per_worker",
     "address",
+    "wait_for_nodes",
     "storage_path",
     "tracking_uri",
     "time_budget",
@@ -66,6 +67,12 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
         "--gpus-per-worker", type=_not_negative, metavar="X", help="GPUs (or a share of one) of a worker; default 0"
     )
     flags.add_argument("--address", metavar="auto", help="join a running Ray cluster; default starts Ray here")
+    flags.add_argument(
+        "--wait-for-nodes",
+        type=_not_negative,
+        metavar="S",
+        help="seconds to wait for the place of a first trial; default 1800 on a cluster with an autoscaler, else 0",
+    )
     flags.add_argument("--storage-path", metavar="PATH", help="folder of all studies; default runs")
     flags.add_argument("--tracking-uri", metavar="URI", help="MLflow server; default sqlite in the study's folder")
     flags.add_argument("--seed", type=_natural, metavar="N", help="of the whole study; default 0")

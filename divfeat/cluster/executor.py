@@ -6,89 +6,22 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
+from divfeat.cluster.autoscaler import WAIT_SECONDS, Autoscaler, find_autoscaler, wait_for_trial
+from divfeat.cluster.capacity import DRIVER_RESOURCE, SMALLER, Capacity
 from divfeat.cluster.pool import Pool
 from divfeat.cluster.source import JobSource
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
+from divfeat.provenance import COMMIT_VARIABLE, commit
 
-#: Cores of the process that drives a training spanning workers; it only waits.
-DRIVER_CPUS = 0.1
 #: Longest wait for a cluster to answer.
 _ANSWER_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What the nodes offer and one trial takes.
-
-    Attributes:
-        nodes: (CPUs, GPUs) of each node; a worker lies on one node, the workers of a trial may lie on several.
-        workers: Of one trial.
-        cpus: Of each worker.
-        gpus: Of each worker.
-    """
-
-    nodes: Sequence[tuple[float, float]]
-    workers: int
-    cpus: float
-    gpus: float
-
-    @property
-    def trials(self) -> int:
-        """How many trials fit at a time; trials over several workers also need a place for the process that drives them."""
-        room = [self._workers_on(*node) for node in self.nodes]
-        for trials in range(sum(room) // self.workers, 0, -1):
-            left, drivers = trials * self.workers, 0
-            for (cpus, _), fit in zip(self.nodes, room, strict=True):
-                placed = min(fit, left)
-                left -= placed
-                drivers += int((cpus - placed * self.cpus + 1e-6) // DRIVER_CPUS)
-            if self.workers == 1 or drivers >= trials:
-                return trials
-        return 0
-
-    def _workers_on(self, cpus: float, gpus: float) -> int:
-        fits = [int((cpus + 1e-6) // self.cpus)]
-        if self.gpus:
-            fits.append(int((gpus + 1e-6) // self.gpus))
-        return min(fits)
-
-    def concurrency(self, asked: int | None) -> int:
-        """Trials at a time.
-
-        Args:
-            asked: By the user; None takes what fits.
-
-        Raises:
-            ConfigError: not one trial fits, or not as many as were asked for.
-        """
-        each = f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
-        needs = (
-            f"a trial takes {each}"
-            if self.workers == 1
-            else (f"a trial takes {self.workers} workers of {each} and {DRIVER_CPUS:g} CPU to drive them")
-        )
-        has = "the nodes have " + ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in self.nodes)
-        if self.trials < 1:
-            raise ConfigError(
-                f"no trial fits: {needs}, {has}; lower --workers-per-trial, --gpus-per-worker or execution.cpus_per_worker"
-            )
-        if asked is not None and asked > self.trials:
-            raise ConfigError(f"--max-concurrent {asked} does not fit: {needs}, {has}; at most {self.trials} fit")
-        return asked or self.trials
-
-
-def this_machine() -> tuple[float, float]:
-    """CPUs and GPUs that Ray would find here."""
-    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
 
 
 class RayExecutor:
@@ -100,11 +33,15 @@ class RayExecutor:
         gpus: GPUs of each worker.
         address: Of a running cluster, or None to start one here.
         storage: Folder for Ray's own files of this study.
-        max_concurrent: Trials at a time; None takes what fits.
+        max_concurrent: Trials at a time; None takes what fits, with all nodes that an autoscaler may add.
+        wait_for_nodes: Seconds to wait for the place of a first trial; None is `WAIT_SECONDS` under an autoscaler, else 0.
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
 
+    Attributes:
+        concurrent: Trials at a time.
+
     Raises:
-        ConfigError: no cluster at the address, or the trials do not fit on it.
+        ConfigError: no cluster at the address, or the trials do not fit on it, whatever its autoscaler may add.
     """
 
     def __init__(
@@ -116,12 +53,14 @@ class RayExecutor:
         address: str | None,
         storage: Path,
         max_concurrent: int | None,
+        wait_for_nodes: float | None = None,
         progress_timeout: float | None = None,
     ) -> None:
         self.workers, self.cpus, self.gpus, self.storage = workers, cpus, gpus, storage
         self.progress_timeout = progress_timeout
         self._owns_cluster = not ray.is_initialized()
         self._pool: Pool | None = None
+        self._scaler: Autoscaler | None = None
         if self._owns_cluster:
             _connect(address, spanning=workers > 1)
         elif workers > 1 and not ray.init(ignore_reinit_error=True).dashboard_url:
@@ -129,10 +68,11 @@ class RayExecutor:
                 "Ray was started in this process before, without its dashboard, without which trials over several workers would "
                 "wait for ever; call ray.shutdown() first, or use --workers-per-trial 1"
             )
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        offered = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+        if address is not None or not self._owns_cluster:
+            self._scaler = find_autoscaler()
+        self._wait_seconds = (WAIT_SECONDS if self._scaler else 0.0) if wait_for_nodes is None else wait_for_nodes
         try:
-            self.concurrent = Capacity(offered, workers, cpus, gpus).concurrency(max_concurrent)
+            self.concurrent = self._concurrency(max_concurrent)
         except ConfigError:
             self.close()
             raise
@@ -140,10 +80,46 @@ class RayExecutor:
         if workers == 1:
             self._pool = Pool(self.concurrent, cpus, gpus, progress_timeout)
 
+    def capacity(self, *, head_only: bool = False) -> Capacity:
+        """What the nodes that there are now offer, and one trial takes."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        places = [int(node[DRIVER_RESOURCE]) for node in nodes if DRIVER_RESOURCE in node]
+        counted = [node for node in nodes if not head_only or "node:__internal_head__" in node]
+        offered = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in counted]
+        return Capacity(offered, self.workers, self.cpus, self.gpus, sum(places) if places else None)
+
+    def _concurrency(self, asked: int | None) -> int:
+        now = self.capacity()
+        if self._scaler is None and (not self._wait_seconds or now.trials):
+            return now.concurrency(asked)
+        if self._scaler is None or not self._scaler.types:  # nobody knows which nodes may come
+            return asked or max(1, now.trials)
+        most = max(now.trials, self.capacity(head_only=True).with_more(self._scaler.nodes).trials)
+        if most < (asked or 1):
+            what = "no trial fits" if most < 1 else f"--max-concurrent {asked} does not fit"
+            raise ConfigError(
+                f"{what}: {now.needs}, {now.has}, beside {self._scaler}; "
+                + (f"at most {most} fit" if most else f"{SMALLER}, or give the cluster larger nodes")
+            )
+        return asked or most
+
+    def wait(self, say: Callable[[str], None], stopping: Callable[[], bool]) -> None:
+        """Wait until there is a place for one trial, which an autoscaler makes.
+
+        Args:
+            say: Told what is missing, now and then.
+            stopping: Whether to wait no longer.
+
+        Raises:
+            ConfigError: none in time, with what is missing.
+        """
+        if self.capacity().trials < 1:
+            wait_for_trial(self.capacity, self._scaler, self._wait_seconds, say, stopping)
+
     def begin(self) -> None:
-        """Start the processes of trials ahead of the first one, while the driver has other things to do."""
+        """Start the processes of trials ahead of the first one, as many as there is room for now."""
         if self._pool is not None:
-            self._pool.begin()
+            self._pool.begin(min(self.concurrent, max(1, self.capacity().trials)))
 
     def share(self, role: str, data: PreparedData) -> None:
         """Put the images of a role in the object store, once a node, read by every trial without a copy."""
@@ -161,7 +137,7 @@ class RayExecutor:
             self._data[role],
             self.storage,
             concurrent=self.concurrent,
-            driver_cpus=DRIVER_CPUS,
+            driver=self.capacity().bundles[-1],
             progress_timeout=self.progress_timeout,
         )
 
@@ -186,6 +162,8 @@ def _connect(address: str | None, *, spanning: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    if (found := commit()) != "unknown":
+        variables[COMMIT_VARIABLE] = found  # other nodes may have the code without its history
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     try:
         if address is None:

@@ -102,14 +102,15 @@ class Pool:
 
     def __init__(self, concurrent: int, cpus: float, gpus: float, progress_timeout: float | None = None) -> None:
         self.concurrent = concurrent
-        self._made: Any = ray.remote(TrialRunner).options(num_cpus=cpus, num_gpus=gpus)
+        # Spread: a node that goes takes few trials with it, and each reads the images from its own node.
+        self._made: Any = ray.remote(TrialRunner).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
         self._idle: list[tuple[Any, float]] = []  # and since when
         self._born: dict[Any, ray.ObjectRef] = {}  # actors that may not live yet: a cluster can have to grow first
         self.patience = Patience(progress_timeout)
 
-    def begin(self) -> None:
-        """Start all actors; `run` starts what it lacks."""
-        while len(self._idle) < self.concurrent:
+    def begin(self, number: int) -> None:
+        """Start so many actors; `run` starts what it lacks, and waits for their nodes where an autoscaler adds them."""
+        while len(self._idle) < number:
             self.rest(self._make())
 
     def run(self, source: JobSource, data: ray.ObjectRef) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def run_over_workers(
     storage: Path,
     *,
     concurrent: int,
-    driver_cpus: float,
+    driver: Mapping[str, float],
     progress_timeout: float | None = None,
 ) -> None:
     """Run everything `source` hands out on `data`; returns when all have ended or it is stopping.
@@ -38,7 +39,7 @@ def run_over_workers(
         data: Images in the object store.
         storage: Folder for Ray's own files of this study.
         concurrent: Trials at a time.
-        driver_cpus: Cores of the process that drives a trial.
+        driver: Resources of the process that drives a trial: where a cluster has safe nodes, those of a safe node.
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
     """
     scratch = storage / "tune"
@@ -49,7 +50,7 @@ def run_over_workers(
         run_spanning(TrialSpec.from_json(config["spec"]), held[0], storage / "train", progress_timeout)
 
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": driver_cpus}),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([dict(driver)])),
         tune_config=tune.TuneConfig(
             search_alg=queue, scheduler=_Scheduler(queue), num_samples=-1, max_concurrent_trials=concurrent
         ),

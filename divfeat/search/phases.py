@@ -191,12 +191,9 @@ class Phases:
             return False
         self.budget.cut = found
         self.progress.plan["search"] = count
-        self.study.console.print(
+        self.study.say(
             f"the search ends after {count} of {self.study.execution.trials} trials: the {found} has room for selection and "
-            "confirmation, and for no more",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            "confirmation, and for no more"
         )
         return True
 

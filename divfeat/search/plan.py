@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from divfeat.cluster.executor import Capacity, this_machine
+from divfeat.cluster.capacity import Capacity, this_machine
 from divfeat.cluster.trial import warm_up
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import PreparedData

@@ -103,6 +103,7 @@ def run_session(study: Study, report: Reporter) -> Any:
             address=study.execution.address,
             storage=study.folder.resolve(),
             max_concurrent=study.execution.max_concurrent,
+            wait_for_nodes=study.execution.wait_for_nodes,
             progress_timeout=study.execution.progress_timeout,
         )
         study.interrupt.renew()
@@ -110,13 +111,14 @@ def run_session(study: Study, report: Reporter) -> Any:
         if executor is not None:
             budget.open(ledger, executor.node_types)
             study.interrupt.budget = budget
+            executor.wait(study.say, lambda: study.interrupt.reason is not None)
         ledger.open(study.config)
         if executor is not None:
             executor.begin()
         if data is not None:
             ledger.same_data("search", data.split_hash)
             if data.note:
-                study.console.print(f"note: {data.note}", highlight=False, markup=False, soft_wrap=True)
+                study.say(f"note: {data.note}")
         tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri)
         session = Session(study, ledger, tracker, executor, data, budget)
         if executor is not None and data is not None:

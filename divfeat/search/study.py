@@ -36,6 +36,10 @@ class Study:
     #: Which budget ended the search before its time, once the study was run.
     cut: str | None = None
 
+    def say(self, line: str) -> None:
+        """Print a line as it is."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def check(self) -> PreparedData:
         """Everything that can be known to be wrong before a trial starts: see `check_study`."""
         return check_study(self.config, self.execution.trials, self.root)

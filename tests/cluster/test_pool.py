@@ -149,7 +149,7 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         pool = Pool(2, cpus=1.0, gpus=0.0)
-        pool.begin()
+        pool.begin(2)
         seen = Counter()
         for phase in ("first", "second"):
             keys = [f"{phase}-{number}" for number in range(5)]

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from divfeat import record
 from divfeat.cluster import trial as module
-from divfeat.cluster.executor import Capacity
+from divfeat.cluster.capacity import Capacity
 from divfeat.cluster.trial import TrialSpec, fault_of, run_spec
 from divfeat.cluster.tuner import _Queue
 from divfeat.config import MethodConfig, ThresholdSpec

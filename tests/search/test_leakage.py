@@ -104,6 +104,8 @@ class Ran:
             def __init__(self, **placement: Any) -> None:
                 self.data: dict[str, Any] = {}
 
+            def wait(self, *told: Any) -> None: ...
+
             def begin(self) -> None: ...
 
             def node_types(self) -> dict[str, int]:
