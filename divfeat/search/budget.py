@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from divfeat.errors import ConfigError
+from divfeat.study_config import ExecutionConfig
 
 #: Price of nodes of any other type.
 ANY = "other"
@@ -75,6 +76,11 @@ class Limits:
     gpu_hours: float | None = None
     cost: float | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, execution: ExecutionConfig) -> Limits:
+        """As the user gave them."""
+        return cls(execution.time_budget, execution.gpu_hours, execution.max_cost, execution.prices)
 
 
 class Budget:

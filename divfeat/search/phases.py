@@ -200,7 +200,7 @@ class Phases:
     def _trainings(self, trials: int) -> float:
         """That follow a search of so many trials."""
         planned = workload.planned_trainings(self.config, trials)
-        return sum(planned.get(phase, 0.0) for phase in ("tune", "select", "grid", "confirm"))
+        return sum(planned.get(phase, 0.0) for phase in workload.AFTER_SEARCH)
 
     def _seconds_per_run(self) -> float | None:
         """Of a run to its end: this session's, else as the records of earlier ones have it."""

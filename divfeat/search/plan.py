@@ -6,7 +6,8 @@ import dataclasses
 import io
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from divfeat.config import MethodConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.experiment import run
 from divfeat.search import protocol, workload
+from divfeat.search.budget import Limits
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
 from divfeat.search.ledger import Ledger
 from divfeat.search.placing import KEPT
@@ -54,6 +56,9 @@ class Plan:
         confirm_seeds: Seeds of the confirmation.
         baselines: How many.
         detectable: Difference that is detected with probability 0.8, in standard deviations of a seed.
+        gpus: Of one trial.
+        limits: What may be spent.
+        reserved: Trainings that follow the search.
         noise: Standard deviation of a seed, where the study has measured it already; in points unless `unit` is "".
     """
 
@@ -76,12 +81,53 @@ class Plan:
     noise: float | None
     unit: str = " points"
     note: str = ""
+    gpus: float = 0.0
+    limits: Limits = field(default_factory=Limits)
+    reserved: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Of the whole study, with as many trials at a time as fit."""
         runs, trainings = (math.ceil(count / self.concurrent) for count in (sum(self.runs.values()), self.trainings))
         return runs * self.scoring_seconds + trainings * (self.seconds_per_run - self.scoring_seconds)
+
+    @property
+    def run_seconds(self) -> float:
+        """Of all runs, added up."""
+        runs = sum(self.runs.values())
+        return runs * self.scoring_seconds + self.trainings * (self.seconds_per_run - self.scoring_seconds)
+
+    @property
+    def costs(self) -> list[str]:
+        """Lines on GPU-hours and money, and on what the budgets leave for the search."""
+        lines, limits = [], self.limits
+        share = self.reserved / self.trainings if self.trainings else 0.0
+        used: dict[str, tuple[float, float | None, Callable[[float], str]]] = {
+            "time budget": (self.seconds, limits.seconds, clock)
+        }
+        if self.gpus:
+            hours = self.run_seconds * self.gpus / 3600
+            lines.append(f"{hours:.3g} GPU-hours at {self.gpus:g} GPUs a trial")
+            used["GPU-hour budget"] = (hours, limits.gpu_hours, lambda value: f"{value:.3g} GPU-hours")
+        if limits.prices:
+            dearest = max(limits.prices.values())
+            cost = self.run_seconds / 3600 * dearest
+            lines.append(
+                f"cost about {cost:.3g} with one trial a node of the dearest type ({dearest:g} an hour), less with more on one; "
+                "idle nodes and the head come on top"
+            )
+            used["cost budget"] = (cost, limits.cost, lambda value: f"{value:.3g}")
+        for name, (whole, limit, shown) in used.items():
+            if limit is None:
+                continue
+            kept = whole * share
+            said = f"{name} {shown(limit)}: about {shown(kept)} of it are reserved for what follows the search"
+            if kept >= limit:
+                said += "; too little for a verdict: the study stops when it is spent, and the same line goes on"
+            elif whole > limit:
+                said += f", so that the search may end before its {self.runs['search']} trials"
+            lines.append(said)
+        return lines
 
     def print(self, console: Console) -> None:
         """Say it."""
@@ -117,6 +163,8 @@ class Plan:
             f"({self.seconds_per_run:.1f} s a run, without the start of Ray)"
         )
         say(f"disk: about {self.bytes / 2**20:.0f} MiB under {self.folder}")
+        for line in self.costs:
+            say(line)
         if self.note:
             say(f"note: {self.note}")
 
@@ -139,6 +187,7 @@ def make_plan(runner: Study) -> Plan:
     data = runner.check()
     rules = study.protocol
     runs = workload.planned_runs(study, execution.trials)
+    trainings = workload.planned_trainings(study, execution.trials)
     seconds, scoring, parameters, width = _warm_up(runner, data)
     worker = execution.workers_per_trial, execution.cpus_per_worker, execution.gpus_per_worker
     if execution.address is None:
@@ -162,7 +211,7 @@ def make_plan(runner: Study) -> Plan:
         scored=len(data.evaluation),
         parameters=parameters,
         concurrent=concurrent,
-        trainings=sum(workload.planned_trainings(study, execution.trials).values()),
+        trainings=sum(trainings.values()),
         seconds_per_run=seconds,
         scoring_seconds=scoring,
         bytes=kept + features + in_mlflow + (concurrent + len(workload.shared_stages(study))) * 2 * weights,
@@ -172,6 +221,9 @@ def make_plan(runner: Study) -> Plan:
         noise=None if noise is None else noise["noise"]["sd"],
         unit=protocol.objectives(study)[0].points,
         note=data.note,
+        gpus=execution.workers_per_trial * execution.gpus_per_worker,
+        limits=Limits.of(execution),
+        reserved=sum(trainings.get(phase, 0.0) for phase in workload.AFTER_SEARCH),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,9 +91,7 @@ def run_session(study: Study, report: Reporter) -> Any:
     reachable(study.execution.tracking_uri, study.folder)
     executor = data = None
     worker = study.execution.workers_per_trial * study.execution.gpus_per_worker
-    limits = Limits(
-        study.interrupt.seconds_left, study.execution.gpu_hours, study.execution.max_cost, study.execution.prices
-    )
+    limits = dataclasses.replace(Limits.of(study.execution), seconds=study.interrupt.seconds_left)
     budget = Budget(limits, worker)
     if not study.finished:
         data = study.check()

@@ -22,6 +22,9 @@ from divfeat.stages import stage_key
 from divfeat.study_config import StudyConfig
 from divfeat.thresholds import family_named
 
+#: Phases that follow the search: a budget keeps back what they need.
+AFTER_SEARCH = ("tune", "select", "grid", "confirm")
+
 
 def planned_runs(study: StudyConfig, trials: int) -> dict[str, int]:
     """Runs of each phase before anything is known; shared ones are counted where they are first needed.

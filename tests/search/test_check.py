@@ -12,9 +12,10 @@ from rich.console import Console
 
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
+from divfeat.search.budget import Limits
 from divfeat.search.check import check_study
 from divfeat.search.jobs import PAPER_MINOR, baseline, experiment
-from divfeat.search.plan import make_plan
+from divfeat.search.plan import Plan, make_plan
 from divfeat.search.study import Study
 from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import PAPER_ANGLE
@@ -100,3 +101,39 @@ def test_a_plan_says_what_is_known_of_the_data(images: Path, capsys: pytest.Capt
     for boundary, said in ((60, True), (50, False)):
         make_plan(study_on(images, "global", boundary)).print(Console(width=200))
         assert ("makes every class minor (classes have" in capsys.readouterr().out) is said
+
+
+# --- what a plan says of budgets ------------------------------------------------------------------------------------------
+
+
+def a_plan(**changed):
+    plan = dict(
+        name="a", folder="f", runs={"search": 20, "select": 10, "confirm": 10}, seeds={}, epochs=1, images=1, scored=1,
+        parameters=1, concurrent=2, trainings=40.0, seconds_per_run=360.0, scoring_seconds=60.0, bytes=1, confirm_seeds=5,
+        baselines=1, detectable=1.0, noise=None, reserved=20.0,
+    )  # fmt: skip
+    return Plan(**plan | changed)
+
+
+def test_a_plan_without_budgets_and_gpus_says_nothing_of_costs():
+    assert a_plan().costs == []
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [
+        (9.0, "GPU-hour budget 9 GPU-hours: about 4 GPU-hours of it are reserved for what follows the search"),
+        (6.0, "so that the search may end before its 20 trials"),
+        (4.0, "too little for a verdict"),
+    ],
+)
+def test_a_plan_says_what_the_budget_leaves_for_the_search(hours, words):
+    lines = a_plan(gpus=2.0, limits=Limits(gpu_hours=hours)).costs
+    assert lines[0] == "8 GPU-hours at 2 GPUs a trial"
+    assert words in lines[1] and len(lines) == 2
+
+
+def test_a_plan_reckons_with_prices():
+    lines = a_plan(limits=Limits(cost=100.0, prices={"head": 0.1, "gpu": 3.0})).costs
+    assert lines[0].startswith("cost about 12 with one trial a node of the dearest type (3 an hour)")
+    assert lines[1] == "cost budget 100: about 6 of it are reserved for what follows the search"
