@@ -82,11 +82,11 @@ def test_help_names_every_flag_and_exit_code(capsys):
     text = " ".join(capsys.readouterr().out.split())
     flags = (
         "--preset --config --set --name --trials --max-concurrent --workers-per-trial --gpus-per-worker --address "
-        "--storage-path --tracking-uri --seed --time-budget --smoke-test --dry-run --print-config"
+        "--storage-path --tracking-uri --seed --time-budget --gpu-hours --max-cost --fork --smoke-test --dry-run --print-config"
     )
     for flag in flags.split():
         assert flag in text
-    for code in ("0 done", "1 bad", "2 usage", "3 too many", "4 time budget", "70 internal", "75 ", "130 "):
+    for code in ("0 done", "1 bad", "2 usage", "3 too many", "4 budget", "70 internal", "75 ", "130 "):
         assert code in text
     assert text.count("default") >= 9
 
@@ -467,7 +467,7 @@ def test_the_users_words_stand_over_the_smoke_test(tmp_path):
 
 def test_how_a_study_is_run_is_no_part_of_what_it_is():
     words = "--trials 3 --max-concurrent 2 --workers-per-trial 2 --gpus-per-worker 0.5 --address auto --name n"
-    words += " --storage-path elsewhere --tracking-uri http://h --time-budget 9"
+    words += " --storage-path elsewhere --tracking-uri http://h --time-budget 9 --gpu-hours 8"
     study, execution, _ = configured(*words.split())
     assert study == configured()[0]
     assert execution.to_dict() | {"max_failed_share": 0.5, "cpus_per_worker": 1.0} == execution.to_dict()
@@ -483,7 +483,10 @@ def test_how_a_study_is_run_is_no_part_of_what_it_is():
         "storage_path": "elsewhere",
         "tracking_uri": "http://h",
         "time_budget": 9.0,
+        "gpu_hours": 8.0,
+        "prices": {},
         "max_failed_share": 0.5,
+        "max_failed_in_row": 8,
     }
     assert configured("--seed", "1")[0].identity != study.identity
 

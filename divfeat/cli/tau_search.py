@@ -23,6 +23,11 @@ def parser() -> argparse.ArgumentParser:
         help="settings to start from; default digits (README lists them)",
     )
     flags.add_argument("--name", metavar="NAME", help="of the study; default the preset and the hash of its settings")
+    flags.add_argument(
+        "--fork",
+        metavar="NEW_NAME",
+        help="with --name and changed settings: a new study that starts from the results of the named one",
+    )
     add_study_flags(flags)
     return flags
 
@@ -42,6 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from divfeat.search.command import run_study
 
         line = command_line("tau_search.py", arguments)
-        return run_study(study, execution, about, dry_run=flags.dry_run, command=line)
+        return run_study(study, execution, about, dry_run=flags.dry_run, command=line, fork=flags.fork)
 
     return guarded(action)

@@ -25,6 +25,7 @@ def study(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     name: str | None = None,
+    fork: str | None = None,
     trials: int | None = None,
     max_concurrent: int | None = None,
     workers_per_trial: int | None = None,
@@ -48,6 +49,7 @@ def study(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     name: str | None = None,
+    fork: str | None = None,
     trials: int | None = None,
     max_concurrent: int | None = None,
     workers_per_trial: int | None = None,
@@ -70,6 +72,7 @@ def study(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     name: str | None = None,
+    fork: str | None = None,
     trials: int | None = None,
     max_concurrent: int | None = None,
     workers_per_trial: int | None = None,
@@ -95,6 +98,7 @@ def study(
         config: YAML file laid over the preset.
         set: Settings over both, such as `{"search.family": "major_minor", "train.epochs": 40}`; angles in radians.
         name: Of the study; None makes it of the preset and its identity.
+        fork: Name of a new study that starts from the results of the one called `name`, with other settings.
         trials: Proposals of the search, and for each baseline that is tuned; more than before extend it.
         max_concurrent: Trials at a time; None as many as fit.
         workers_per_trial: Processes of one training.
@@ -139,7 +143,7 @@ def study(
         smoke=SMOKE if smoke_test else None,
     )
     interrupt = Interrupt(execution.time_budget, raise_interrupt)
-    runner = make_study(identity, execution, interrupt)
+    runner = make_study(identity, execution, interrupt, fork)
     if dry_run:
         return make_plan(runner)
     main = threading.current_thread() is threading.main_thread()

@@ -30,6 +30,7 @@ from divfeat.report.published import short_of_published
 from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount, Runs, StudySummary, Trial
 from divfeat.search import protocol
 from divfeat.search.constraints import excesses
+from divfeat.search.fork import note_of
 from divfeat.search.jobs import baseline, experiment, name_of, own_numbers, own_values_of
 from divfeat.search.ledger import Ledger, known_study
 from divfeat.search.tuning import baselines, tunable, tuned_methods
@@ -131,7 +132,7 @@ class _Reader:
             counts=counts,
             provenance=self._provenance(confirmed, (noise, *selected)),
             missing=tuple(self._missing(confirmed, selected, noise, on_grid, counts)),
-            notes=tuple(_notes((*confirmed, *on_grid, *selected, noise))),
+            notes=self._forked() + tuple(_notes((*confirmed, *on_grid, *selected, noise))),
             own_numbers=tuple(self._own_numbers()),
             coneless=self._coneless(),
             span=self._span(),
@@ -316,6 +317,10 @@ class _Reader:
         chosen = measure.scale * np.asarray(row["values"][place] if row.get("values") else [], dtype=np.float64)
         lost = optimism(measure.scale * row["search_values"][place], chosen, finite(scores[WINNER]))
         return Objective(name, measure.test, measure.about, scores, found, crossed, note, lost)
+
+    def _forked(self) -> tuple[str, ...]:
+        decision = self.ledger.phase("fork")
+        return () if decision is None else (note_of(decision),)
 
     def _crossed(
         self, objective: str, confirmed: Sequence[Runs], levels: Mapping[str, float]

@@ -16,12 +16,15 @@ from divfeat.search.session import run_session
 from divfeat.search.study import Study
 from divfeat.settings import make_configs
 from divfeat.study_config import ExecutionConfig, StudyConfig, deciding
+from divfeat.validation import build
 
 if TYPE_CHECKING:
     from divfeat.report.build import Report
 
 
-def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str) -> int:
+def run_study(
+    study: StudyConfig, execution: ExecutionConfig, about: str, *, dry_run: bool, command: str, fork: str | None = None
+) -> int:
     """Run, resume or print a study.
 
     Args:
@@ -30,6 +33,7 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
         about: Text of the preset.
         dry_run: Print the plan only.
         command: The line that resumes it, printed when it stops early.
+        fork: Name of a new study that starts from what the one named in `execution` found; None runs that one.
 
     Returns:
         Exit code.
@@ -37,7 +41,7 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
     Raises:
         DivfeatError: bad configuration or data.
     """
-    runner = make_study(study, execution, Interrupt(execution.time_budget))
+    runner = make_study(study, execution, Interrupt(execution.time_budget), fork)
     if dry_run:
         make_plan(runner).print(runner.console)
         return 0
@@ -45,14 +49,24 @@ def run_study(study: StudyConfig, execution: ExecutionConfig, about: str, *, dry
     return run_installed(runner, about, command)
 
 
-def make_study(study: StudyConfig, execution: ExecutionConfig, interrupt: Interrupt) -> Study:
-    """The study under its own name or the one given, in its folder.
+def make_study(study: StudyConfig, execution: ExecutionConfig, interrupt: Interrupt, fork: str | None = None) -> Study:
+    """The study under its own name or the one given, in its folder; or its `fork`, a new study that starts from it.
 
     Raises:
-        ConfigError: a storage that is no folder.
+        ConfigError: a storage that is no folder, or a fork of a study that is not there, or of itself.
     """
     name = execution.name or f"{study.preset}-{study.identity[:8]}"
-    return Study(study, execution, _folder(execution.storage_path, name), name, console=Console(), interrupt=interrupt)
+    folder, origin = _folder(execution.storage_path, name), None
+    if fork is not None:
+        execution = build(ExecutionConfig, execution.to_dict() | {"name": fork}, prefix="execution.")
+        if execution.name == name:
+            raise ConfigError(f"--fork {fork}: a study cannot be forked into itself; choose a new name")
+        if not (folder / "study.json").exists():
+            raise ConfigError(
+                f"--fork {fork}: there is no study {name!r} in {folder.parent} to start from; give the --name of one that is"
+            )
+        name, folder, origin = fork, _folder(execution.storage_path, fork), folder
+    return Study(study, execution, folder, name, console=Console(), interrupt=interrupt, origin=origin)
 
 
 def run_installed(runner: Study, about: str, command: str) -> int:

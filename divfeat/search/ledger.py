@@ -95,7 +95,8 @@ class Ledger:
             lines = "\n".join(differences(deciding(found["config"]), deciding(study.to_dict())))
             raise ConfigError(
                 f"the name {self.folder.name!r} is taken by a study with other settings:\n{lines}\n"
-                "choose another --name, or repeat the settings of that study to resume it"
+                f"repeat the settings of that study to resume it, choose another --name, or add --fork NEW_NAME: a new study "
+                "that starts from what this one found"
             )
         return True
 
@@ -267,7 +268,8 @@ class Ledger:
         if known.setdefault(role, split_hash) != split_hash:
             raise DataError(
                 f"study {self.folder.name!r} was begun on other images or another split (hash {known[role]}, now "
-                f"{split_hash}): put the data back, or start anew with another --name"
+                f"{split_hash}): put the data back, start anew with another --name, or add --fork NEW_NAME to start with what "
+                "it found"
             )
         self.write_phase("data", known)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from divfeat.methods import method_named
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol, workload
 from divfeat.search.budget import Budget
+from divfeat.search.fork import first_of
 from divfeat.search.interrupt import TooManyFailuresError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
@@ -25,7 +27,7 @@ from divfeat.search.progress import Progress
 from divfeat.search.proposals import Proposals, storage_url
 from divfeat.search.refine import Refinement, refinement
 from divfeat.search.study import Study
-from divfeat.search.subjects import baseline_subject
+from divfeat.search.subjects import Subject, baseline_subject, threshold_subject
 from divfeat.search.tuning import AS_PUBLISHED, Tuned, tunable, tuned_methods
 from divfeat.statistics import noise_floor
 from divfeat.thresholds import ThresholdContext
@@ -73,9 +75,7 @@ class Phases:
         """
         self._calibrate()
         self._noise()
-        proposals = Proposals(
-            self.config, self.ledger, storage_url(self.study.folder), self.study.name, self._refinement()
-        )
+        proposals = self._proposals(self.study.name, threshold_subject(self.config), self._refinement())
         self.search(proposals, self.study.execution.trials)
         tuning = self._tune(len(proposals))
         winner = self._select(len(proposals), tuning)
@@ -87,6 +87,11 @@ class Phases:
             decision = {"release": self._grid_release(winner), "angles": angles, "seeds": seeds}
             self.ledger.write_phase("grid", decision | ({"own": own} if own else {}))
         self._confirm(winner)
+
+    def _proposals(self, name: str, subject: Subject, refinement: Refinement | None = None) -> Proposals:
+        first = first_of(self.ledger.phase("fork"), subject.name, subject.first, subject.space)
+        subject = dataclasses.replace(subject, first=first)
+        return Proposals(self.config, self.ledger, storage_url(self.study.folder), name, refinement, subject)
 
     def search(self, proposals: Proposals, trials: int) -> None:
         """The study's own search alone, of `trials` proposals."""
@@ -222,9 +227,7 @@ class Phases:
         if names:
             self.progress.plan["tune"] = trials * len(names)
         for name in names:
-            subject = baseline_subject(self.config, name)
-            storage = storage_url(self.study.folder)
-            proposals = Proposals(self.config, self.ledger, storage, f"{self.study.name}.{name}", subject=subject)
+            proposals = self._proposals(f"{self.study.name}.{name}", baseline_subject(self.config, name))
             self._search("tune", proposals, trials)
             made[name] = len(proposals)
         return made

@@ -103,6 +103,7 @@ class JobQueue:
         for job in self._in_turn():
             found = self.ledger.record(job.key)
             if found is not None:
+                self._note(job)  # taken over from a study that this one is forked from
                 self._finish(job, found, fresh=False)
             elif job.key in self.running or job.key in self.paused:
                 (self.running.get(job.key) or self.paused[job.key]).append(job)
@@ -125,16 +126,19 @@ class JobQueue:
 
     def _start(self, jobs: list[Job]) -> TrialSpec:
         job = jobs[0]
-        self.ledger.start(
-            job.key,
-            {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number},
-        )
+        self._note(job)
         if job.experiment.role == "confirm":
             self.ledger.test_read(job.key, f"{job.name}, seed {job.experiment.seed}")
         self.running[job.key] = jobs
         for follower in self.followers:
             follower.started(job)
         return self.spec_of(job)
+
+    def _note(self, job: Job) -> None:
+        self.ledger.start(
+            job.key,
+            {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number},
+        )
 
     def _going_on(self, last: bool = False) -> TrialSpec | None:
         """The next paused trial that was promoted."""

@@ -20,6 +20,7 @@ from divfeat.search.background import Background
 from divfeat.search.budget import Budget, Limits
 from divfeat.search.constraints import excesses, violation
 from divfeat.search.followers import TrackingFollower
+from divfeat.search.fork import check_fork, fork, note_of
 from divfeat.search.interrupt import TooManyFailuresError
 from divfeat.search.jobs import experiment
 from divfeat.search.ledger import Ledger
@@ -88,6 +89,8 @@ def run_session(study: Study, report: Reporter) -> Any:
     """
     ledger = Ledger(study.folder)
     ledger.check(study.config)
+    if study.origin is not None:
+        check_fork(ledger, study.origin)
     reachable(study.execution.tracking_uri, study.folder)
     executor = data = None
     worker = study.execution.workers_per_trial * study.execution.gpus_per_worker
@@ -116,6 +119,8 @@ def run_session(study: Study, report: Reporter) -> Any:
             executor.begin()
         if data is not None:
             ledger.same_data("search", data.split_hash)
+            if study.origin is not None:
+                study.say(note_of(fork(ledger, study.config, study.origin, data.split_hash)))
             if data.note:
                 study.say(f"note: {data.note}")
         tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri)

@@ -31,6 +31,8 @@ class Study:
     folder: Path
     name: str
     root: Path | None = None
+    #: Folder of the study this one is forked from.
+    origin: Path | None = None
     console: Console = field(default_factory=Console)
     interrupt: Interrupt = field(default_factory=Interrupt)
     #: Which budget ended the search before its time, once the study was run.
