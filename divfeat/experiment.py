@@ -7,7 +7,7 @@ extraction, rank 0 fits the probes and measures.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ def run(
     device: str | torch.device | None = None,
     rungs: Sequence[int] = (),
     root: Path | None = None,
+    on_checkpoint: Callable[[Path], None] | None = None,
 ) -> ExperimentResult:
     """Train, extract, probe, measure.
 
@@ -135,6 +136,7 @@ def run(
         rungs: Numbers of finished epochs after which the objectives themselves are measured on validation, and before that a
             checkpoint is written.
         root: Folder of local data sets.
+        on_checkpoint: Called on rank 0 with every file under `stages` as soon as it is written.
 
     Returns:
         ExperimentResult, complete on rank 0; other ranks hold metrics of the training only.
@@ -178,10 +180,11 @@ def run(
         data=data.split_hash,
         checkpoint=checkpoint(stages, stage_key(config)) if stages else None,
         checkpoint_after=rungs,
+        on_checkpoint=on_checkpoint,
         on_epoch=observer,
     )
     learner.eval()
-    learner, second = _second(config, data, learner, stages, on_epoch, rank, world)
+    learner, second = _second(config, data, learner, stages, on_epoch, on_checkpoint, rank, world)
     learner.eval()
     history = trained.history + second.history
     seconds, images = trained.seconds + second.seconds, trained.images + second.images
@@ -244,6 +247,7 @@ def _second(
     learner: Learner,
     stages: Path | None,
     on_epoch: OnEpoch | None,
+    on_checkpoint: Callable[[Path], None] | None,
     rank: int,
     world: int,
 ) -> tuple[Learner, TrainResult]:
@@ -252,7 +256,9 @@ def _second(
     if parts.second == "none":
         return learner, TrainResult()
     if stages is not None and rank == 0:
-        say_first_stage_done(stages, config)
+        said = say_first_stage_done(stages, config)
+        if on_checkpoint is not None:
+            on_checkpoint(said)
 
     def observer(epoch: int, metrics: Mapping[str, float], learner: Learner) -> None:
         assert isinstance(metrics, dict)
@@ -267,7 +273,7 @@ def _second(
         return other, method.objective
 
     place = checkpoint(stages, second_key(config)) if stages else None
-    first = FirstStage(learner, _as_trained(config), parts, data, rank, world, place, observer, fresh)
+    first = FirstStage(learner, _as_trained(config), parts, data, rank, world, place, observer, fresh, on_checkpoint)
     return SECONDS[parts.second].run(first)
 
 

@@ -36,16 +36,25 @@ def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # a disk that is full must not stay so for this
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by the JSON of `value` atomically; NaN and infinity become null."""
-    write_text(path, json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -83,13 +92,18 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line in a single write; a line that a kill tore is closed first, so that it takes none with it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(finite(value), sort_keys=True, allow_nan=False) + "\n"
+    line = json_line(value)
     with open(path, "a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = "\n" + line
         file.write(line.encode())
+
+
+def json_line(value: Any) -> str:
+    """What `append_line` appends."""
+    return json.dumps(finite(value), sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -113,6 +113,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_after: Collection[int] = (),
+    on_checkpoint: Callable[[Path], None] | None = None,
     on_epoch: EpochCallback | None = None,
 ) -> TrainResult:
     """Train `learner` for `config.epochs` epochs, or what is left of them after the checkpoint.
@@ -132,6 +133,7 @@ def train(
             an epoch on an accelerator); one is always written after the last epoch.
         checkpoint_after: Numbers of finished epochs after whose last step one is written too, before `on_epoch` is called: who
             ends the training there loses nothing. A training that goes on from it calls `on_epoch` for that epoch again.
+        on_checkpoint: Called on rank 0 with the file as soon as one is written.
         on_epoch: Called on every rank after each epoch with (epoch, metrics, learner).
 
     Returns:
@@ -157,7 +159,7 @@ def train(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-    state = _State(learner, optimizer, config, batches.steps_per_epoch, data, moving)
+    state = _State(learner, optimizer, config, batches.steps_per_epoch, data, moving, on_checkpoint)
     result = TrainResult()
     if checkpoint is not None and checkpoint.exists():
         result.resumed_at = state.load(checkpoint, rank)
@@ -279,8 +281,10 @@ class _State:
         steps: int,
         data: str,
         moving: MovingThresholds | None,
+        on_checkpoint: Callable[[Path], None] | None,
     ) -> None:
         self.learner, self.optimizer, self.moving = learner, optimizer, moving
+        self.on_checkpoint = on_checkpoint
         self.guard = {**deciding({"train": config.to_dict()}), "steps_per_epoch": steps, "data": data}
         self.epoch = 0
         self.step = 0
@@ -315,11 +319,17 @@ class _State:
             payload["rng_cuda"] = torch.cuda.get_rng_state()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(payload, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:  # a disk that is full must not stay so for this
+            temporary.unlink(missing_ok=True)
+            raise
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(path)
 
     def load(self, path: Path, rank: int) -> tuple[int, int]:
         """Continue from `path`: returns (epoch, step)."""

@@ -11,7 +11,7 @@ from divfeat.files import write_json
 from divfeat.methods import canonical, first_stage
 
 #: Beside the checkpoint of a first stage that a second has started from.
-_DONE = "done.json"
+DONE = "done.json"
 
 
 def stage_key(config: ExperimentConfig) -> str:
@@ -31,12 +31,14 @@ def _without_probe(config: ExperimentConfig, method: MethodConfig) -> Experiment
 
 def first_stage_done(stages: Path, config: ExperimentConfig) -> bool:
     """Whether a run has left word in `stages` that the first stage of `config` is trained: others may start beside it."""
-    return (stages / stage_key(config) / _DONE).exists()
+    return (stages / stage_key(config) / DONE).exists()
 
 
-def say_first_stage_done(stages: Path, config: ExperimentConfig) -> None:
-    """Leave that word."""
-    write_json(stages / stage_key(config) / _DONE, {"time": time.time()})
+def say_first_stage_done(stages: Path, config: ExperimentConfig) -> Path:
+    """Leave that word; returns the file that says it."""
+    path = stages / stage_key(config) / DONE
+    write_json(path, {"time": time.time()})
+    return path
 
 
 def checkpoint(stages: Path, key: str) -> Path:
@@ -52,6 +54,11 @@ def remove_stages(stages: Path, config: ExperimentConfig, *, shared: bool) -> No
         config: Of the run.
         shared: Whether other runs can go on from the first stage's, which then stays.
     """
-    first, second = stage_key(config), second_key(config)
-    for key in {second} - {first} if shared else {second, first}:
+    for key in ended_stages(config, shared=shared):
         shutil.rmtree(stages / key, ignore_errors=True)
+
+
+def ended_stages(config: ExperimentConfig, *, shared: bool) -> set[str]:
+    """Keys of the stages that nobody goes on from once the run has ended; arguments as `remove_stages`."""
+    first, second = stage_key(config), second_key(config)
+    return {second} - {first} if shared else {second, first}

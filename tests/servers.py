@@ -44,6 +44,22 @@ def dashboard(storage: str, folder: Path, port: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def s3_server(folder: Path, port: int) -> Iterator[str]:
+    """An S3 that keeps its objects in memory (moto)."""
+    command = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _serving(command, port, folder, "s3.log") as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def gcs_server(folder: Path, port: int) -> Iterator[str]:
+    """A GCS that keeps its objects in memory."""
+    command = ["-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory"]
+    with _serving(command, port, folder, "gcs.log") as uri:
+        yield uri
+
+
+@contextlib.contextmanager
 def _serving(arguments: Sequence[str], port: int, folder: Path, log: str) -> Iterator[str]:
     """This interpreter with `arguments`, once it answers; its whole process group is ended at the end."""
     folder.mkdir(exist_ok=True)

@@ -35,6 +35,7 @@ class FirstStage:
         checkpoint: File of the second stage, written by rank 0 and read if present; None keeps none.
         on_epoch: Called on every rank after each epoch of the second stage.
         fresh: Seed to an untrained network of the same method, on the CPU, with its objective.
+        on_checkpoint: Called on rank 0 with the file as soon as it is written.
     """
 
     learner: Learner
@@ -46,6 +47,7 @@ class FirstStage:
     checkpoint: Path | None
     on_epoch: EpochCallback | None
     fresh: Callable[[int], tuple[Learner, Objective]]
+    on_checkpoint: Callable[[Path], None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +118,7 @@ class FirstStage:
             seed=self.seed("augment"),
             data=self.data.split_hash,
             checkpoint=self.checkpoint,
+            on_checkpoint=self.on_checkpoint,
             on_epoch=self.on_epoch,
             **arguments | options,
         )
