@@ -333,7 +333,7 @@ def reach(opened, job, values):
     for event in curve(values)[-1:]:
         opened.ledger.event(job.key, event)
         if opened.queue.heard(job.key, [event]):
-            opened.queue.ended(job.key, lost=False)
+            opened.queue.ended(job.key, None)
             return True
     return False
 
