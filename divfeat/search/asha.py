@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from divfeat.objectives import Direction
 
@@ -77,6 +77,66 @@ class Halving:
             trial = found.waiting(max(int(last), len(found) // self.reduction))
             if trial is not None:
                 found.go_on(trial)
+                return trial
+        return None
+
+
+class Referee:
+    """Says what becomes of trials at rungs, to whoever runs them: Ray's queue and the simulator ask the same one.
+
+    Args:
+        halving: The table of rung results.
+        promotes: Whether every trial pauses at a rung until it is among the best, instead of being stopped there for good.
+
+    Attributes:
+        stopped: Trial -> rung at which it ended for good.
+        pausing: Trials that were told to pause and have not been seen to.
+    """
+
+    def __init__(self, halving: Halving, promotes: bool) -> None:
+        self.halving, self.promotes = halving, promotes
+        self.stopped: dict[str, int] = {}
+        self.pausing: set[str] = set()
+        self._named: list[str] = []  # that may go on, and do as soon as they have paused and there is room
+
+    def reached(self, trial: str, rung: int, value: float) -> None:
+        """A running trial's objective at a rung; `ends` then says whether it gives its place up.
+
+        Promoted by its own result it goes on at once. Told again of a rung, as by a trial that takes up its checkpoint there,
+        or one whose node failed, it is not asked to pause a second time.
+        """
+        new = self.halving.add(trial, rung, value)
+        if not self.promotes:
+            if not math.isnan(value) and self.halving.stops(trial, rung):
+                self.stopped[trial] = rung
+            return
+        if not new:
+            return
+        while (named := self.halving.promoted()) is not None:
+            if named == trial:
+                return
+            self._named.append(named)
+        self.pausing.add(trial)
+
+    def ends(self, trial: str) -> bool:
+        """Whether a running trial is to end or to pause where it stands."""
+        return trial in self.stopped or trial in self.pausing
+
+    def going_on(self, paused: Container[str], last: bool = False) -> str | None:
+        """The next of the `paused` trials that goes on, or None.
+
+        Args:
+            paused: That have given their place up.
+            last: No new trials will come, none runs and none was trained to the end: one at least goes on.
+        """
+        if not self.promotes:
+            return None
+        while (trial := self.halving.promoted(last)) is not None:
+            self._named.append(trial)
+            last = False
+        for trial in self._named:
+            if trial in paused:
+                self._named.remove(trial)
                 return trial
         return None
 

@@ -54,6 +54,10 @@ class Background:
         """A job has its record."""
         self._later(lambda: self.follower.finished(job, record, fresh))
 
+    def paused(self, job: Job) -> None:
+        """A job waits at a rung."""
+        self._later(lambda: self.follower.paused(job))
+
     def stopped(self, job: Job) -> None:
         """A job goes on in a later session."""
         self._later(lambda: self.follower.stopped(job))

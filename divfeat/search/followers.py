@@ -81,6 +81,11 @@ class TrackingFollower:
         if fresh and (spend := self.spend()):
             self.tracker.log_study(spend, len(self.known))
 
+    def paused(self, job: Job) -> None:
+        """Say that the run waits; one that an earlier session began may not have been taken up in this one."""
+        self.started(job)
+        self.tracker.pause_run(job.key)
+
     def stopped(self, job: Job) -> None:
         """Close the run until the study is taken up again."""
         history = [tracked_event(event) for event in self.ledger.events(job.key)]

@@ -6,6 +6,7 @@ proposals/<number>.json  what Optuna proposed; proposals/<baseline>/<number>.jso
 runs/<key>/record.json   one finished experiment, written by the process that ran it, by atomic rename
 runs/<key>/events.jsonl  one line an epoch; the key of an event is its epoch, the last line of an epoch counts
 runs/<key>/start.json    what was launched: phase, name, seed
+runs/<key>/paused.json   since when it waits at a rung, while it does
 runs/<key>/faults.jsonl  what took it from its place without being its doing
 spend.json               what all sessions cost
 phases/<name>.json       what each phase of the protocol decided
@@ -171,6 +172,15 @@ class Ledger:
         path = self.run_folder(key) / "start.json"
         if not path.exists():
             write_json(path, {"key": key, "time": time.time(), **info})
+        path.with_name("paused.json").unlink(missing_ok=True)
+
+    def pause(self, key: str) -> None:
+        """Note that a launched experiment waits at a rung, until it is started again or has its record."""
+        write_json(self.run_folder(key) / "paused.json", {"key": key, "time": time.time()})
+
+    def paused(self, key: str) -> bool:
+        """Whether the experiment waits at a rung."""
+        return (self.run_folder(key) / "paused.json").exists() and self.record(key) is None
 
     def started(self) -> dict[str, dict[str, Any]]:
         """What was launched, by key."""

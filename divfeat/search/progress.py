@@ -49,6 +49,7 @@ class Progress:
         self.failed: dict[str, int] = dict.fromkeys(plan, 0)
         self.phase = next(iter(self.plan), "")
         self.running: dict[str, tuple[str, int, int]] = {}  # name, epochs done, epochs of both stages
+        self.waiting: dict[str, float] = {}  # at a rung, and for how long they have run
         self.durations: list[float] = []
         self.began: dict[str, float] = {}
         self.best: tuple[float, str] | None = None
@@ -75,7 +76,7 @@ class Progress:
 
     def started(self, job: Job) -> None:
         """A job is placed."""
-        self.began[job.key] = time.monotonic()
+        self.began[job.key] = time.monotonic() - self.waiting.pop(job.key, 0.0)
         self.running[job.key] = (job.name, 0, epochs_of(job.experiment.method, self.epochs))
 
     def heard(self, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
@@ -86,20 +87,27 @@ class Progress:
     def finished(self, job: Job, record: Mapping[str, Any], fresh: bool) -> None:
         """A job has its record."""
         self.running.pop(job.key, None)
+        waited = self.waiting.pop(job.key, None)
         self.done[self.phase] = self.done.get(self.phase, 0) + 1
         if record["status"] == "failed":
             self.failed[self.phase] = self.failed.get(self.phase, 0) + 1
         if fresh and job.key in self.began:
-            self.durations.append(time.monotonic() - self.began[job.key])
+            self.durations.append(time.monotonic() - self.began[job.key] if waited is None else waited)
         value, sign = record.get("metrics", {}).get(self.objective.validation), self.objective.sign
         ahead = value is not None and (self.best is None or sign * value > sign * self.best[0])
         if self.phase == "search" and ahead and self.feasible(record):
             self.best = (value, job.name)
         self._line()
 
+    def paused(self, job: Job) -> None:
+        """A job waits at a rung."""
+        self.running.pop(job.key, None)
+        self.waiting[job.key] = time.monotonic() - self.began.setdefault(job.key, time.monotonic())
+
     def stopped(self, job: Job) -> None:
         """A job goes on in a later session."""
         self.running.pop(job.key, None)
+        self.waiting.pop(job.key, None)
 
     def seconds_left(self) -> float | None:
         """A guess, None before the first run has finished."""
@@ -122,6 +130,8 @@ class Progress:
         for column, side in (("phase", "left"), ("done", "right"), ("failed", "right"), ("now", "left")):
             table.add_column(column, justify=side)  # type: ignore[arg-type]
         now = ", ".join(f"{name} {epoch}/{epochs}" for name, epoch, epochs in list(self.running.values())[:4])
+        if self.waiting:
+            now = f"{now}{', ' if now else ''}{len(self.waiting)} at a rung"
         for name, total in self.plan.items():
             note = now if name == self.phase else ""
             if name == "search" and self.best is not None:
@@ -150,6 +160,8 @@ class Progress:
         left = self.seconds_left()
         best = f", {self._best()}" if self.best else ""
         guess = f", about {clock(left)} left" if left is not None else ""
+        if self.waiting:
+            guess = f", {len(self.waiting)} at a rung{guess}"
         self.console.print(
             f"{self.phase}: {done} of {total} runs done{best}{guess}{self._spent()}",
             highlight=False,

@@ -12,7 +12,7 @@ from divfeat.cluster.faults import Fault
 from divfeat.cluster.trial import TrialSpec
 from divfeat.errors import StorageLostError
 from divfeat.objectives import Direction
-from divfeat.search.asha import Halving
+from divfeat.search.asha import Halving, Referee
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
@@ -30,6 +30,9 @@ class Follower(Protocol):
 
     def finished(self, job: Job, record: Mapping[str, Any], fresh: bool) -> None:
         """A job has its record; `fresh` if it ran just now."""
+
+    def paused(self, job: Job) -> None:
+        """A job waits at a rung; it is `started` again if it goes on."""
 
     def stopped(self, job: Job) -> None:
         """A job has no record yet and goes on in a later session."""
@@ -83,12 +86,9 @@ class JobQueue:
         self.shares, self.most_held = shares, held
         self.held: list[Job] = []
         self.running: dict[str, list[Job]] = {}  # several proposals may mean the same experiment
-        self.halving, self.promotes = Halving(reduction, direction, table), promotes
+        self.referee = Referee(Halving(reduction, direction, table), promotes)
         self.known = {key for values in (table or {}).values() for key in values}  # of an earlier session
-        self.pruned: dict[str, int] = {}
-        self.pausing: set[str] = set()  # told to, and not yet ended
         self.paused: dict[str, list[Job]] = {}
-        self.promoted: list[str] = []  # that may go on, and do as soon as there is room
         self.statuses: dict[str, str] = {}
         self.errors: Counter[str] = Counter()
         self.fatal: Exception | None = None
@@ -98,7 +98,7 @@ class JobQueue:
 
         None while `waiting` says so means: not yet. Where trials are promoted, those that were go before new ones.
         """
-        if self.promotes and (spec := self._going_on()) is not None:
+        if (spec := self._going_on()) is not None:
             return spec
         for job in self._in_turn():
             found = self.ledger.record(job.key)
@@ -107,15 +107,15 @@ class JobQueue:
                 self._finish(job, found, fresh=False)
             elif job.key in self.running or job.key in self.paused:
                 (self.running.get(job.key) or self.paused[job.key]).append(job)
-            elif self.promotes and job.key in self.known:
-                self.paused[job.key] = [job]
+            elif self.referee.promotes and job.key in self.known:
+                self._pause([job])
                 if (spec := self._going_on()) is not None:
                     return spec
             else:
                 return self._start([job])
             if self.stopping():
                 return None
-        if self.promotes and not self.running and not self._any_completed():
+        if self.referee.promotes and not self.running and not self._any_completed():
             return self._going_on(last=True)
         return None
 
@@ -142,19 +142,19 @@ class JobQueue:
 
     def _going_on(self, last: bool = False) -> TrialSpec | None:
         """The next paused trial that was promoted."""
-        while (key := self.halving.promoted(last)) is not None:
-            self.promoted.append(key)
-            last = False
-        for key in self.promoted:
-            if key in self.paused:
-                self.promoted.remove(key)
-                return self._start(self.paused.pop(key))
-        return None
+        key = self.referee.going_on(self.paused, last)
+        return None if key is None else self._start(self.paused.pop(key))
+
+    def _pause(self, jobs: list[Job]) -> None:
+        self.paused[jobs[0].key] = jobs
+        self.ledger.pause(jobs[0].key)
+        for follower in self.followers:
+            follower.paused(jobs[0])
 
     @property
     def waiting(self) -> bool:
         """Whether jobs are left that can start once another has trained their first stage, or has reached a rung."""
-        return bool(self.held) or (self.promotes and bool(self.running))
+        return bool(self.held) or (self.referee.promotes and bool(self.running))
 
     def _in_turn(self) -> Iterator[Job]:
         """Jobs that may start: those held back as soon as their first stage is free, then new ones."""
@@ -198,25 +198,9 @@ class JobQueue:
         for event in events:
             epochs = int(event["epoch"]) + 1
             value = event.get(self.objective) if self.objective is not None and epochs in job.rungs else None
-            if value is None or math.isnan(value):  # geometry can be undefined
-                continue
-            if self.promotes:
-                self._reached(key, epochs, float(value))
-            else:
-                self.halving.add(key, epochs, float(value))
-                if self.halving.stops(key, epochs):
-                    self.pruned[key] = epochs
-        return key in self.pruned or key in self.pausing
-
-    def _reached(self, key: str, epochs: int, value: float) -> None:
-        """A trial pauses at a rung unless it goes on at once. One that went on is there again when it takes up its checkpoint."""
-        if not self.halving.add(key, epochs, value):
-            return
-        while (named := self.halving.promoted()) is not None:
-            if named == key:
-                return
-            self.promoted.append(named)
-        self.pausing.add(key)
+            if value is not None and not math.isnan(value):  # geometry can be undefined
+                self.referee.reached(key, epochs, float(value))
+        return self.referee.ends(key)
 
     def lost(self, key: str, fault: Fault, *, again: bool) -> None:
         """Note it: not held against the trial, but told to who asks why the study takes long."""
@@ -229,18 +213,16 @@ class JobQueue:
         self._gone(key, completed=found is not None and found["status"] == "completed")
         if found is None and lost is not None and lost.kind == "storage" and not self.stopping():
             self.fatal = StorageLostError(f"{self.ledger.folder}: {lost.cause}")
-        if found is None and key not in self.pruned and self.stopping():
+        if found is None and key not in self.referee.stopped and self.stopping():
             return  # the trial goes on from its checkpoint next time, also one whose worker the signal reached
         jobs = self.running.pop(key)
-        if found is None and key in self.pausing:
-            self.pausing.remove(key)
-            self.paused[key] = jobs
-            for follower in self.followers:
-                follower.stopped(jobs[0])
+        if found is None and key in self.referee.pausing:
+            self.referee.pausing.remove(key)
+            self._pause(jobs)
             return
         if found is None:
-            if key in self.pruned:
-                status, why, kind = "pruned", f"stopped after {self.pruned[key]} epochs", "pruned"
+            if key in self.referee.stopped:
+                status, why, kind = "pruned", f"stopped after {self.referee.stopped[key]} epochs", "pruned"
                 remove_stages(self.ledger.stages, jobs[0].experiment, shared=self.shares(jobs[0]))
             else:
                 why = f"given up: {lost}" if lost is not None else "it ended without a record"
@@ -254,19 +236,20 @@ class JobQueue:
 
     def close(self) -> None:
         """Say what became of the jobs that the executor left behind: when it was told to stop, or since nobody promoted them."""
-        if not self.stopping():
-            for key in list(self.paused):
-                self.pruned[key] = max(rung for rung, values in self.halving.table.items() if key in values)
-                self.running[key] = self.paused.pop(key)
-                self.ended(key, None)
+        table = self.referee.halving.table
+        for key in [] if self.stopping() else list(self.paused):
+            self.referee.stopped[key] = max(rung for rung, values in table.items() if key in values)
+            self.running[key] = self.paused.pop(key)
+            self.ended(key, None)
         for key in list(self.running):
             if self.ledger.record(key) is not None:
                 self.ended(key, None)
-                continue
-            job = self.running.pop(key)[0]
-            self._gone(key)
+            else:
+                self._gone(key)
+        for jobs in [*self.running.values(), *self.paused.values()]:
             for follower in self.followers:
-                follower.stopped(job)
+                follower.stopped(jobs[0])
+        self.running.clear()
 
     def stopping(self) -> bool:
         """Whether to start nothing more."""

@@ -10,7 +10,7 @@ from divfeat.cluster.faults import Fault
 from divfeat.cluster.simulated import Curve, Faults, Simulated, Usage
 from divfeat.cluster.trial import TrialSpec
 from divfeat.errors import ConfigError
-from divfeat.search.asha import Halving
+from divfeat.search.asha import Halving, Referee
 
 Rule = Literal["none", "stop", "promote"]
 #: The one metric of a replayed epoch.
@@ -51,20 +51,21 @@ class HalvingSource:
     def __init__(self, trials: Mapping[str, int], rungs: Sequence[int], rule: Rule, reduction: int) -> None:
         self._epochs = dict(trials)
         self._new = iter(trials)
-        self._rule, self._rungs, self._halving = rule, tuple(rungs) if rule != "none" else (), Halving(reduction)
+        self._rungs = tuple(rungs) if rule != "none" else ()
+        self._referee = Referee(Halving(reduction), promotes=rule == "promote")
         self._running: set[str] = set()
+        self._paused: set[str] = set()
         self.reached: dict[str, int] = {}
         self.finished: dict[str, float] = {}
 
     def next(self) -> TrialSpec | None:
         """Who was promoted; else a new trial; at last, when none is new and none runs, the best of those that wait."""
-        key = self._halving.promoted() if self._rule == "promote" else None
-        if key is None:
-            key = next(self._new, None)
-        if key is None and self._rule == "promote" and not self._running and not self.finished:
-            key = self._halving.promoted(last=True)
+        key = self._referee.going_on(self._paused) or next(self._new, None)
+        if key is None and not self._running and not self.finished:
+            key = self._referee.going_on(self._paused, last=True)
         if key is None:
             return None
+        self._paused.discard(key)
         self._running.add(key)
         return TrialSpec(key, {}, folder="", stages="", rungs=self._rungs)
 
@@ -82,10 +83,9 @@ class HalvingSource:
         self.reached[key] = max(epochs, self.reached.get(key, 0))  # what a failure undid is told again
         if epochs == self._epochs[key]:
             self.finished[key] = value
-        if epochs not in self._rungs or epochs == self._epochs[key]:
-            return False
-        self._halving.add(key, epochs, value)
-        return self._rule == "promote" or self._halving.stops(key, epochs)
+        elif epochs in self._rungs:
+            self._referee.reached(key, epochs, value)
+        return self._referee.ends(key)
 
     def lost(self, key: str, fault: Fault, *, again: bool) -> None:
         """The simulated cluster goes on by itself."""
@@ -93,6 +93,9 @@ class HalvingSource:
     def ended(self, key: str, lost: Fault | None) -> None:
         """It gave its slot back."""
         self._running.remove(key)
+        if key in self._referee.pausing:
+            self._referee.pausing.remove(key)
+            self._paused.add(key)
 
     def stopping(self) -> bool:
         """Never."""

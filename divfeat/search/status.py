@@ -40,6 +40,7 @@ class RunningTrial:
         epochs: Finished ones.
         silent: Seconds since it was last heard of.
         stalled: Whether that is long for a run of this study.
+        waits: Whether it has paused at a rung, until it is among the best there or the search ends.
     """
 
     phase: str
@@ -48,6 +49,7 @@ class RunningTrial:
     epochs: int
     silent: float
     stalled: bool
+    waits: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class StudyStatus:
         epochs: Of a training.
         plan: phase -> runs, as planned before anything was known; what the search finds can save some.
         ended: phase -> how runs ended -> how many.
-        running: What runs; without a process, what goes on when the study is taken up again.
+        running: What runs, or waits at a rung; without a process, what goes on when the study is taken up again.
         causes: Why runs failed -> how many.
         spent: Seconds of all runs that ended, added up.
         left: Seconds until the end, a guess; None before a run has ended, and where nothing runs.
@@ -106,17 +108,22 @@ class StudyStatus:
         return Group(*parts)
 
     def _phases(self) -> Table:
-        table = Table("phase", "planned", "completed", "pruned", "failed")
+        waiting = Counter(one.phase for one in self.running if one.waits)
+        table = Table("phase", "planned", "completed", "pruned", "failed", *(["at a rung"] if waiting else []))
         for phase in dict.fromkeys([*self.plan, *self.ended]):
             ended = self.ended.get(phase, {})
             counts = [str(ended.get(status) or "") for status in ("completed", "pruned", "failed")]
-            table.add_row(phase, str(self.plan.get(phase, "")), *counts)
+            table.add_row(
+                phase, str(self.plan.get(phase, "")), *counts, *([str(waiting[phase] or "")] if waiting else [])
+            )
         return table
 
     def _running(self) -> Table:
         table = Table("running" if self.process else "begun", "phase", "seed", "epochs", "heard of")
         for one in self.running:
-            said = f"{clock(one.silent)} ago" + (" - stalled?" if one.stalled else "")
+            said = (
+                f"{clock(one.silent)} ago" + (" - stalled?" if one.stalled else "") + (", waits" if one.waits else "")
+            )
             table.add_row(Text(one.name), one.phase, str(one.seed), f"{one.epochs}/{self.epochs}", said)
         return table
 
@@ -160,7 +167,7 @@ def status(folder: Path, now: float | None = None) -> StudyStatus:
     left = None
     if process and recent:
         runs = sum(max(0, count - sum(ended.get(phase, Counter()).values())) for phase, count in plan.items())
-        left = runs * sum(recent) / len(recent) / max(1, len(running))
+        left = runs * sum(recent) / len(recent) / max(1, sum(not one.waits for one in running))
     return StudyStatus(
         name=folder.resolve().name,
         process=process,
@@ -180,8 +187,9 @@ def _running(ledger: Ledger, key: str, info: Mapping[str, Any], now: float, pati
     log = ledger.run_folder(key) / "events.jsonl"
     heard = log.stat().st_mtime if log.exists() else float(info["time"])
     silent = max(0.0, now - heard)
-    epochs = len(ledger.events(key))
-    return RunningTrial(str(info["phase"]), str(info["name"]), int(info["seed"]), epochs, silent, silent > patience)
+    epochs, waits = len(ledger.events(key)), ledger.paused(key)
+    stalled = silent > patience and not waits
+    return RunningTrial(str(info["phase"]), str(info["name"]), int(info["seed"]), epochs, silent, stalled, waits)
 
 
 def _best(study: StudyConfig, ledger: Ledger) -> tuple[str, str] | None:

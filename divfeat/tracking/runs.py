@@ -104,10 +104,14 @@ class Runs:
 
     def set_running(self, run: StudyRun) -> None:
         """Opens a closed run again."""
-        if run.status != "RUNNING":
-            self.client.update_run(run.id, "RUNNING")
-            run.status = "RUNNING"
-        self.add_tags(run, {"status": "running", LOGGED: ""})
+        self.set_status(run, "RUNNING", "running")
+
+    def set_status(self, run: StudyRun, status: str, word: str) -> None:
+        """Gives a run that has not ended, or goes on, MLflow's word for how it stands, and ours in its tag."""
+        if run.status != status:
+            self.client.update_run(run.id, status)
+            run.status = status
+        self.add_tags(run, {"status": word, LOGGED: ""})
 
     def close(self, run: StudyRun, status: str, end_time: int | None = None) -> None:
         """Ends a run with MLflow's word for how; `end_time` in unix milliseconds, default now."""

@@ -172,6 +172,23 @@ class Tracker:
             self._flush()
             self._flush_at = time.monotonic() + FLUSH_SECONDS
 
+    def pause_run(self, key: str) -> None:
+        """Says that a begun run waits for its turn to go on: `start_run` takes it up again, `finish_run` ends it.
+
+        MLflow's word is SCHEDULED, which its pages show as neither ended nor failed; the tag `status` says `paused`.
+
+        Raises:
+            KeyError: The run was not begun.
+        """
+        self._check_begun(key)
+        events = self._buffer.pop(key, [])
+
+        def pause() -> None:
+            self._log(key, events)
+            self._runs.set_status(self._run(key), "SCHEDULED", "paused")
+
+        self._attempt(key, pause)
+
     def finish_run(self, key: str, record: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> None:
         """Logs what is missing of a run and closes it.
 

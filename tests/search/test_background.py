@@ -30,6 +30,9 @@ class Slow:
     def finished(self, job, record, fresh):
         self._note("finished", job, record, fresh)
 
+    def paused(self, job):
+        self._note("paused", job)
+
     def stopped(self, job):
         self._note("stopped", job)
 
@@ -39,11 +42,18 @@ def test_nobody_waits_until_the_block_ends_where_all_is_done_in_order():
     with Background(slow) as background:
         background.started("a")
         background.heard("a", [1])
+        background.paused("a")
         background.finished("a", {"status": "completed"}, True)
         background.stopped("b")
         assert slow.calls == []
         slow.open.set()
-    wanted = [("started", "a"), ("heard", "a", [1]), ("finished", "a", {"status": "completed"}, True), ("stopped", "b")]
+    wanted = [
+        ("started", "a"),
+        ("heard", "a", [1]),
+        ("paused", "a"),
+        ("finished", "a", {"status": "completed"}, True),
+        ("stopped", "b"),
+    ]
     assert slow.calls == wanted
     assert len(slow.threads) == 1 and threading.current_thread() not in slow.threads
 

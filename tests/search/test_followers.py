@@ -28,6 +28,9 @@ class Tracker:
     def log_events(self, key, events):
         self.calls.append(("events", key, events))
 
+    def pause_run(self, key):
+        self.calls.append(("pause", key))
+
     def finish_run(self, key, record, files):
         self.calls.append(("finish", key, record, files))
 
@@ -48,6 +51,12 @@ def finish(ledger, job, record):
     ledger.start(job.key, {"phase": job.phase, "name": job.name, "seed": job.experiment.seed, "number": job.number})
     ledger.write_record(job.key, record)
     return ledger.record(job.key)
+
+
+def test_a_run_that_waits_is_begun_first_since_an_earlier_session_may_have_run_it(room):
+    tracker, _, follower = room
+    follower.paused(JOB)
+    assert [call[:2] for call in tracker.calls] == [("start", JOB.key), ("pause", JOB.key)]
 
 
 def test_a_run_is_started_followed_and_closed_once(room):

@@ -94,6 +94,30 @@ def test_the_table_tells_phases_failures_best_and_what_runs(now):
     assert search.split("│")[3].strip() == ""
 
 
+def test_trials_at_a_rung_are_counted_and_their_wait_is_no_time_of_a_run(now):
+    progress, text = make(plan={"search": 3}, concurrent=1)
+    with progress:
+        for job in JOBS[:2]:
+            progress.started(job)
+            now[0] += 4.0
+            progress.paused(job)
+        assert "2 at a rung" in shown(progress)
+        now[0] += 100.0
+        progress.started(JOBS[0])
+        assert f"{JOBS[0].name} 0/20, 1 at a rung" in shown(progress)
+        progress.heard(JOBS[0], curve([0.1]))
+        assert text.getvalue().splitlines()[-1] == "search: 0 of 3 runs done, 1 at a rung"
+        now[0] += 6.0
+        progress.finished(JOBS[0], completed(JOBS[0].experiment, {METRIC: 0.5}), True)
+        now[0] += 100.0
+        ended = records.ended("pruned", JOBS[1].experiment, "stopped after 1 epochs", "pruned", [])
+        progress.finished(JOBS[1], ended, True)
+        assert progress.durations == [10.0, 4.0] and "rung" not in shown(progress)
+        progress.paused(JOBS[2])  # of an earlier session
+        progress.stopped(JOBS[2])
+        assert "rung" not in shown(progress)
+
+
 @pytest.mark.parametrize(("name", "epochs"), [("ce", 20), ("ncm", 20), ("crt", 30), ("m2m", 40), ("oltr", 80)])
 def test_epochs_of_both_stages_are_counted(name, epochs):
     progress, _ = make()

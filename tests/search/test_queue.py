@@ -39,6 +39,12 @@ class Witness:
     def finished(self, job, record, fresh):
         self.calls.append(("finished", job.key, job.number, record["status"], fresh))
 
+    def paused(self, job):
+        self.calls.append(("paused", job.key))
+
+    def stopped(self, job):
+        self.calls.append(("stopped", job.key))
+
     def of(self, kind):
         return [call[1:] for call in self.calls if call[0] == kind]
 
@@ -204,7 +210,7 @@ def test_only_rungs_with_the_objective_are_compared(room):
     assert not opened.queue.heard(worse.key, [{"epoch": 0, "time": 0}])
     assert not opened.queue.heard(worse.key, curve([0.0] * 4)[2:])
     assert opened.queue.heard(worse.key, curve([0.0, 0.1])[1:])
-    assert opened.queue.halving.table == {1: {best.key: 0.9}, 2: {best.key: 0.9, worse.key: 0.1}}
+    assert opened.queue.referee.halving.table == {1: {best.key: 0.9}, 2: {best.key: 0.9, worse.key: 0.1}}
     assert opened.queue.heard(worse.key, [])  # what was decided stays decided
 
 
@@ -313,6 +319,62 @@ def test_no_more_aliases_are_taken_once_it_stops(room):
     opened = room(jobs())
     opened.queue.next()
     assert opened.queue.next() is None
+
+
+# --- pausing at rungs ---------------------------------------------------------------------------------------------------
+
+
+def promoting(room, jobs=JOBS, **options):
+    return room(jobs, objective=METRIC, reduction=2, promotes=True, **options)
+
+
+def reach(opened, job, values):
+    """Tell all epochs; returns whether it gave its place up."""
+    for event in curve(values)[-1:]:
+        opened.ledger.event(job.key, event)
+        if opened.queue.heard(job.key, [event]):
+            opened.queue.ended(job.key, None)
+            return True
+    return False
+
+
+def test_a_pause_is_told_and_noted_until_the_trial_goes_on_or_ends(room):
+    opened = promoting(room, JOBS[:2])
+    worse, best = opened.queue.next(), opened.queue.next()
+    assert reach(opened, worse, [0.1]) and opened.ledger.paused(worse.key)
+    assert opened.witness.of("paused") == [(worse.key,)] and opened.told == []
+    assert not reach(opened, best, [0.9])  # the best of two: it goes on without leaving its place
+    assert reach(opened, best, [0.9, 0.9])
+    assert opened.queue.next() is best  # nobody is left, and none was trained to the end
+    assert opened.ledger.paused(worse.key) and not opened.ledger.paused(best.key)
+    opened.succeed(best)
+    assert opened.queue.next() is None
+    opened.queue.close()
+    assert not opened.ledger.paused(worse.key)
+    assert opened.told == [(1, "completed"), (0, "pruned")] and opened.witness.of("stopped") == []
+    assert opened.ledger.record(worse.key)["error"] == "stopped after 1 epochs"
+
+
+def test_who_waits_when_the_study_stops_goes_on_later_and_waits_again(room):
+    opened = promoting(room, JOBS[:3])
+    first, second = opened.queue.next(), opened.queue.next()
+    assert reach(opened, first, [0.1])
+    opened.interrupt.signal = "SIGTERM"
+    opened.queue.close()
+    assert {key for (key,) in opened.witness.of("stopped")} == {first.key, second.key}
+    assert opened.ledger.record(first.key) is None
+    again = promoting(room, JOBS[:3], table={1: {first.key: 0.1}})
+    assert again.queue.next() is second and again.witness.of("paused") == [(first.key,)]
+    assert again.ledger.paused(first.key)
+
+
+def test_a_rung_that_is_told_again_pauses_nobody_twice(room):
+    """A trial that takes up its checkpoint at a rung measures the objective there again."""
+    opened = promoting(room, JOBS[:2])
+    job, other = opened.queue.next(), opened.queue.next()
+    assert reach(opened, job, [0.5]) and reach(opened, other, [0.1])
+    assert opened.queue.next() is job
+    assert not reach(opened, job, [0.5]) and reach(opened, job, [0.5, 0.5])
 
 
 # --- a first stage that several share ------------------------------------------------------------------------------------

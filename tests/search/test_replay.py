@@ -11,8 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divfeat.cluster.simulated import Curve, Faults, Simulated
+from divfeat.cluster.trial import TrialSpec
 from divfeat.errors import ConfigError
+from divfeat.search.interrupt import Interrupt
+from divfeat.search.ledger import Ledger
+from divfeat.search.queue import JobQueue
 from divfeat.search.replay import HalvingSource, replay
+from tests.search.samples import METRIC, completed, make_study, search_job
 
 
 def saturating(trials: int, epochs: int, seed: int, noise: float = 0.02) -> dict[str, list[float]]:
@@ -136,6 +141,56 @@ def test_ten_thousand_trials_on_a_thousand_nodes_that_fail_take_seconds() -> Non
     )
     print(f"{time.perf_counter() - started:.1f} s of real time, {found.usage}")
     assert found.usage.failures > 10 and found.regret < 0.01 and 0.5 < found.usage.utilisation < 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.lists(st.integers(0, 4), min_size=9, max_size=9), min_size=1, max_size=12),
+    st.sampled_from(["none", "stop", "promote"]),
+    st.integers(2, 4),
+    st.integers(1, 4),
+    st.sampled_from([5.0, math.inf]),
+)
+def test_the_queue_of_a_study_decides_as_the_replay_does(
+    tmp_path_factory, values, rule, reduction, slots, mean
+) -> None:
+    """The same curves on the same simulated cluster, once through the queue that runs studies, over a real ledger."""
+    rungs = [] if rule == "none" else [rung for rung in (reduction**power for power in range(4)) if rung < 9]
+    study, ledger = make_study(train={"epochs": 9}), Ledger(tmp_path_factory.mktemp("study"))
+    jobs = [search_job(study, 0.01 * (i + 1), i, rungs) for i in range(len(values))]
+    curves = dict(zip([job.key for job in jobs], values, strict=True))
+    configs = {job.key: job.experiment for job in jobs}
+    faults = Faults(mean_seconds=mean, away_seconds=2.0, seed=1)
+    expected = replay(curves, rule, reduction=reduction, slots=slots, start_seconds=0.5, faults=faults)
+    heard: dict[str, int] = {}
+
+    class Heard(JobQueue):
+        def heard(self, key, events):
+            heard[key] = max(heard.get(key, 0), len(events) and events[-1]["epoch"] + 1)
+            return super().heard(key, events)
+
+    queue = Heard(
+        iter(jobs),
+        ledger,
+        lambda job: TrialSpec(job.key, {}, folder="", stages="", rungs=job.rungs),
+        Interrupt(),
+        [],
+        objective=METRIC if rungs else None,
+        reduction=reduction,
+        promotes=rule == "promote",
+    )
+    cluster = Simulated(
+        lambda spec: Curve([{"epoch": e, METRIC: value} for e, value in enumerate(curves[spec.key])], 1.0),
+        ended=lambda spec: ledger.write_record(spec.key, completed(configs[spec.key], {METRIC: curves[spec.key][-1]})),
+        slots=slots,
+        start_seconds=0.5,
+        faults=faults,
+    )
+    cluster.run(queue)
+    queue.close()
+    statuses = [ledger.record(key)["status"] for key in curves]
+    assert statuses.count("completed") == expected.finished and set(statuses) <= {"completed", "pruned"}
+    assert sum(heard.values()) == expected.epochs and cluster.usage == expected.usage
 
 
 @pytest.mark.parametrize(

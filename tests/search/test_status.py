@@ -87,6 +87,22 @@ def test_who_runs_it_and_a_run_that_hangs(study):
     assert status(study.ledger.folder).process == ""
 
 
+def test_a_trial_that_waits_at_a_rung_is_told_and_does_not_stall(study):
+    study.begin().search()
+    begun(study)
+    begun(study, "gate 40.0 deg", "def")
+    study.ledger.pause("abc")
+    found = status(study.ledger.folder, now=time.time() + 2 * SILENT_SECONDS)
+    assert [(one.name, one.waits, one.stalled) for one in found.running] == [
+        ("gate 40.0 deg", False, True),
+        ("gate 65.0 deg", True, False),
+    ]
+    assert "at a rung" in shown(found) and "ago, waits" in shown(found)
+    study.ledger.start("abc", {})
+    assert not any(one.waits for one in status(study.ledger.folder).running)
+    assert "at a rung" not in shown(status(study.ledger.folder))
+
+
 def test_looking_is_not_in_the_way_of_a_start(study):
     """The lock is free for the study at any moment of a look."""
     study.begin()

@@ -123,6 +123,30 @@ def test_a_stopped_run_that_goes_on_is_running_and_then_complete(study_dir: Path
     assert [step for step, _ in view.history("a", "train/loss")] == [0, 1, 2, 3]
 
 
+def test_a_run_that_waits_is_scheduled_with_its_epochs_and_taken_up_again(study_dir: Path) -> None:
+    tracker = Tracker.open(study_dir, NAME)
+    for key in "ab":
+        tracker.start_run(key, **start())
+        tracker.log_events(key, events(range(2)))
+        tracker.pause_run(key)
+    view = View(tracker)
+    for key in "ab":  # b's epochs had been waiting to be written
+        run = view.run(key)
+        assert (run.info.status, run.data.tags["status"], run.info.end_time) == ("SCHEDULED", "paused", None)
+        assert [step for step, _ in view.history(key, "train/loss")] == [0, 1]
+    tracker = Tracker.open(study_dir, NAME)
+    tracker.start_run("a", **start())
+    assert View(tracker).run("a").info.status == "RUNNING"
+    tracker.log_events("a", events(range(4)))
+    tracker.finish_run("a", record(epochs=4))
+    tracker.finish_run("b", record("pruned", epochs=2))
+    view = View(tracker)
+    assert [view.run(key).info.status for key in "ab"] == ["FINISHED", "KILLED"]
+    assert [step for step, _ in view.history("a", "train/loss")] == [0, 1, 2, 3]
+    with pytest.raises(KeyError, match="'c' was never begun"):
+        tracker.pause_run("c")
+
+
 def test_epochs_of_all_runs_are_written_together_and_none_is_forgotten(
     study_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
