@@ -27,7 +27,7 @@ from divfeat.methods import BuiltMethod, build_method, method_named, parts_of, t
 from divfeat.models import FeatureExtractor, build_extractor
 from divfeat.observer import Observer, OnEpoch
 from divfeat.parts import Parts
-from divfeat.pretrain import Learner, TrainResult, train
+from divfeat.pretrain import CHECKPOINT_SECONDS, Learner, TrainResult, train
 from divfeat.provenance import commit, device_name, versions
 from divfeat.scoring import check_finite, measure
 from divfeat.second import SECONDS, FirstStage
@@ -122,6 +122,7 @@ def run(
     rungs: Sequence[int] = (),
     root: Path | None = None,
     on_checkpoint: Callable[[Path], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> ExperimentResult:
     """Train, extract, probe, measure.
 
@@ -137,6 +138,7 @@ def run(
             checkpoint is written.
         root: Folder of local data sets.
         on_checkpoint: Called on rank 0 with every file under `stages` as soon as it is written.
+        checkpoint_seconds: Seconds between two checkpoints of a training.
 
     Returns:
         ExperimentResult, complete on rank 0; other ranks hold metrics of the training only.
@@ -181,10 +183,11 @@ def run(
         checkpoint=checkpoint(stages, stage_key(config)) if stages else None,
         checkpoint_after=rungs,
         on_checkpoint=on_checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
         on_epoch=observer,
     )
     learner.eval()
-    learner, second = _second(config, data, learner, stages, on_epoch, on_checkpoint, rank, world)
+    learner, second = _second(config, data, learner, stages, on_epoch, on_checkpoint, checkpoint_seconds, rank, world)
     learner.eval()
     history = trained.history + second.history
     seconds, images = trained.seconds + second.seconds, trained.images + second.images
@@ -248,6 +251,7 @@ def _second(
     stages: Path | None,
     on_epoch: OnEpoch | None,
     on_checkpoint: Callable[[Path], None] | None,
+    checkpoint_seconds: float,
     rank: int,
     world: int,
 ) -> tuple[Learner, TrainResult]:
@@ -273,7 +277,19 @@ def _second(
         return other, method.objective
 
     place = checkpoint(stages, second_key(config)) if stages else None
-    first = FirstStage(learner, _as_trained(config), parts, data, rank, world, place, observer, fresh, on_checkpoint)
+    first = FirstStage(
+        learner,
+        _as_trained(config),
+        parts,
+        data,
+        rank,
+        world,
+        place,
+        observer,
+        fresh,
+        on_checkpoint,
+        checkpoint_seconds,
+    )
     return SECONDS[parts.second].run(first)
 
 

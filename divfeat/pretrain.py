@@ -33,6 +33,8 @@ from divfeat.thresholds import MovingThresholds
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
 _CHECK_EVERY_STEPS = 20
+#: Seconds between two checkpoints, unless something else is asked for.
+CHECKPOINT_SECONDS = 30.0
 
 #: Batch norm keeps its buffers alike itself (models.batchnorm); torch 2.15 renamed the switch.
 _DDP = inspect.signature(nn.parallel.DistributedDataParallel).parameters
@@ -111,7 +113,7 @@ def train(
     translation: Translate | None = None,
     data: str = "",
     checkpoint: Path | None = None,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     checkpoint_after: Collection[int] = (),
     on_checkpoint: Callable[[Path], None] | None = None,
     on_epoch: EpochCallback | None = None,

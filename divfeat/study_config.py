@@ -347,6 +347,7 @@ class ExecutionConfig(Frozen):
         default_factory=dict,
         description="node type -> price of an hour, in any currency; `other` for all that are not named",
     )
+    checkpoint_seconds: float = Field(30.0, gt=0, description="between two checkpoints of a training")
     max_failed_share: float = Field(0.5, gt=0, le=1, description="of a phase's runs before the study gives up")
     max_failed_in_row: int = Field(8, ge=2, description="runs that fail one after another before the study gives up")
     progress_timeout: float | None = Field(

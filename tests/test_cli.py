@@ -485,6 +485,7 @@ def test_how_a_study_is_run_is_no_part_of_what_it_is():
         "time_budget": 9.0,
         "gpu_hours": 8.0,
         "prices": {},
+        "checkpoint_seconds": 30.0,
         "max_failed_share": 0.5,
         "max_failed_in_row": 8,
     }

@@ -29,7 +29,6 @@ from divfeat import experiment
 from divfeat.config import ExperimentConfig
 
 config, stages, die_at = json.loads(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
-experiment.train.__kwdefaults__["checkpoint_seconds"] = 0.0
 steps, real = 0, torch.optim.SGD.step
 
 def step(*given, **named):
@@ -41,7 +40,7 @@ def step(*given, **named):
 
 torch.optim.SGD.step = step
 from pathlib import Path
-result = experiment.run(ExperimentConfig.model_validate(config), stages=stages and Path(stages))
+result = experiment.run(ExperimentConfig.model_validate(config), stages=stages and Path(stages), checkpoint_seconds=0.0)
 bits = hashlib.sha256()
 for name, value in sorted(result.extractor.state_dict().items()):
     bits.update(name.encode() + value.numpy().tobytes())

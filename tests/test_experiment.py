@@ -525,8 +525,7 @@ def test_everything_else_has_a_stage_of_its_own(change: dict[str, Any]) -> None:
     assert stage_key(config(change)) != stage_key(config())
 
 
-def test_a_killed_run_goes_on_from_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(experiment.train.__kwdefaults__, "checkpoint_seconds", 0.0)
+def test_a_killed_run_goes_on_from_its_stage(tmp_path: Path) -> None:
     made = config(train={"epochs": 3}, method=CONE)
 
     def kill(epoch: int, metrics: Any) -> None:
@@ -534,7 +533,7 @@ def test_a_killed_run_goes_on_from_its_stage(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(made, prepared(), kill, stages=tmp_path)
+        run(made, prepared(), kill, stages=tmp_path, checkpoint_seconds=0.0)
     epochs: list[int] = []
     resumed = run(made, prepared(), lambda epoch, metrics: epochs.append(epoch), stages=tmp_path)
     assert epochs == [1, 2]

@@ -22,6 +22,7 @@ from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError, disk_fault
 from divfeat.experiment import run
 from divfeat.files import append_line, read_json
+from divfeat.pretrain import CHECKPOINT_SECONDS
 from divfeat.stages import remove_stages
 from divfeat.study_config import StopConfig
 
@@ -47,6 +48,7 @@ class TrialSpec:
         workers: Processes the training spans.
         cpus: Cores of each.
         gpus: GPUs of each.
+        checkpoint_seconds: Between two checkpoints, of which a node that goes loses what came after.
     """
 
     key: str
@@ -60,6 +62,7 @@ class TrialSpec:
     workers: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def to_json(self) -> str:
         """One string: Tune takes nested mappings apart."""
@@ -104,7 +107,7 @@ def run_spec(
         return
     relay = _Relay(spec, report, rank, every_epochs)
     try:
-        result = run(config, data, relay, stages=stages, rungs=spec.rungs)
+        result = run(config, data, relay, stages=stages, rungs=spec.rungs, checkpoint_seconds=spec.checkpoint_seconds)
     except _StoppedError as reason:
         # Here and not by word of the driver, which comes late: the same training ends at the same epoch everywhere.
         _write(folder, spec.key, record.ended("pruned", config, str(reason), "stop", record.events(folder)))

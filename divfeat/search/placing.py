@@ -134,4 +134,5 @@ class Placing:
             workers=self.execution.workers_per_trial,
             cpus=self.execution.cpus_per_worker,
             gpus=self.execution.gpus_per_worker,
+            checkpoint_seconds=self.execution.checkpoint_seconds,
         )

@@ -17,7 +17,7 @@ from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.losses.objective import Objective
 from divfeat.parts import Parts
-from divfeat.pretrain import EpochCallback, Learner, TrainResult, train
+from divfeat.pretrain import CHECKPOINT_SECONDS, EpochCallback, Learner, TrainResult, train
 from divfeat.seeding import stream_seed
 
 
@@ -36,6 +36,7 @@ class FirstStage:
         on_epoch: Called on every rank after each epoch of the second stage.
         fresh: Seed to an untrained network of the same method, on the CPU, with its objective.
         on_checkpoint: Called on rank 0 with the file as soon as it is written.
+        checkpoint_seconds: Between two of them.
     """
 
     learner: Learner
@@ -48,6 +49,7 @@ class FirstStage:
     on_epoch: EpochCallback | None
     fresh: Callable[[int], tuple[Learner, Objective]]
     on_checkpoint: Callable[[Path], None] | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +121,7 @@ class FirstStage:
             data=self.data.split_hash,
             checkpoint=self.checkpoint,
             on_checkpoint=self.on_checkpoint,
+            checkpoint_seconds=self.checkpoint_seconds,
             on_epoch=self.on_epoch,
             **arguments | options,
         )

@@ -75,12 +75,11 @@ def test_a_kill_in_the_second_stage_goes_on_from_there(
 ) -> None:
     at = (at[0] + 2, at[1]) if name == "m2m" else at  # where images are translated
     whole = run(made(name), data())
-    monkeypatch.setitem(stage.train.__kwdefaults__, "checkpoint_seconds", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(stage, "Batches", CutBatches)
         patch.setattr(CutBatches, "at", at, raising=False)
         with pytest.raises(Killed):
-            run(made(name), data(), stages=tmp_path)
+            run(made(name), data(), stages=tmp_path, checkpoint_seconds=0.0)
     assert (tmp_path / second_key(made(name)) / "checkpoint.pt").exists()
     epochs: list[int] = []
     resumed = run(made(name), data(), lambda epoch, metrics: epochs.append(epoch), stages=tmp_path)
