@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from divfeat.errors import ConfigError
 from divfeat.study_config import ExecutionConfig
@@ -29,13 +29,19 @@ class Spend:
     """What was spent.
 
     Attributes:
+        seconds: Of sessions, on the wall's clock.
         run_seconds: Of trials, from having their place to giving it back, added up.
+        completed: Runs that came to their end in one go.
+        completed_seconds: Of these, added up: they tell how long the next takes.
         gpu_hours: Of these.
         node_hours: Node type -> hours that nodes were there.
         cost: Of these, in the currency of the prices.
     """
 
+    seconds: float = 0.0
     run_seconds: float = 0.0
+    completed: int = 0
+    completed_seconds: float = 0.0
     gpu_hours: float = 0.0
     node_hours: dict[str, float] = field(default_factory=dict)
     cost: float = 0.0
@@ -54,8 +60,8 @@ class Spend:
 class Book(Protocol):
     """Where spends are kept: the ledger."""
 
-    def spend(self) -> Mapping[str, float] | None:
-        """As last written."""
+    def spend(self) -> Mapping[str, Any] | None:
+        """As last written: fields of `Spend`."""
 
     def write_spend(self, spend: Mapping[str, object]) -> None:
         """Replace it."""
@@ -97,12 +103,10 @@ class Budget:
         self.spend = Spend()
         self.cut: str | None = None  # which of the budgets has ended the search before its time
         self._began = self._last = self._counted = self._saved = clock()
-        self._before = Spend()  # by earlier sessions
         self._book: Book | None = None
         self._nodes: Callable[[], Mapping[str, int]] = dict
         self._there: Mapping[str, int] = {}
         self._placed: dict[str, float] = {}
-        self._runs: list[float] = []
 
     def open(self, book: Book, nodes: Callable[[], Mapping[str, int]]) -> None:
         """Go on from what earlier sessions spent.
@@ -114,9 +118,7 @@ class Budget:
         Raises:
             ConfigError: money is to be reckoned with, and a node type has no price.
         """
-        known = dict(book.spend() or {})
-        self.spend, self._before = Spend(**known), Spend(**known)  # type: ignore[arg-type]
-        self.spend.node_hours = dict(self.spend.node_hours)
+        self.spend = Spend(**(book.spend() or {}))
         self._book, self._nodes = book, nodes
         self._there = nodes()
         prices = self.limits.prices
@@ -145,13 +147,15 @@ class Budget:
         self.tick()
         since = self._placed.pop(key, None)
         if since is not None and completed:
-            self._runs.append(self.clock() - since)
+            self.spend.completed += 1
+            self.spend.completed_seconds += self.clock() - since
 
     def tick(self) -> None:
         """Count what passed since the last time."""
         now = self.clock()
         passed, self._last = now - self._last, now
         spend = self.spend
+        spend.seconds += passed
         spend.run_seconds += passed * len(self._placed)
         spend.gpu_hours += passed * len(self._placed) * self.gpus / 3600
         for kind, count in self._there.items():
@@ -183,21 +187,20 @@ class Budget:
         return next((name for name, used, limit in self._each() if used >= limit), None)
 
     def seconds_per_run(self) -> float | None:
-        """Of the completed runs of this session; None before one is."""
-        return sum(self._runs) / len(self._runs) if self._runs else None
+        """Of the completed runs; None before one is."""
+        return self.spend.completed_seconds / self.spend.completed if self.spend.completed else None
 
-    def short_for(self, runs: float, seconds_per_run: float | None, margin: float = MARGIN) -> str | None:
+    def short_for(self, runs: float, margin: float = MARGIN) -> str | None:
         """Which budget `runs` more runs and the report would not fit in, or None: also while nothing is known of how long a run
         takes. Estimates are taken `margin` times."""
         self.tick()
-        worked = self.spend.run_seconds - self._before.run_seconds
-        if seconds_per_run is None or worked <= 0:
+        spend, each = self.spend, self.seconds_per_run()
+        if each is None:
             return None
-        wall = self.clock() - self._began
         report = {"time budget": REPORT_SECONDS, "cost budget": self._cost_per_second() * REPORT_SECONDS}
-        since = {"time budget": wall, "GPU-hour budget": worked * self.gpus / 3600, "cost budget": self._session_cost()}
+        so_far = {"time budget": spend.seconds, "GPU-hour budget": spend.gpu_hours, "cost budget": spend.cost}
         for name, used, limit in self._each():
-            needed = margin * runs * seconds_per_run * since[name] / worked + report.get(name, 0.0)
+            needed = margin * runs * each * so_far[name] / spend.run_seconds + report.get(name, 0.0)
             if used + needed > limit:
                 return name
         return None
@@ -211,9 +214,6 @@ class Budget:
             ("cost budget", self.spend.cost, limits.cost),
         )
         return [(name, used, limit) for name, used, limit in found if limit is not None]
-
-    def _session_cost(self) -> float:
-        return self.spend.cost - self._before.cost
 
     def _cost_per_second(self) -> float:
         return sum(count * self.price_of(kind) for kind, count in self._there.items()) / 3600

@@ -64,7 +64,6 @@ class Phases:
         self.placing, self.progress, self.budget = placing, progress, budget
         self.config = placing.config
         self.tuned: Tuned = AS_PUBLISHED
-        self._before: list[float] | None = None  # seconds of runs of earlier sessions
 
     def run(self) -> None:
         """Run them.
@@ -187,12 +186,9 @@ class Phases:
         count, winner = len(proposals), self.ledger.phase("winner")
         if not count or self.budget.cut:
             return self.budget.cut is not None
-        each = self._seconds_per_run()
         decided = winner is not None and winner["trials"] == count
-        found = self.budget.short_for(self._trainings(count + 1) + self.executor.concurrent, each)
-        if found is None or (
-            not decided and self.budget.short_for(self._trainings(count), each, margin=1.0) is not None
-        ):
+        found = self.budget.short_for(self._trainings(count + 1) + self.executor.concurrent)
+        if found is None or (not decided and self.budget.short_for(self._trainings(count), margin=1.0) is not None):
             return False
         self.budget.cut = found
         self.progress.plan["search"] = count
@@ -206,16 +202,6 @@ class Phases:
         """That follow a search of so many trials."""
         planned = workload.planned_trainings(self.config, trials)
         return sum(planned.get(phase, 0.0) for phase in workload.AFTER_SEARCH)
-
-    def _seconds_per_run(self) -> float | None:
-        """Of a run to its end: this session's, else as the records of earlier ones have it."""
-        if (own := self.budget.seconds_per_run()) is not None:
-            return own
-        if self._before is None:
-            records = (self.ledger.record(key) for key in self.ledger.started())
-            seconds = [found["provenance"].get("seconds") for found in records if found and found["provenance"]]
-            self._before = [value for value in seconds if value]
-        return sum(self._before) / len(self._before) if self._before else None
 
     def _tune(self, trials: int) -> dict[str, int]:
         """Search the baselines' own numbers, each in as many trials as the search had.

@@ -104,7 +104,7 @@ def test_a_crash_loses_some_seconds_and_the_next_session_goes_on():
 def test_what_fits_is_reckoned_from_what_was_seen(limits, name):
     """Two trials at a time of 30 s each: 40 of them fit in 600 s, less the margin and, but for GPU-hours, the report."""
     budget, clock = opened(limits)
-    assert budget.short_for(1e9, None) is None  # nothing is known yet
+    assert budget.short_for(1e9) is None  # nothing is known yet
     for turn in range(2):
         budget.placed(f"{turn}a"), budget.placed(f"{turn}b")
         clock.now += 30.0
@@ -112,9 +112,9 @@ def test_what_fits_is_reckoned_from_what_was_seen(limits, name):
     assert budget.seconds_per_run() == 30.0
     report = 0.0 if name == "GPU-hour budget" else REPORT_SECONDS
     most = int((600 - 60 - report) / 15 / MARGIN)
-    assert budget.short_for(most, 30.0) is None
-    assert budget.short_for(most + 1, 30.0) == name
-    assert budget.short_for(most + 1, 30.0, margin=1.0) is None
+    assert budget.short_for(most) is None
+    assert budget.short_for(most + 1) == name
+    assert budget.short_for(most + 1, margin=1.0) is None
     assert budget.exceeded() is None
     budget.placed("c"), budget.placed("d")
     clock.now += 541.0
@@ -139,7 +139,7 @@ def test_no_limit_says_and_stops_nothing():
     budget, clock = opened(Limits(), gpus=0.0)
     budget.placed("a")
     clock.now += 1e9
-    assert budget.exceeded() is None and budget.short_for(1e9, 1e9) is None and str(budget) == ""
+    assert budget.exceeded() is None and budget.short_for(1e9) is None and str(budget) == ""
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def test_the_budget_is_over_when_it_is_over(monkeypatch):
 
 
 def test_every_reason_has_its_exit_code():
-    assert EXIT_CODES == {"SIGINT": 130, "SIGTERM": 75, "time budget": 4}
+    assert {"SIGINT": 130, "SIGTERM": 75} | dict.fromkeys(
+        ("time budget", "GPU-hour budget", "cost budget"), 4
+    ) == EXIT_CODES
     assert StoppedError("SIGTERM").reason in EXIT_CODES
 
 

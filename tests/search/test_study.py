@@ -489,9 +489,9 @@ def test_the_same_line_again_prints_the_verdict_and_a_larger_budget_goes_on(worl
     count = len(world.ledger.proposals())
     world.session(40, gpu_hours=1.0, gpus_per_worker=1.0)
     assert world.ran == [] and world.study.cut == "GPU-hour budget" and len(world.ledger.proposals()) == count
-    world.session(40, gpu_hours=1.5, gpus_per_worker=1.0)
+    world.session(40, gpu_hours=2.2, gpus_per_worker=1.0)
     assert world.study.cut == "GPU-hour budget" and count < len(world.ledger.proposals()) < 40
-    assert world.ledger.spend()["gpu_hours"] <= 1.5
+    assert world.ledger.spend()["gpu_hours"] <= 2.2
     world.session(40, gpu_hours=9.0, gpus_per_worker=1.0)
     assert world.study.cut is None and len(world.ledger.proposals()) == 40
 
