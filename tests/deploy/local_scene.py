@@ -152,7 +152,10 @@ def _ssh(home: Path, address: str, command: str) -> subprocess.CompletedProcess[
 
 def _nodes(home: Path) -> list[dict[str, float]]:
     """Resources of every node, asked on the head."""
-    code = "import ray, json; ray.init(address='auto', logging_level='ERROR'); print('NODES', json.dumps([n['Resources'] for n in ray.nodes() if n['Alive']]))"
+    code = (
+        "import ray, json; ray.init(address='auto', logging_level='ERROR'); "
+        "print('NODES', json.dumps([n['Resources'] for n in ray.nodes() if n['Alive']]))"
+    )
     said = _ssh(home, HEAD, f'RAY_AUTH_MODE=token {home}/divfeat-env/bin/python -c "{code}"')
     lines = [line for line in said.stdout.splitlines() if line.startswith("NODES ")]
     assert lines, said.stdout + said.stderr
