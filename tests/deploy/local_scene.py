@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from tests.deploy.scaling_scene import TINY
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAD, WORKER = "10.99.0.1", "10.99.0.2"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -59,8 +61,8 @@ def _play(folder: Path, home: Path) -> dict[str, Any]:
         [
             *RAY, "job", "submit", "--address", "http://127.0.0.1:8265", "--working-dir", str(_code(folder)),
             "--runtime-env-json", json.dumps({"env_vars": {"DIVFEAT_COMMIT": "c" * 40}}), "--",
-            "python", "studies/tau_search.py", "--address", "auto", "--smoke-test", "--max-concurrent", "1",
-            "--name", "sent", "--storage-path", str(folder / "studies"),
+            "python", "studies/tau_search.py", "--address", "auto", *TINY, "--max-concurrent", "1", "--name", "sent",
+            "--storage-path", str(folder / "studies"),
         ],
         capture_output=True,
         text=True,
