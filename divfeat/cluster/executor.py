@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from divfeat.cluster.autoscaler import WAIT_SECONDS, Autoscaler, find_autoscaler, wait_for_trial
 from divfeat.cluster.capacity import DRIVER_RESOURCE, SMALLER, Capacity
@@ -171,7 +173,7 @@ def _connect(address: str | None, *, spanning: bool) -> None:
             context = ray.init(address="local", include_dashboard=spanning, **settings)
         else:
             _check_answers(address)
-            context = ray.init(address=address, runtime_env={"env_vars": variables}, **settings)
+            context = ray.init(address=address, runtime_env={"env_vars": _not_sent(variables)}, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         place = f"--address {address}" if address else "starting Ray on this machine"
         raise ConfigError(f"{place}: {error}; leave --address out to run on this machine") from error
@@ -181,6 +183,13 @@ def _connect(address: str | None, *, spanning: bool) -> None:
             f"--address {address}: this cluster has no dashboard, without which trials over several workers would wait for "
             "ever; start it with the dashboard, or use --workers-per-trial 1"
         )
+
+
+def _not_sent(variables: dict[str, str]) -> dict[str, str]:
+    """Without those that `ray job submit` was told to set: Ray refuses a variable that is given twice."""
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    sent = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in variables.items() if name not in sent}
 
 
 def _check_answers(address: str) -> None:
