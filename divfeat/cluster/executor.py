@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from divfeat.cluster.autoscaler import WAIT_SECONDS, Autoscaler, find_autoscaler, wait_for_trial
 from divfeat.cluster.capacity import DRIVER_RESOURCE, SMALLER, Capacity
@@ -22,6 +21,8 @@ from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.provenance import COMMIT_VARIABLE, commit
 
+#: Where Ray tells a process that `ray job submit` started what it was submitted with.
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: Longest wait for a cluster to answer.
 _ANSWER_SECONDS = 10.0
 
@@ -187,7 +188,7 @@ def _connect(address: str | None, *, spanning: bool) -> None:
 
 def _not_sent(variables: dict[str, str]) -> dict[str, str]:
     """Without those that `ray job submit` was told to set: Ray refuses a variable that is given twice."""
-    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    job = json.loads(os.environ.get(_JOB, "{}"))
     sent = (job.get("runtime_env") or {}).get("env_vars") or {}
     return {name: value for name, value in variables.items() if name not in sent}
 
