@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -20,6 +21,8 @@ from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.provenance import COMMIT_VARIABLE, commit
 
+#: Where Ray tells a process that `ray job submit` started what it was submitted with.
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: Longest wait for a cluster to answer.
 _ANSWER_SECONDS = 10.0
 
@@ -171,7 +174,7 @@ def _connect(address: str | None, *, spanning: bool) -> None:
             context = ray.init(address="local", include_dashboard=spanning, **settings)
         else:
             _check_answers(address)
-            context = ray.init(address=address, runtime_env={"env_vars": variables}, **settings)
+            context = ray.init(address=address, runtime_env={"env_vars": _not_sent(variables)}, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         place = f"--address {address}" if address else "starting Ray on this machine"
         raise ConfigError(f"{place}: {error}; leave --address out to run on this machine") from error
@@ -181,6 +184,13 @@ def _connect(address: str | None, *, spanning: bool) -> None:
             f"--address {address}: this cluster has no dashboard, without which trials over several workers would wait for "
             "ever; start it with the dashboard, or use --workers-per-trial 1"
         )
+
+
+def _not_sent(variables: dict[str, str]) -> dict[str, str]:
+    """Without those that `ray job submit` was told to set: Ray refuses a variable that is given twice."""
+    job = json.loads(os.environ.get(_JOB, "{}"))
+    sent = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in variables.items() if name not in sent}
 
 
 def _check_answers(address: str) -> None:

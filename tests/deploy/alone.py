@@ -55,6 +55,7 @@ def play(scene: str, folder: Path, *words: str, timeout: float = 300, **variable
         stderr=subprocess.STDOUT,
         text=True,
         timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:]
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
