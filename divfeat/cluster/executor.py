@@ -19,6 +19,7 @@ from divfeat.cluster.source import JobSource
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.provenance import COMMIT_VARIABLE, commit
+from divfeat.storage import Store
 
 #: Longest wait for a cluster to answer.
 _ANSWER_SECONDS = 10.0
@@ -32,7 +33,7 @@ class RayExecutor:
         cpus: Cores of each worker.
         gpus: GPUs of each worker.
         address: Of a running cluster, or None to start one here.
-        storage: Folder for Ray's own files of this study.
+        storage: The study's folder, or its store, for Ray's own files of it.
         max_concurrent: Trials at a time; None takes what fits, with all nodes that an autoscaler may add.
         wait_for_nodes: Seconds to wait for the place of a first trial; None is `WAIT_SECONDS` under an autoscaler, else 0.
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
@@ -51,7 +52,7 @@ class RayExecutor:
         cpus: float,
         gpus: float,
         address: str | None,
-        storage: Path,
+        storage: Path | Store,
         max_concurrent: int | None,
         wait_for_nodes: float | None = None,
         progress_timeout: float | None = None,

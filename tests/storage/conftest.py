@@ -67,10 +67,14 @@ def make_bucket(endpoint: str) -> str:
 @pytest.fixture(params=KINDS)
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty storage of each kind."""
-    if request.param == "file":
+    return uri_of(request.param, request, tmp_path)
+
+
+def uri_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind == "file":
         (tmp_path / "a mount").mkdir()
         return (tmp_path / "a mount" / "studies").as_uri()
-    return str(request.getfixturevalue(request.param))
+    return str(request.getfixturevalue(kind))
 
 
 @pytest.fixture
