@@ -61,7 +61,12 @@ def cause_of(record: Mapping[str, Any]) -> str:
 
 def write(folder: Path, key: str, content: Mapping[str, Any]) -> None:
     """The truth about one experiment, in its folder, by atomic rename."""
-    write_json(folder / "record.json", {"format": FORMAT, "key": key, **content})
+    write_json(folder / "record.json", written(key, content))
+
+
+def written(key: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write` writes."""
+    return {"format": FORMAT, "key": key, **content}
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -70,14 +75,23 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [rows[epoch] for epoch in sorted(rows)]
 
 
+#: What `note_fault` writes.
+FAULTS = "faults.jsonl"
+
+
 def note_fault(folder: Path, kind: str, cause: str) -> None:
     """Note what took a trial from its place without being its doing."""
-    append_line(folder / "faults.jsonl", {"kind": kind, "cause": cause, "time": time.time()})
+    append_line(folder / FAULTS, fault(kind, cause))
+
+
+def fault(kind: str, cause: str) -> dict[str, Any]:
+    """What `note_fault` notes."""
+    return {"kind": kind, "cause": cause, "time": time.time()}
 
 
 def faults(folder: Path) -> list[dict[str, Any]]:
     """What `note_fault` noted, in order."""
-    return read_lines(folder / "faults.jsonl")
+    return read_lines(folder / FAULTS)
 
 
 def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, features: bool) -> None:

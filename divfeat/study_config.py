@@ -22,6 +22,7 @@ from divfeat.config import (
 )
 from divfeat.errors import ConfigError, unknown
 from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
+from divfeat.storage import PATIENCE_SECONDS, is_uri, parse
 from divfeat.validation import Frozen, Later, digest, without
 
 #: Samplers that keep no state besides the trials, so that they can take over those of a plainer family.
@@ -336,7 +337,13 @@ class ExecutionConfig(Frozen):
     wait_for_nodes: float | None = Field(
         None, ge=0, description="seconds for a first trial's place; default 1800 under an autoscaler, else 0"
     )
-    storage_path: str = "runs"
+    storage_path: str = Field(
+        "runs", description="folder of all studies, or shared storage: file:///..., s3://..., gs://..."
+    )
+    home: str = Field("runs", description="with shared storage: folder of all studies on this machine's own disk")
+    storage_patience: float = Field(
+        PATIENCE_SECONDS, ge=0, description="seconds that shared storage may be away before the study stops"
+    )
     tracking_uri: str | None = None
     time_budget: float | None = Field(None, gt=0, description="seconds of one session")
     gpu_hours: float | None = Field(
@@ -355,6 +362,13 @@ class ExecutionConfig(Frozen):
         gt=0,
         description="seconds of silence after which a trial is taken to hang; default what others need, 20 times",
     )
+
+    @field_validator("storage_path")
+    @classmethod
+    def _storage_is_of_a_known_kind(cls, storage: str) -> str:
+        if is_uri(storage):
+            parse(storage)
+        return storage
 
     @field_validator("prices")
     @classmethod

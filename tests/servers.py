@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +51,25 @@ def s3_server(folder: Path, port: int) -> Iterator[str]:
     command = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _serving(command, port, folder, "s3.log") as uri:
         yield uri
+
+
+def s3_variables(endpoint: str) -> dict[str, str]:
+    """What a user sets for it; nothing is asked of a cloud."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test-access",
+        "AWS_SECRET_ACCESS_KEY": "test-secret-7f3a",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def make_bucket(endpoint: str) -> str:
+    """A new one of an S3 server; its name."""
+    bucket = f"bucket-{secrets.token_hex(6)}"
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"), timeout=60) as answer:
+        assert answer.status == 200
+    return bucket
 
 
 @contextlib.contextmanager

@@ -222,7 +222,7 @@ BAD = {
     "validation": (["--set", "data.val_per_class=5000"], ["142 images", "5000", "hold out fewer"]),
     "config file": (["--config", "nowhere.yaml"], ["--config nowhere.yaml", "cannot be read"]),
     "name": (["--name", "a/b"], ["execution.name='a/b'"]),
-    "storage URI": (["--storage-path", "s3://bucket/x"], ["--storage-path s3://bucket/x", "give a path"]),
+    "storage URI": (["--storage-path", "ftp://host/x"], ["--storage-path ftp://...", "Give a path, file:///FOLDER"]),
 }
 
 
@@ -481,6 +481,8 @@ def test_how_a_study_is_run_is_no_part_of_what_it_is():
         "cpus_per_worker": 1.0,
         "address": "auto",
         "storage_path": "elsewhere",
+        "home": "runs",
+        "storage_patience": 120.0,
         "tracking_uri": "http://h",
         "time_budget": 9.0,
         "gpu_hours": 8.0,

@@ -20,6 +20,7 @@ from divfeat.cluster.source import JobSource
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.provenance import COMMIT_VARIABLE, commit
+from divfeat.storage import Store
 
 #: Where Ray tells a process that `ray job submit` started what it was submitted with.
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -35,7 +36,7 @@ class RayExecutor:
         cpus: Cores of each worker.
         gpus: GPUs of each worker.
         address: Of a running cluster, or None to start one here.
-        storage: Folder for Ray's own files of this study.
+        storage: The study's folder, or its store, for Ray's own files of it.
         max_concurrent: Trials at a time; None takes what fits, with all nodes that an autoscaler may add.
         wait_for_nodes: Seconds to wait for the place of a first trial; None is `WAIT_SECONDS` under an autoscaler, else 0.
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
@@ -54,7 +55,7 @@ class RayExecutor:
         cpus: float,
         gpus: float,
         address: str | None,
-        storage: Path,
+        storage: Path | Store,
         max_concurrent: int | None,
         wait_for_nodes: float | None = None,
         progress_timeout: float | None = None,

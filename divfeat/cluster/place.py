@@ -99,8 +99,9 @@ class Scratch(Place):
     def write(self, key: str, content: dict[str, Any]) -> None:
         """Send every file of the run, and the record last: where there is one, all is there."""
         super().write(key, content)
+        self.told()
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.name != _RECORD:
+            if path.is_file() and path.name not in (_RECORD, _EVENTS):
                 self.store.put(path.relative_to(self.folder).as_posix(), path)
         if not self.finished():
             self.store.put(_RECORD, self.folder / _RECORD)
@@ -114,6 +115,64 @@ class Scratch(Place):
     def _events(self) -> int:
         log = self.folder / _EVENTS
         return log.stat().st_size if log.exists() else 0
+
+
+class Outside:
+    """A run as the process sees it that drives its workers, which are elsewhere.
+
+    Args:
+        folder: Of the run; with a store its key there.
+        store: `Store.address`, or None.
+    """
+
+    def __init__(self, folder: str, store: dict[str, Any] | None) -> None:
+        self.folder = Path(folder)
+        self.store = None if store is None else reopen(**store).inside(folder)
+
+    def recorded(self) -> bool:
+        """Whether the run has its record."""
+        if self.store is not None:
+            return self.store.stat(_RECORD) is not None
+        return (self.folder / _RECORD).exists()
+
+    def said(self) -> int:
+        """Bytes of the event log."""
+        if self.store is not None:
+            found = self.store.stat(_EVENTS)
+            return 0 if found is None else found.size
+        log = self.folder / _EVENTS
+        return log.stat().st_size if log.exists() else 0
+
+    def epochs(self) -> int:
+        """That the event log has."""
+        if self.store is None:
+            return len(record.events(self.folder))
+        with scratch() as top:
+            self.store.get(_EVENTS, top / _EVENTS)
+            return len(record.events(top))
+
+    def note_fault(self, kind: str, cause: str) -> None:
+        """What took it from its place."""
+        if self.store is None:
+            record.note_fault(self.folder, kind, cause)
+            return
+        with scratch() as top:
+            self.store.get(record.FAULTS, top / record.FAULTS)
+            record.note_fault(top, kind, cause)
+            self.store.put(record.FAULTS, top / record.FAULTS)
+
+
+def ray_storage(storage: Path | Store, name: str) -> dict[str, Any]:
+    """Where Ray Train and Tune keep files of their own: settings of their `RunConfig`.
+
+    Args:
+        storage: The study's folder, or its store.
+        name: Of a folder in it.
+    """
+    if isinstance(storage, Path):
+        return {"storage_path": str(storage / name)}
+    path, filesystem = storage.inside(name).arrow
+    return {"storage_path": path, "storage_filesystem": filesystem}
 
 
 @contextmanager

@@ -11,19 +11,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from divfeat import record
+from divfeat.cluster.place import Place, placed
 from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import DivfeatError, NonFiniteError, disk_fault
 from divfeat.experiment import run
-from divfeat.files import append_line, read_json
+from divfeat.files import append_line
 from divfeat.pretrain import CHECKPOINT_SECONDS
-from divfeat.stages import remove_stages
 from divfeat.study_config import StopConfig
 
 Report = Callable[[dict[str, Any]], None]
@@ -39,8 +38,9 @@ class TrialSpec:
     Attributes:
         key: Of the experiment.
         experiment: `ExperimentConfig` as a mapping.
-        folder: Where record, events and files go, on storage that driver and workers share.
-        stages: Where checkpoints go.
+        folder: Where record, events and files go, on a disk that driver and workers share; with a store their key there.
+        stages: Where checkpoints go; with a store their key there.
+        store: `Store.address` of the study's shared storage; None where all nodes have its folder.
         rungs: Finished epochs at which the objectives are measured.
         stop: Reasons to end the training early, `StopConfig` as mappings.
         keep: Whether weights and features stay on disk.
@@ -55,6 +55,7 @@ class TrialSpec:
     experiment: dict[str, Any]
     folder: str
     stages: str
+    store: dict[str, Any] | None = None
     rungs: tuple[int, ...] = ()
     stop: tuple[dict[str, Any], ...] = ()
     keep: bool = False
@@ -101,17 +102,29 @@ def run_spec(
     """
     torch.set_num_threads(max(1, int(spec.cpus)))
     config = ExperimentConfig.model_validate(spec.experiment)
-    folder, stages = Path(spec.folder), Path(spec.stages)
-    if read_json(folder / "record.json") is not None:  # finished before a crash of the driver
-        report({"key": spec.key, "events": [], "done": True})
-        return
-    relay = _Relay(spec, report, rank, every_epochs)
+    with placed(spec.folder, spec.stages, spec.store, config) as place:
+        if place.finished():  # before a crash of the driver
+            report({"key": spec.key, "events": [], "done": True})
+        else:
+            _run(spec, config, data, place, _Relay(spec, place, report, rank, every_epochs))
+
+
+def _run(spec: TrialSpec, config: ExperimentConfig, data: PreparedData, place: Place, relay: _Relay) -> None:
+    folder, rank, every_epochs = place.folder, relay.rank, relay.every_epochs
     try:
-        result = run(config, data, relay, stages=stages, rungs=spec.rungs, checkpoint_seconds=spec.checkpoint_seconds)
+        result = run(
+            config,
+            data,
+            relay,
+            stages=place.stages,
+            rungs=spec.rungs,
+            checkpoint_seconds=spec.checkpoint_seconds,
+            on_checkpoint=place.saved,
+        )
     except _StoppedError as reason:
         # Here and not by word of the driver, which comes late: the same training ends at the same epoch everywhere.
-        _write(folder, spec.key, record.ended("pruned", config, str(reason), "stop", record.events(folder)))
-        remove_stages(stages, config, shared=spec.shared)
+        place.write(spec.key, record.ended("pruned", config, str(reason), "stop", record.events(folder)))
+        place.remove_stages(config, shared=spec.shared)
         if every_epochs is not None:
             raise  # other ranks wait in a collective
     except BaseException as error:
@@ -121,8 +134,8 @@ def run_spec(
         history = record.events(folder)
         if rank == 0 or kind == "nan":
             text = str(error) if isinstance(error, DivfeatError) else traceback.format_exc(limit=-6)
-            _write(folder, spec.key, record.ended("failed", config, text, kind, history))
-            remove_stages(stages, config, shared=spec.shared)
+            place.write(spec.key, record.ended("failed", config, text, kind, history))
+            place.remove_stages(config, shared=spec.shared)
         if every_epochs is not None:
             raise  # other ranks wait in a collective; the record says it was the trial's own fault
     else:
@@ -130,8 +143,8 @@ def run_spec(
             record.save_arrays(folder, result, weights=spec.keep, features=spec.keep and config.role == "confirm")
             result.provenance["versions"] = dict(result.provenance["versions"])
             result.provenance["reporting_seconds"] = round(relay.seconds, 3)
-            _write(folder, spec.key, record.completed(config, result))
-            remove_stages(stages, config, shared=spec.shared)
+            place.write(spec.key, record.completed(config, result))
+            place.remove_stages(config, shared=spec.shared)
     relay.flush(done=every_epochs is None)
 
 
@@ -155,12 +168,6 @@ def fault_of(error: BaseException) -> str | None:
     return "error"
 
 
-def _write(folder: Path, key: str, content: dict[str, Any]) -> None:
-    """Unless the driver has: workers of a training that was pruned run on for a moment."""
-    if not (folder / "record.json").exists():
-        record.write(folder, key, content)
-
-
 class _StoppedError(Exception):
     """A reason of `search.stop` was met; the message says which and when."""
 
@@ -168,9 +175,9 @@ class _StoppedError(Exception):
 class _Relay:
     """Passes epochs on: to the event log at once, to the driver now and then; ends a training that meets a stop reason."""
 
-    def __init__(self, spec: TrialSpec, report: Report, rank: int, every_epochs: int | None) -> None:
-        self.spec, self.report, self.rank, self.every_epochs = spec, report, rank, every_epochs
-        self.log = Path(spec.folder) / "events.jsonl"
+    def __init__(self, spec: TrialSpec, place: Place, report: Report, rank: int, every_epochs: int | None) -> None:
+        self.spec, self.place, self.report, self.rank, self.every_epochs = spec, place, report, rank, every_epochs
+        self.log = place.folder / "events.jsonl"
         self.stop = [StopConfig.model_validate(settings) for settings in spec.stop]
         self.waiting: list[dict[str, Any]] = []
         self.last = time.monotonic()
@@ -199,5 +206,7 @@ class _Relay:
 
     def flush(self, done: bool = False) -> None:
         """Tell the driver what it does not know yet."""
+        if self.rank == 0:
+            self.place.told()
         self.report({"key": self.spec.key, "events": self.waiting} | ({"done": True} if done else {}))
         self.waiting, self.last = [], time.monotonic()

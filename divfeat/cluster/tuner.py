@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,14 @@ from ray.tune.stopper import Stopper
 
 from divfeat import environment
 from divfeat.cluster.faults import RETRIES, Fault
+from divfeat.cluster.place import ray_storage
 from divfeat.cluster.source import JobSource
 from divfeat.cluster.spanning import run_spanning
 from divfeat.cluster.trial import TrialSpec
+from divfeat.errors import StorageLostError
+from divfeat.storage import Store
+
+_TUNE_FOLDER = "tune"
 
 #: What Tune is told while it runs: no files of its own, no hand on SIGINT, nothing printed.
 _TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -26,7 +32,7 @@ _TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER
 def run_over_workers(
     source: JobSource,
     data: ray.ObjectRef,
-    storage: Path,
+    storage: Path | Store,
     *,
     concurrent: int,
     driver: Mapping[str, float],
@@ -37,17 +43,17 @@ def run_over_workers(
     Args:
         source: Of the trials.
         data: Images in the object store.
-        storage: Folder for Ray's own files of this study.
+        storage: The study's folder, or its store, for Ray's own files of it.
         concurrent: Trials at a time.
         driver: Resources of the process that drives a trial: where a cluster has safe nodes, those of a safe node.
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
     """
-    scratch = storage / "tune"
+    trains = ray_storage(storage, "train")
     queue = _Queue(source)
     held = [data]
 
     def trainable(config: dict[str, Any]) -> None:
-        run_spanning(TrialSpec.from_json(config["spec"]), held[0], storage / "train", progress_timeout)
+        run_spanning(TrialSpec.from_json(config["spec"]), held[0], trains, progress_timeout)
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([dict(driver)])),
@@ -56,7 +62,7 @@ def run_over_workers(
         ),
         run_config=tune.RunConfig(
             name="queue",
-            storage_path=str(scratch),
+            **ray_storage(storage, _TUNE_FOLDER),
             verbose=0,
             progress_reporter=_Silent(),
             stop=_StopAll(source),
@@ -68,7 +74,16 @@ def run_over_workers(
         with environment.defaults(_TUNE):  # put back: a notebook may have other business with Tune
             tuner.fit()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # the ledger is the truth; Tune's snapshot is never read
+        _remove(storage)
+
+
+def _remove(storage: Path | Store) -> None:
+    """What Tune leaves: the ledger is the truth, and its snapshot is never read."""
+    if isinstance(storage, Path):
+        shutil.rmtree(storage / _TUNE_FOLDER, ignore_errors=True)
+        return
+    with contextlib.suppress(StorageLostError):  # who needs the storage will say so
+        storage.delete_prefix(_TUNE_FOLDER)
 
 
 class _Silent(tune.ProgressReporter):

@@ -12,6 +12,7 @@ import yaml
 
 from divfeat.report.summary import StudySummary
 from divfeat.settings import make_configs, preset_names
+from divfeat.storage import is_uri
 from divfeat.study_config import ExecutionConfig
 
 
@@ -39,7 +40,12 @@ def study_command(summary: StudySummary, *, where: bool = True) -> str:
         if value != getattr(defaults, field):
             words += [_flag(field), f"{value:g}"]
     if where:
-        if summary.execution.storage_path != ExecutionConfig().storage_path:
+        storage, defaults = summary.execution.storage_path, ExecutionConfig()
+        if is_uri(storage):
+            words += ["--storage-path", storage]
+            if summary.execution.home != defaults.home:
+                words += ["--set", f"execution.home={summary.place.parent}"]
+        elif storage != defaults.storage_path:
             words += ["--storage-path", str(summary.place.parent)]
         if summary.name != f"{config.preset}-{config.identity[:8]}":
             words += ["--name", summary.name]

@@ -11,10 +11,12 @@ from rich.console import Console
 from divfeat.errors import ConfigError, disk_fault
 from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.ledger import differences
+from divfeat.search.mirror import Mirror
 from divfeat.search.plan import make_plan
 from divfeat.search.session import run_session
 from divfeat.search.study import Study
 from divfeat.settings import make_configs
+from divfeat.storage import is_uri, network_filesystem, open_store
 from divfeat.study_config import ExecutionConfig, StudyConfig, deciding
 from divfeat.validation import build
 
@@ -53,20 +55,48 @@ def make_study(study: StudyConfig, execution: ExecutionConfig, interrupt: Interr
     """The study under its own name or the one given, in its folder; or its `fork`, a new study that starts from it.
 
     Raises:
-        ConfigError: a storage that is no folder, or a fork of a study that is not there, or of itself.
+        ConfigError: a storage that cannot be used, a folder on another machine's disk, or a fork of a study that is not there,
+            or of itself.
     """
     name = execution.name or f"{study.preset}-{study.identity[:8]}"
-    folder, origin = _folder(execution.storage_path, name), None
+    home = folder_of_studies(execution)
+    _check_disk(execution, home)
+    store = None
+    if is_uri(execution.storage_path):
+        store = open_store(execution.storage_path, execution.storage_patience)
+
+    def mirror(name: str) -> Mirror | None:
+        return None if store is None else Mirror(store.inside(name), home / name)
+
+    origin = None
     if fork is not None:
         execution = build(ExecutionConfig, execution.to_dict() | {"name": fork}, prefix="execution.")
         if execution.name == name:
             raise ConfigError(f"--fork {fork}: a study cannot be forked into itself; choose a new name")
-        if not (folder / "study.json").exists():
+        if (known := mirror(name)) is not None:
+            known.fill()
+        if not (home / name / "study.json").exists():
             raise ConfigError(
-                f"--fork {fork}: there is no study {name!r} in {folder.parent} to start from; give the --name of one that is"
+                f"--fork {fork}: there is no study {name!r} in {execution.storage_path} to start from; give the --name of one "
+                "that is"
             )
-        name, folder, origin = fork, _folder(execution.storage_path, fork), folder
-    return Study(study, execution, folder, name, console=Console(), interrupt=interrupt, origin=origin)
+        name, origin = fork, home / name
+    return Study(
+        study,
+        execution,
+        home / name,
+        name,
+        console=Console(),
+        interrupt=interrupt,
+        origin=origin,
+        mirror=mirror(name),
+    )
+
+
+def folder_of_studies(execution: ExecutionConfig) -> Path:
+    """On this machine."""
+    storage = execution.storage_path
+    return Path(execution.home if is_uri(storage) else storage).expanduser()
 
 
 def run_installed(runner: Study, about: str, command: str) -> int:
@@ -134,17 +164,29 @@ def carry_out(runner: Study, about: str, how: str) -> Report:
     said = (
         f"study {runner.name}: {' '.join(about.split())}",
         *_changes(runner.config),
-        f"folder {runner.folder}; {how}",
+        f"folder {runner.folder}{'' if runner.mirror is None else f', storage {runner.execution.storage_path}'}; {how}",
     )
     runner.console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)  # one output in a notebook
-    report: Report = run_session(runner, lambda: build_report(runner.folder))
+    with runner.held():
+        report: Report = run_session(runner, lambda: build_report(runner.folder))
     return report
 
 
-def _folder(storage: str, name: str) -> Path:
-    if "://" in storage:
-        raise ConfigError(f"--storage-path {storage}: only folders are supported so far; give a path")
-    return Path(storage).expanduser() / name
+def _check_disk(execution: ExecutionConfig, home: Path) -> None:
+    """Refuse a folder where sqlite's locks do not hold."""
+    kind = network_filesystem(home)
+    if kind is None:
+        return
+    if is_uri(execution.storage_path):
+        raise ConfigError(
+            f"execution.home={execution.home}: lies on another machine's disk ({kind}), where sqlite would lose data; give a "
+            "folder of this machine's own disk, --set execution.home=FOLDER"
+        )
+    place = Path(execution.storage_path).expanduser().absolute()
+    raise ConfigError(
+        f"--storage-path {execution.storage_path}: lies on another machine's disk ({kind}), where sqlite would lose data; "
+        f"give it as {place.as_uri()}, which keeps the databases on this machine's own disk (execution.home)"
+    )
 
 
 def _changes(study: StudyConfig) -> list[str]:

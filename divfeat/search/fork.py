@@ -138,7 +138,7 @@ def _take_runs(ledger: Ledger, old: Ledger, study: StudyConfig) -> set[str]:
         (half / "start.json").unlink(missing_ok=True)
         if info.get("number") is None:
             write_json(half / "start.json", info)
-        half.replace(place)
+        ledger.take_over(key, half)
     return taken
 
 

@@ -9,8 +9,12 @@ runs/<key>/start.json    what was launched: phase, name, seed
 runs/<key>/paused.json   since when it waits at a rung, while it does
 runs/<key>/faults.jsonl  what took it from its place without being its doing
 spend.json               what all sessions cost
+runs/<key>/faults.jsonl  what took it from its place without being its doing
 phases/<name>.json       what each phase of the protocol decided
+spend.json               what it has cost
 test_reads.jsonl         every read of the test set
+
+With shared storage (`divfeat.search.mirror`) each of them is written there first, and then here.
 """
 
 from __future__ import annotations
@@ -19,15 +23,20 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from divfeat import record as records
+from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError, DataError
-from divfeat.files import append_line, read_json, read_lines, read_mapping, write_json
+from divfeat.files import append_line, json_line, json_text, read_json, read_lines, read_mapping, write_json
 from divfeat.record import FORMAT
+from divfeat.stages import first_stage_done, remove_stages
 from divfeat.study_config import StudyConfig, deciding
+
+if TYPE_CHECKING:
+    from divfeat.search.mirror import Mirror
 
 
 def read_study(folder: Path) -> dict[str, Any] | None:
@@ -36,8 +45,10 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     Raises:
         DataError: it cannot be read, or something is missing from it.
     """
-    path = folder / "study.json"
-    found = read_mapping(path)
+    return _whole(read_mapping(folder / "study.json"), str(folder / "study.json"))
+
+
+def _whole(found: dict[str, Any] | None, path: str) -> dict[str, Any] | None:
     missing = [] if found is None else [name for name in ("format", "identity", "config") if name not in found]
     if missing:
         raise DataError(
@@ -66,10 +77,11 @@ class Ledger:
 
     Args:
         folder: The study's folder.
+        mirror: Of the shared storage whose image the folder is, for the driver, or None.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
+        self.folder, self.mirror = folder, mirror
         self._lock: Any = None
 
     # --- the study -----------------------------------------------------------------------------------------------------
@@ -82,11 +94,12 @@ class Ledger:
                 the format, or cannot be written.
             DataError: its study.json cannot be read.
         """
-        found = read_study(self.folder)
+        found = _whole(self.mirror.study(), f"{self.mirror.store.uri}/study.json") if self.mirror is not None else None
+        found = found or read_study(self.folder)
         if found is None:
             parent = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-                raise ConfigError(f"--storage-path: {parent} cannot be written; choose a folder you may write to")
+                raise ConfigError(f"{self._setting}: {parent} cannot be written; choose a folder you may write to")
             return False
         if found["format"] != FORMAT:
             raise ConfigError(
@@ -113,7 +126,7 @@ class Ledger:
             self._lock = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
         except OSError as error:
             raise ConfigError(
-                f"--storage-path: {self.folder} cannot be written ({error.strerror}); choose another folder"
+                f"{self._setting}: {self.folder} cannot be written ({error.strerror}); choose another folder"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +141,33 @@ class Ledger:
         self._lock.flush()
         if not known:
             config = {"identity": study.identity, "config": study.to_dict()}
-            write_json(self.folder / "study.json", {"format": FORMAT, "created": time.time(), **config})
+            self._write(self.folder / "study.json", {"format": FORMAT, "created": time.time(), **config})
+
+    @property
+    def _setting(self) -> str:
+        """That names the folder."""
+        return "--storage-path" if self.mirror is None else "execution.home"
+
+    def _write(self, path: Path, value: Any) -> None:
+        """The truth first: where there is shared storage, that is it."""
+        if self.mirror is not None:
+            self.mirror.write(path, json_text(value))
+        write_json(path, value)
+
+    def _append(self, path: Path, value: Any) -> None:
+        if self.mirror is not None:
+            self.mirror.append(path, json_line(value))
+        else:
+            append_line(path, value)
+
+    def _remove(self, path: Path) -> None:
+        if path.exists() and self.mirror is not None:
+            self.mirror.remove(path)
+        path.unlink(missing_ok=True)
+
+    def write_execution(self, execution: Mapping[str, Any]) -> None:
+        """How the study is run this time."""
+        self._write(self.folder / "execution.json", execution)
 
     def owner(self) -> str:
         """Number of the process on this machine that runs the study; "" where none does. Takes no lock, which would be in the
@@ -165,18 +204,32 @@ class Ledger:
 
     def remove_stages(self) -> None:
         """Nothing goes on from a checkpoint any more."""
+        if self.mirror is not None:
+            self.mirror.remove_stages()
         shutil.rmtree(self.stages, ignore_errors=True)
+
+    def remove_stages_of(self, config: ExperimentConfig, *, shared: bool) -> None:
+        """Nor from those of a run that has ended; arguments as `divfeat.stages.remove_stages`."""
+        if self.mirror is not None:
+            self.mirror.remove_stages(config, shared=shared)
+        remove_stages(self.stages, config, shared=shared)
+
+    def first_stage_done(self, config: ExperimentConfig) -> bool:
+        """Whether the first stage of `config` is trained: others may start beside it."""
+        if self.mirror is not None:
+            return self.mirror.stage_done(config)
+        return first_stage_done(self.stages, config)
 
     def start(self, key: str, info: dict[str, Any]) -> None:
         """Note that an experiment is launched; noting it again changes nothing."""
         path = self.run_folder(key) / "start.json"
         if not path.exists():
-            write_json(path, {"key": key, "time": time.time(), **info})
-        path.with_name("paused.json").unlink(missing_ok=True)
+            self._write(path, {"key": key, "time": time.time(), **info})
+        self._remove(path.with_name("paused.json"))
 
     def pause(self, key: str) -> None:
         """Note that a launched experiment waits at a rung, until it is started again or has its record."""
-        write_json(self.run_folder(key) / "paused.json", {"key": key, "time": time.time()})
+        self._write(self.run_folder(key) / "paused.json", {"key": key, "time": time.time()})
 
     def paused(self, key: str) -> bool:
         """Whether the experiment waits at a rung."""
@@ -196,7 +249,7 @@ class Ledger:
 
     def write_record(self, key: str, record: dict[str, Any]) -> None:
         """The truth about one experiment; written once."""
-        records.write(self.run_folder(key), key, record)
+        self._write(self.run_folder(key) / "record.json", records.written(key, record))
 
     def forgive(self, phases: Collection[str]) -> list[str]:
         """Set aside the records of runs of `phases` that failed for a cause that may have been mended; NaN is final.
@@ -212,7 +265,10 @@ class Ledger:
             if record is None or info["phase"] not in phases or not mendable(record):
                 continue
             path = self.run_folder(key) / "record.json"
-            path.replace(path.with_name(f"failed-{int(record['finished'])}.json"))
+            aside = path.with_name(f"failed-{int(record['finished'])}.json")
+            if self.mirror is not None:
+                self.mirror.move(path, aside)
+            path.replace(aside)
             keys.append(key)
         for of in ("", *(path.name for path in (self.folder / "proposals").glob("*/"))):
             for number, row in self.proposals(of).items():
@@ -220,9 +276,25 @@ class Ledger:
                     self.write_proposal(number, row | {"lost": True}, of)
         return keys
 
-    def event(self, key: str, event: dict[str, Any]) -> None:
+    def fetch(self, key: str) -> None:
+        """Have here what its workers wrote elsewhere of the experiment `key`."""
+        if self.mirror is not None:
+            self.mirror.fetch(self.run_folder(key))
+
+    def event(self, key: str, event: Mapping[str, Any]) -> None:
         """Append one epoch of a running experiment."""
         append_line(self.run_folder(key) / "events.jsonl", event)
+
+    def take_over(self, key: str, folder: Path) -> None:
+        """Make `folder`, on the same disk, the one of the finished experiment `key`."""
+        if self.mirror is not None:
+            self.mirror.send(folder, self.run_folder(key))
+        folder.replace(self.run_folder(key))
+
+    def heard(self, key: str, events: Iterable[Mapping[str, Any]]) -> None:
+        """Note epochs of a running experiment that its workers note elsewhere: until they are fetched, for those who look."""
+        for event in events if self.mirror is not None else ():
+            self.event(key, event)
 
     def events(self, key: str) -> list[dict[str, Any]]:
         """One row an epoch, in order."""
@@ -230,7 +302,7 @@ class Ledger:
 
     def fault(self, key: str, kind: str, cause: str) -> None:
         """Note what took a run from its place without being its doing."""
-        records.note_fault(self.run_folder(key), kind, cause)
+        self._append(self.run_folder(key) / records.FAULTS, records.fault(kind, cause))
 
     def faults(self, key: str) -> list[dict[str, Any]]:
         """Those of a run, in order."""
@@ -242,13 +314,13 @@ class Ledger:
 
     def write_spend(self, spend: Mapping[str, object]) -> None:
         """Replace it."""
-        write_json(self.folder / "spend.json", dict(spend))
+        self._write(self.folder / "spend.json", dict(spend))
 
     # --- proposals and phases ------------------------------------------------------------------------------------------
 
     def write_proposal(self, number: int, proposal: dict[str, Any], of: str = "") -> None:
         """What Optuna proposed as trial `number`, of the search or of the baseline `of`."""
-        write_json(self.folder / "proposals" / of / f"{number:05d}.json", {"number": number, **proposal})
+        self._write(self.folder / "proposals" / of / f"{number:05d}.json", {"number": number, **proposal})
 
     def proposals(self, of: str = "", *, lost: bool = False) -> dict[int, dict[str, Any]]:
         """Proposals of the search, or of a baseline, by number; with `lost` also those made anew since their run was lost."""
@@ -262,11 +334,11 @@ class Ledger:
 
     def write_phase(self, name: str, decision: dict[str, Any]) -> None:
         """Freeze a decision."""
-        write_json(self.folder / "phases" / f"{name}.json", decision)
+        self._write(self.folder / "phases" / f"{name}.json", decision)
 
     def reopen(self) -> None:
         """The study is no longer finished."""
-        (self.folder / "phases" / "done.json").unlink(missing_ok=True)
+        self._remove(self.folder / "phases" / "done.json")
 
     def same_data(self, role: str, split_hash: str) -> None:
         """Note what the runs of `role` see, and refuse to go on with anything else.
@@ -287,7 +359,7 @@ class Ledger:
         """Note a read of the test set; the same experiment counts once."""
         path = self.folder / "test_reads.jsonl"
         if all(row["key"] != key for row in read_lines(path)):
-            append_line(path, {"key": key, "time": time.time(), "why": why})
+            self._append(path, {"key": key, "time": time.time(), "why": why})
 
     def test_reads(self) -> list[dict[str, Any]]:
         """Every read of the test set."""

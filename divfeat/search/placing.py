@@ -12,6 +12,7 @@ from divfeat.search import workload
 from divfeat.search.interrupt import Interrupt, StoppedError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
+from divfeat.search.mirror import STAGES
 from divfeat.search.progress import Progress
 from divfeat.search.queue import Follower, JobQueue
 from divfeat.stages import stage_key
@@ -121,12 +122,17 @@ class Placing:
         """Whether what the job leaves of its first stage may serve another: then it stays until the study is done."""
         return parts_of(job.experiment.method).second != "none" or stage_key(job.experiment) in self.stages_in_common
 
+    def _place(self, key: str) -> dict[str, Any]:
+        mirror = self.ledger.mirror
+        if mirror is not None:
+            return {"folder": f"runs/{key}", "stages": STAGES, "store": mirror.store.address}
+        return {"folder": str(self.ledger.run_folder(key).resolve()), "stages": str(self.ledger.stages.resolve())}
+
     def _spec(self, job: Job) -> TrialSpec:
         return TrialSpec(
             key=job.key,
             experiment=job.experiment.to_dict(),
-            folder=str(self.ledger.run_folder(job.key).resolve()),
-            stages=str(self.ledger.stages.resolve()),
+            **self._place(job.key),
             rungs=job.rungs,
             stop=tuple(one.to_dict() for one in self.config.search.stop) if job.phase == "search" else (),
             keep=job.phase in KEPT,

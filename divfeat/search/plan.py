@@ -22,7 +22,6 @@ from divfeat.experiment import run
 from divfeat.search import protocol, workload
 from divfeat.search.budget import Limits
 from divfeat.search.jobs import SEARCH_SEED, experiment, seed_of
-from divfeat.search.ledger import Ledger
 from divfeat.search.placing import KEPT
 from divfeat.search.progress import clock
 from divfeat.search.study import Study
@@ -182,7 +181,7 @@ def make_plan(runner: Study) -> Plan:
         ConfigError, DataError: as the study would.
     """
     study, execution = runner.config, runner.execution
-    Ledger(runner.folder).check(study)
+    runner.ledger.check(study)
     reachable(execution.tracking_uri, runner.folder)
     data = runner.check()
     rules = study.protocol
@@ -200,7 +199,7 @@ def make_plan(runner: Study) -> Plan:
     features = runs["confirm"] * (len(data.train) + len(data.evaluation)) * (4 * width + 16)
     kept = sum(runs.get(phase, 0) for phase in KEPT) * weights
     in_mlflow = runs["confirm"] * weights + features
-    noise = Ledger(runner.folder).phase("protocol")
+    noise = runner.ledger.phase("protocol")
     return Plan(
         name=runner.name,
         folder=str(runner.folder),

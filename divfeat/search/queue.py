@@ -16,7 +16,7 @@ from divfeat.search.asha import Halving, Referee
 from divfeat.search.interrupt import Interrupt, TooManyFailuresError
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
-from divfeat.stages import first_stage_done, remove_stages, stage_key
+from divfeat.stages import stage_key
 
 
 class Follower(Protocol):
@@ -176,9 +176,9 @@ class JobQueue:
         if job.key in self.running or self.ledger.record(job.key) is not None:
             return False
         stage = stage_key(job.experiment)
-        return any(stage_key(jobs[0].experiment) == stage for jobs in self.running.values()) and not first_stage_done(
-            self.ledger.stages, job.experiment
-        )
+        return any(
+            stage_key(jobs[0].experiment) == stage for jobs in self.running.values()
+        ) and not self.ledger.first_stage_done(job.experiment)
 
     def placed(self, key: str) -> None:
         """A trial holds its place from now on: what that costs is counted."""
@@ -193,6 +193,7 @@ class JobQueue:
         """Pass epochs on and compare at rungs."""
         job = self.running[key][0]
         if events:
+            self.ledger.heard(key, events)
             for follower in self.followers:
                 follower.heard(job, events)
         for event in events:
@@ -209,6 +210,7 @@ class JobQueue:
 
     def ended(self, key: str, lost: Fault | None) -> None:
         """Read the record, or write why there is none."""
+        self.ledger.fetch(key)
         found = self.ledger.record(key)
         self._gone(key, completed=found is not None and found["status"] == "completed")
         if found is None and lost is not None and lost.kind == "storage" and not self.stopping():
@@ -223,7 +225,7 @@ class JobQueue:
         if found is None:
             if key in self.referee.stopped:
                 status, why, kind = "pruned", f"stopped after {self.referee.stopped[key]} epochs", "pruned"
-                remove_stages(self.ledger.stages, jobs[0].experiment, shared=self.shares(jobs[0]))
+                self.ledger.remove_stages_of(jobs[0].experiment, shared=self.shares(jobs[0]))
             else:
                 why = f"given up: {lost}" if lost is not None else "it ended without a record"
                 status, kind = "failed", "memory" if lost is not None and lost.kind == "memory" else "infrastructure"
@@ -242,6 +244,7 @@ class JobQueue:
             self.running[key] = self.paused.pop(key)
             self.ended(key, None)
         for key in list(self.running):
+            self.ledger.fetch(key)
             if self.ledger.record(key) is not None:
                 self.ended(key, None)
             else:

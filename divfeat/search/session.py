@@ -13,7 +13,7 @@ import torch
 from divfeat.cluster.executor import RayExecutor
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import PreparedData
-from divfeat.files import read_json, write_json
+from divfeat.files import read_json
 from divfeat.provenance import commit
 from divfeat.search import protocol, workload
 from divfeat.search.background import Background
@@ -87,7 +87,7 @@ def run_session(study: Study, report: Reporter) -> Any:
         StoppedError: a signal or the time budget; the same call goes on.
         TooManyFailuresError: a phase cannot be finished.
     """
-    ledger = Ledger(study.folder)
+    ledger = study.ledger
     ledger.check(study.config)
     if study.origin is not None:
         check_fork(ledger, study.origin)
@@ -103,7 +103,7 @@ def run_session(study: Study, report: Reporter) -> Any:
             cpus=study.execution.cpus_per_worker,
             gpus=study.execution.gpus_per_worker,
             address=study.execution.address,
-            storage=study.folder.resolve(),
+            storage=study.storage,
             max_concurrent=study.execution.max_concurrent,
             wait_for_nodes=study.execution.wait_for_nodes,
             progress_timeout=study.execution.progress_timeout,
@@ -129,12 +129,14 @@ def run_session(study: Study, report: Reporter) -> Any:
             executor.share("search", data)
         return session.run(report)
     finally:
-        if study.interrupt.budget is budget:
-            budget.close()
-            study.interrupt.budget = None
-        if executor is not None:
-            executor.close()
-        ledger.close()
+        try:
+            if study.interrupt.budget is budget:
+                study.interrupt.budget = None
+                budget.close()
+        finally:
+            if executor is not None:
+                executor.close()
+            ledger.close()
 
 
 class Session:
@@ -168,7 +170,7 @@ class Session:
     def run(self, report: Reporter) -> Any:
         """Run what is left, then report: see `run_session`."""
         study = self.study
-        write_json(study.folder / "execution.json", study.execution.to_dict() | {"time": time.time()})
+        self.ledger.write_execution(study.execution.to_dict() | {"time": time.time()})
         tags = {"preset": self.config.preset, "commit": commit()}
         params = study_params(self.config, study.execution.trials)
         self.tracker.study_run(self.config.to_dict(), tags, params)

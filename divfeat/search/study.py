@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from divfeat.data.prepare import PreparedData
 from divfeat.search.check import check_study
 from divfeat.search.interrupt import Interrupt
 from divfeat.search.ledger import Ledger
+from divfeat.search.mirror import Mirror
+from divfeat.storage import Store
 from divfeat.study_config import ExecutionConfig, StudyConfig
 
 
@@ -24,6 +28,7 @@ class Study:
         folder: Of the study.
         name: Of the study.
         root: Folder of local data sets.
+        mirror: Of its shared storage, whose image the folder is; None where all nodes have the folder.
     """
 
     config: StudyConfig
@@ -37,6 +42,31 @@ class Study:
     interrupt: Interrupt = field(default_factory=Interrupt)
     #: Which budget ended the search before its time, once the study was run.
     cut: str | None = None
+    mirror: Mirror | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its truth, not yet open."""
+        return Ledger(self.folder, self.mirror)
+
+    @property
+    def storage(self) -> Path | Store:
+        """Where Ray's workers write."""
+        return self.folder.resolve() if self.mirror is None else self.mirror.store
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Fill the folder from the shared storage, and keep that up to it within the block; nothing to do without.
+
+        Raises:
+            ConfigError: the storage holds another study of that name, or another process runs it.
+        """
+        if self.mirror is None:
+            yield
+            return
+        self.ledger.check(self.config)
+        with self.mirror.held():
+            yield
 
     def say(self, line: str) -> None:
         """Print a line as it is."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from divfeat.errors import ConfigError
-from divfeat.search.command import make_study, run_installed
+from divfeat.search.command import folder_of_studies, make_study, run_installed
 from divfeat.search.interrupt import Interrupt
 from divfeat.search.plan import make_plan
 from divfeat.study_config import ExecutionConfig, StudyConfig
@@ -51,7 +51,7 @@ def run_table(
         raise ConfigError(
             f"the study {twice[0]} stands for two columns; name each preset and each variation once, and leave out execution.name"
         )
-    place = publish or Path(studies[0][1].storage_path).expanduser() / TABLE
+    place = publish or folder_of_studies(studies[0][1]) / TABLE
     check_places(place, readme)
     if dry_run:
         for runner in runners:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 from divfeat.storage.keys import PART
 from divfeat.storage.store import Entry
@@ -105,6 +106,10 @@ class FolderBackend:
                 if error.errno != errno.ENOTEMPTY:
                     raise
         shutil.rmtree(path)
+
+    def arrow(self, prefix: str) -> tuple[str, Any]:
+        """See `Backend`."""
+        return str(self._path(prefix) if prefix else self.root), None
 
     def _path(self, key: str) -> Path:
         """Of a key, whose folders are no links."""

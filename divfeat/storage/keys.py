@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from divfeat.errors import DataError
 
 #: Begins the name of a file that is not whole yet; no key may, and no list shows one.
@@ -32,6 +34,20 @@ def checked_key(key: str, where: str = "") -> str:
 def is_key(key: str) -> bool:
     """Whether `checked_key` lets it pass."""
     return _trouble(key) is None
+
+
+def inside(folder: Path, key: str) -> Path:
+    """Where under `folder`, on this machine, the file of a checked key goes.
+
+    Raises:
+        DataError: a link on the way there could lead out of the folder.
+    """
+    path = folder
+    for part in key.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise DataError(f"{path} is a link, which could lead out of {folder}; replace it by what it names")
+    return path
 
 
 def _trouble(key: str) -> str | None:

@@ -115,6 +115,10 @@ class ObjectBackend:
             if self.list(prefix):
                 raise
 
+    def arrow(self, prefix: str) -> tuple[str, Any]:
+        """See `Backend`."""
+        return self._path(prefix) if prefix else self.root, self.filesystem
+
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"
 

@@ -82,6 +82,9 @@ class Backend(Protocol):
     def delete_prefix(self, prefix: str) -> None:
         """Remove a folder and all that is in it, if it is there."""
 
+    def arrow(self, prefix: str) -> tuple[str, Any]:
+        """Path of a folder, and pyarrow's file system that it lies on; None for this machine's."""
+
 
 class Store:
     """Named files under one root.
@@ -99,13 +102,16 @@ class Store:
     def __init__(self, backend: Backend, uri: str, patience: float = PATIENCE_SECONDS, prefix: str = "") -> None:
         self.backend, self.uri, self.patience = backend, uri, patience
         self._prefix = prefix
+        self._away: list[bool] = []  # one entry while it was given up: then nothing is waited for until it answers
 
     def inside(self, folder: str) -> Store:
         """The store whose root is `folder` of this one."""
         checked_key(folder, self.uri)
         root, query = self.uri.partition("?")[::2]
         uri = f"{root.rstrip('/')}/{folder}" + (f"?{query}" if query else "")
-        return Store(self.backend, uri, self.patience, self._prefix + folder + "/")
+        inner = Store(self.backend, uri, self.patience, self._prefix + folder + "/")
+        inner._away = self._away
+        return inner
 
     def read(self, key: str) -> bytes | None:
         """All of the file `key`, None where there is none."""
@@ -177,6 +183,11 @@ class Store:
         self._patiently(f"removing {folder}", lambda: self.backend.delete_prefix(full))
 
     @property
+    def arrow(self) -> tuple[str, Any]:
+        """Path and pyarrow file system of the root, for libraries that write there themselves; None is this machine's."""
+        return self.backend.arrow(self._prefix.rstrip("/"))
+
+    @property
     def address(self) -> dict[str, Any]:
         """Arguments of `divfeat.storage.reopen`, as JSON types; without credentials."""
         return {"uri": self.uri, "patience": self.patience}
@@ -186,13 +197,16 @@ class Store:
 
     def _patiently(self, what: str, call: Callable[[], T]) -> T:
         """Try again while it may help."""
-        until, pause = time.monotonic() + self.patience, _FIRST_SECONDS
+        until, pause = time.monotonic() + (0.0 if self._away else self.patience), _FIRST_SECONDS
         while True:
             try:
-                return call()
+                found = call()
+                self._away.clear()
+                return found
             except OSError as error:
                 left = until - time.monotonic()
                 if lasting(error) or left <= 0:
+                    self._away[:] = [True]
                     raise StorageLostError(f"{self.uri}: {what} failed: {reason_of(error)}") from error
                 logger.warning("%s: %s failed, tried again: %s", self.uri, what, reason_of(error))
                 time.sleep(min(pause, left))

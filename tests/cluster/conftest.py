@@ -37,7 +37,8 @@ class Command:
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, storage: Path, *words: str) -> subprocess.Popen[str]:
-        line = [sys.executable, str(ROOT / "studies" / self.script), "--storage-path", str(storage), *words]
+        place = [] if "--storage-path" in words else ["--storage-path", str(storage)]
+        line = [sys.executable, str(ROOT / "studies" / self.script), *place, *words]
         if self.address is not None:
             line += ["--address", self.address]
         process = subprocess.Popen(

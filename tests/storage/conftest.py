@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 
 from divfeat.storage import Store, open_store
-from tests.servers import free_port, gcs_server, s3_server
+from tests.servers import free_port, gcs_server, make_bucket, s3_server, s3_variables
 
-#: What a user sets for the S3 of these tests; nothing here is asked of a cloud.
-S3_ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "test-access",
-    "AWS_SECRET_ACCESS_KEY": "test-secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 KINDS = ["file", pytest.param("s3", marks=pytest.mark.slow), pytest.param("gs", marks=pytest.mark.slow)]
 
 
@@ -38,7 +31,7 @@ def gcs_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """URI of an empty bucket; the environment is that of a user."""
-    for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
+    for name, value in s3_variables(s3_endpoint).items():
         monkeypatch.setenv(name, value)
     return f"s3://{make_bucket(s3_endpoint)}/studies"
 
@@ -57,20 +50,17 @@ def gs(gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"gs://{bucket}/studies"
 
 
-def make_bucket(endpoint: str) -> str:
-    bucket = f"bucket-{secrets.token_hex(6)}"
-    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"), timeout=30) as answer:
-        assert answer.status == 200
-    return bucket
-
-
 @pytest.fixture(params=KINDS)
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty storage of each kind."""
-    if request.param == "file":
+    return uri_of(request.param, request, tmp_path)
+
+
+def uri_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind == "file":
         (tmp_path / "a mount").mkdir()
         return (tmp_path / "a mount" / "studies").as_uri()
-    return str(request.getfixturevalue(request.param))
+    return str(request.getfixturevalue(kind))
 
 
 @pytest.fixture
