@@ -103,7 +103,7 @@ class HalvingSource:
         return False
 
 
-@lru_cache(maxsize=1024)  # the same curves are searched in many orders
+@lru_cache(maxsize=256)  # the same curves are searched in many orders
 def _events(values: tuple[float, ...]) -> list[dict[str, Any]]:
     return [{"epoch": epoch, _VALUE: value} for epoch, value in enumerate(values)]
 
