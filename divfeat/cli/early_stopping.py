@@ -10,7 +10,9 @@ from pathlib import Path
 
 from divfeat.cli.flags import BUDGET, EXIT_CODES_TEXT, OK, configure, guarded, positive, positive_int
 
-OUT = "results/curves"
+OUT, PAGE = "results/curves", "docs/early-stopping.md"
+#: File of the comparison beside the curves.
+COMPARED = "compare.json"
 _SCRIPT = "studies/early_stopping.py"
 
 
@@ -40,6 +42,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.set_defaults(seed=None, smoke_test=False)
     made.add_argument("--out", metavar="FILE", help=f"default {OUT}/PRESET.json")
+    tried = steps.add_parser(
+        "compare", help="search all recorded curves again, under each rule, and write tables and figure"
+    )
+    tried.add_argument("--orders", type=positive_int, default=500, metavar="N", help="of the trials; default 500")
+    tried.add_argument(
+        "--out", default=OUT, metavar="FOLDER", help=f"of the curves and of the comparison; default {OUT}"
+    )
+    tried.add_argument("--page", default=PAGE, metavar="FILE", help=f"with the marks for the tables; default {PAGE}")
     return flags
 
 
@@ -64,4 +74,34 @@ def _record(given: argparse.Namespace, words: Sequence[str]) -> int:
     return OK if done else BUDGET
 
 
-_STEPS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {"record": _record}
+def _compare(given: argparse.Namespace, words: Sequence[str]) -> int:
+    from divfeat.errors import DataError
+    from divfeat.files import write_json, write_text
+    from divfeat.provenance import commit, versions
+    from divfeat.stopping import page
+    from divfeat.stopping.compare import START, compared
+    from divfeat.stopping.curves import read_curves
+
+    out, place = Path(given.out), Path(given.page)
+    recorded = [path for path in sorted(out.glob("*.json")) if path.name != COMPARED]
+    if not recorded:
+        raise DataError(f"{out} holds no curves: `python {_SCRIPT} record` makes them")
+    found = {
+        "command": f"python {_SCRIPT} compare --orders {given.orders}",
+        "orders": given.orders,
+        "start_epochs": START,
+        "commit": commit(),
+        "versions": dict(versions()),
+        "sets": {path.stem: compared(read_curves(path), given.orders) for path in recorded},
+    }
+    try:
+        rewritten = page.between(place.read_text(encoding="utf-8"), page.text(found))
+    except OSError as error:
+        raise DataError(f"--page {place} cannot be read ({error.strerror}); name the page with the marks") from error
+    write_json(out / COMPARED, found)
+    write_text(place, rewritten)
+    print(page.figure(found, out / "figures" / "compare.png"))
+    return OK
+
+
+_STEPS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {"record": _record, "compare": _compare}

@@ -9,7 +9,7 @@ from divfeat.config import MethodConfig
 from divfeat.methods import method_named, parts_of
 from divfeat.objectives import OBJECTIVES
 from divfeat.ranges import RANGES
-from divfeat.report import tradeoffs
+from divfeat.report import stability, tradeoffs
 from divfeat.report.arrays import mean_of
 from divfeat.report.commands import extractor_lines, mlflow_command, mlflow_server, optuna_command, study_command
 from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table
@@ -73,24 +73,41 @@ def search(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             [trial.number, trial.name, trial.error] for trial in by_status["pruned"] if trial.stopped
         ]
         yield Table(["trial", "method", "reason"], stopped, f"Trials ended by search.stop: {len(stopped)}.")
+    yield from stability.told(summary.stability, search.promote)
     if summary.selected:
         yield Heading("Candidates and selection", 3)
         yield Table(*_selection(summary))
     yield Heading("Proposals", 3)
     yield from _hollow_cones(summary)
     shown = summary.trials
-    caption = "As proposed; a pruned trial shows the last value measured."
+    caption = "As proposed."
+    if by_status["pruned"]:
+        caption += " A pruned trial shows the last value measured, after so many epochs: it compares with those of as many only."
     for column in _held(summary):
         caption += _HELD_MEANS[column]
     if len(shown) > _MOST_PROPOSALS:
         sign = summary.measure.sign
-        best = sorted(shown, key=lambda trial: -math.inf if math.isnan(trial.values[0]) else sign * trial.values[0])
-        shown = tuple(sorted(best[-_MOST_PROPOSALS:], key=lambda trial: trial.number))
-        caption += f" The {len(shown)} best of {len(summary.trials)}; the others are in the folder proposals/."
+
+        def rank(trial: Trial) -> tuple[int, float]:
+            return (0, 0.0) if math.isnan(trial.values[0]) else (trial.epochs, sign * trial.values[0])
+
+        shown = tuple(sorted(sorted(shown, key=rank)[-_MOST_PROPOSALS:], key=lambda trial: trial.number))
+        caption += f" The {len(shown)} best of {len(summary.trials)}"
+        caption += ", of more epochs before those of fewer" if by_status["pruned"] else ""
+        caption += "; the others are in the folder proposals/."
     scores = [f"{name}{OBJECTIVES[name].suffix}" for name in search.objectives]
     yield Table(
-        ["trial", "method", "status", *scores, *_held(summary)],
-        [[trial.number, _proposed(summary, trial), trial.outcome, *_shown(summary, trial)] for trial in shown],
+        ["trial", "method", "status", *(["epochs"] if by_status["pruned"] else []), *scores, *_held(summary)],
+        [
+            [
+                trial.number,
+                _proposed(summary, trial),
+                trial.outcome,
+                *([trial.epochs or None] if by_status["pruned"] else []),
+                *_shown(summary, trial),
+            ]
+            for trial in shown
+        ],
         caption,
     )
 

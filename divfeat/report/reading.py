@@ -27,8 +27,10 @@ from divfeat.report.arrays import finite, mean_of
 from divfeat.report.bounds import bounds_kept, front_of
 from divfeat.report.held import coned, measured, most_inside, taken
 from divfeat.report.published import short_of_published
+from divfeat.report.stability import Stability, rank_stability
 from divfeat.report.summary import WINNER, Grid, Objective, OwnNumbers, RunCount, Runs, StudySummary, Trial
 from divfeat.search import protocol
+from divfeat.search.asha import rungs
 from divfeat.search.constraints import excesses
 from divfeat.search.fork import note_of
 from divfeat.search.jobs import baseline, experiment, name_of, own_numbers, own_values_of
@@ -117,6 +119,7 @@ class _Reader:
             trials=trials,
             bounds=tuple(bounds_kept(self.limits, trials, self.winner, confirmed)),
             front=front_of(self.measures, trials, noise),
+            stability=self._stability(trials),
             selected=selected,
             noise=noise,
             floor=floor,
@@ -258,6 +261,9 @@ class _Reader:
             status = "not finished" if record is None else str(record["status"])
             measure = _last_measured if status == "pruned" else protocol.metric_of
             found = [measure(record, metric) for metric in metrics]
+            rows = (record or {}).get("history", ())
+            last = max((row["epoch"] + 1 for row in rows if row.get(metrics[0]) is not None), default=0)
+            epochs = self.config.train.epochs if status == "completed" else last
             shown = zip(self.measures, found, strict=True)
             values = tuple(math.nan if value is None else measure.scale * value for measure, value in shown)
             error = cause_of(record) if record is not None and status != "completed" else ""
@@ -270,8 +276,35 @@ class _Reader:
             if not family.coneless(angles):
                 held = (most_inside(record), taken(record), coned(record))
             yield Trial(
-                number, row["name"], row["key"], release, angles, status, values, error, stage, excess, kind, *held
+                number,
+                row["name"],
+                row["key"],
+                release,
+                angles,
+                status,
+                values,
+                error,
+                stage,
+                excess,
+                kind,
+                *held,
+                epochs,
             )
+
+    def _stability(self, trials: Sequence[Trial]) -> tuple[Stability, ...]:
+        asha, metric = self.config.search.asha, self.measures[0].validation
+        if asha is None:
+            return ()
+        end = self.config.train.epochs
+        values: dict[int, dict[str, float]] = {rung: {} for rung in (*rungs(asha.first_rung, asha.reduction, end), end)}
+        for trial in trials:
+            record = self.record_of(trial.key)
+            for row in (record or {}).get("history", ()):
+                if row["epoch"] + 1 in values and row.get(metric) is not None:
+                    values[row["epoch"] + 1][trial.key] = float(row[metric])
+            if (value := protocol.metric_of(record, metric)) is not None:
+                values[end][trial.key] = value
+        return rank_stability(values)
 
     def _grid(self) -> tuple[Grid | None, str]:
         family, rules = family_named(self.config.search.family), self.config.protocol

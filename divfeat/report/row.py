@@ -51,6 +51,8 @@ def results_row(summary: StudySummary) -> dict[str, Any]:
             "missing": list(summary.missing),
         }
     )
+    if summary.stability:
+        row["rank_stability"] = json_numbers([asdict(one) for one in summary.stability])
     if summary.bounds:
         row["constraints"] = json_numbers([_bound(bound) for bound in summary.bounds])
     if summary.front is not None:

@@ -16,6 +16,7 @@ from divfeat.methods import canonical
 from divfeat.objectives import OBJECTIVES, Measure
 from divfeat.record import cause_of
 from divfeat.report.arrays import Floats
+from divfeat.report.stability import Stability
 from divfeat.search.constraints import Limit, feasible_top, violation
 from divfeat.search.protocol import metric_of
 from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed
@@ -146,6 +147,7 @@ class Trial:
         taken: Share of the whole training's cross-entropy that such images carried, percent: what a gate takes away. NaN
             likewise, and in records of before it was measured.
         coned: Share of the training images whose class has a cone, 0 without cones; NaN where the run did not finish.
+        epochs: After which the first of `values` was measured: trials compare at equal ones only. 0 where there is none.
     """
 
     number: int
@@ -162,6 +164,7 @@ class Trial:
     inside: float = math.nan
     taken: float = math.nan
     coned: float = math.nan
+    epochs: int = 0
 
     @property
     def hollow(self) -> bool:
@@ -297,6 +300,7 @@ class StudySummary:
         objectives: Primary first; empty before a winner is frozen.
         trials: Proposals in order.
         bounds: Constraints of the search; `front` its Pareto front, None for one objective.
+        stability: How trials rank at the rungs and at the end; empty without halving.
         selected: Candidates and baselines on the selection seeds, validation.
         noise: CE+ETF on the selection seeds; `floor` is its spread in the primary objective.
         detectable: Difference in points that the confirmation detects with probability 0.8 at that floor, pairing left
@@ -327,6 +331,7 @@ class StudySummary:
     trials: tuple[Trial, ...]
     bounds: tuple[Bound, ...]
     front: Front | None
+    stability: tuple[Stability, ...]
     selected: tuple[Runs, ...]
     noise: Runs
     floor: NoiseFloor

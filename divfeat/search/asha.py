@@ -17,6 +17,15 @@ from divfeat.objectives import Direction
 RungTable = Mapping[int, Mapping[str, float]]
 
 
+def rungs(first: int, reduction: int, epochs: int) -> tuple[int, ...]:
+    """Finished epochs at which trials of `epochs` are compared: `first`, then ever `reduction` times as many, below the end."""
+    found = []
+    while first < epochs:
+        found.append(first)
+        first *= reduction
+    return tuple(found)
+
+
 class Halving:
     """The table of rung results, kept sorted, and what it says of each trial; nothing else decides.
 

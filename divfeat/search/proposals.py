@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from divfeat.search import protocol
+from divfeat.search.asha import rungs
 from divfeat.search.constraints import excesses
 from divfeat.search.jobs import SEARCH_SEED, Job, experiment, name_of, seed_of
 from divfeat.search.ledger import Ledger
@@ -203,13 +204,7 @@ class Proposals:
     def rungs(self) -> tuple[int, ...]:
         """Finished epochs at which running trials are compared."""
         asha = self.study.search.asha
-        if asha is None:
-            return ()
-        rungs, epochs = [], asha.first_rung
-        while epochs < self.study.train.epochs:
-            rungs.append(epochs)
-            epochs *= asha.reduction
-        return tuple(rungs)
+        return () if asha is None else rungs(asha.first_rung, asha.reduction, self.study.train.epochs)
 
     def pending(self) -> list[Job]:
         """Proposals without a record, in order: what a resumed study runs first."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from divfeat.cluster.faults import Fault
 from divfeat.cluster.simulated import Curve, Faults, Simulated, Usage
 from divfeat.cluster.trial import TrialSpec
 from divfeat.errors import ConfigError
-from divfeat.search.asha import Halving, Referee
+from divfeat.search.asha import Halving, Referee, rungs
 
 Rule = Literal["none", "stop", "promote"]
 #: The one metric of a replayed epoch.
@@ -102,6 +103,11 @@ class HalvingSource:
         return False
 
 
+@lru_cache(maxsize=256)  # the same curves are searched in many orders
+def _events(values: tuple[float, ...]) -> list[dict[str, Any]]:
+    return [{"epoch": epoch, _VALUE: value} for epoch, value in enumerate(values)]
+
+
 def replay(
     curves: Mapping[str, Sequence[float]],
     rule: Rule,
@@ -140,17 +146,8 @@ def replay(
     if first_rung < 1 or reduction < 2:
         raise ConfigError(f"first_rung={first_rung}, reduction={reduction}: needs first_rung >= 1 and reduction >= 2")
     (length,) = lengths
-    rungs = []
-    while first_rung < length:
-        rungs.append(first_rung)
-        first_rung *= reduction
-    of = {
-        key: Curve(
-            [{"epoch": epoch, _VALUE: value} for epoch, value in enumerate(values)], (seconds or {}).get(key, 1.0)
-        )
-        for key, values in curves.items()
-    }
-    source = HalvingSource(dict.fromkeys(curves, length), rungs, rule, reduction)
+    of = {key: Curve(_events(tuple(values)), (seconds or {}).get(key, 1.0)) for key, values in curves.items()}
+    source = HalvingSource(dict.fromkeys(curves, length), rungs(first_rung, reduction, length), rule, reduction)
     cluster = Simulated(lambda spec: of[spec.key], nodes=nodes, slots=slots, start_seconds=start_seconds, faults=faults)
     cluster.run(source)
     winner = max(source.finished, key=source.finished.__getitem__, default=None)

@@ -81,11 +81,14 @@ def views(study: StudyConfig) -> list[View]:
     )
     read = list(dict.fromkeys([*tests, "test/accuracy", *(f"test/accuracy_{group}" for group in grouped), *geometry]))
     search = "tags.phase = 'search'"
+    # MLflow sorts by the latest value of a metric, which trials that were pruned or wait have from fewer epochs.
+    compared = f"{search} and tags.status = 'completed'" if study.search.asha or study.search.stop else search
+    order = (metric(scores[0]), ascending) if compared == search else ("attributes.start_time", True)
     return [
         View(
             "divfeat-search",
             "1 Search: thresholds, geometry, accuracy",
-            search,
+            compared,
             metric(scores[0]),
             ascending,
             [param("release"), *map(metric, angles), *map(metric, measures), tag("status"), tag("winner")],
@@ -106,8 +109,7 @@ def views(study: StudyConfig) -> list[View]:
             "divfeat-curves",
             "3 Training curves of the search",
             search,
-            metric(scores[0]),
-            ascending,
+            *order,
             [*map(metric, angles), metric(scores[0]), tag("status")],
             [lines(name) for name in CURVES],
         ),

@@ -26,12 +26,13 @@ def shown_number(text: str) -> float:
 
 def test_the_search_is_one_click_sorted_by_its_objective_with_thresholds_in_degrees(page, tour) -> None:
     visit(page, tour.table("divfeat-search"))
-    trials = tour.runs("tags.phase = 'search'")
+    trials = tour.runs(
+        "tags.phase = 'search' and tags.status = 'completed'"
+    )  # those pruned have values of fewer epochs
     names = settled(page, len(trials))
-    assert len(names) == 7 and all(re.match(r"search 00[0-6] ", name) for name in names)
+    assert 2 <= len(names) < 7 and all(re.match(r"search 00[0-6] ", name) for name in names)
     scores = [shown_number(text) for text in column(page, "metrics.`val/accuracy_balanced`")]
-    known = [score for score in scores if not math.isnan(score)]
-    assert known == sorted(known, reverse=True) and len(known) >= 2
+    assert scores == sorted(scores, reverse=True) and not any(map(math.isnan, scores))
     by_name = {run.info.run_name: run for run in trials}
     for name, text in zip(names, column(page, f"metrics.`{THRESHOLDS[0]}`"), strict=True):
         assert shown_number(text) == pytest.approx(by_name[name].data.metrics[THRESHOLDS[0]], abs=1e-3)

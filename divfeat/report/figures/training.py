@@ -154,6 +154,8 @@ def optimisation_history(
     caption = (
         f"{int(done.sum())} finished, {missed}{int(pruned.sum())} pruned, {int(failed.sum())} failed; one seed a trial."
     )
+    if (pruned & with_value).any():
+        caption += " Hollow: the last value of a pruned trial, of fewer epochs, which compares with no finished one."
     if low.any():
         count = int(low.sum())
         caption += f" {count} value{'s' * (count != 1)} below the axis, drawn on its edge."
