@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from divfeat import environment
 from divfeat.cluster.autoscaler import WAIT_SECONDS, Autoscaler, find_autoscaler, wait_for_trial
 from divfeat.cluster.capacity import DRIVER_RESOURCE, SMALLER, Capacity
 from divfeat.cluster.pool import Pool
@@ -172,7 +174,8 @@ def _connect(address: str | None, *, spanning: bool) -> None:
     try:
         if address is None:
             # "local": without it Ray would join any cluster that runs on this machine.
-            context = ray.init(address="local", include_dashboard=spanning, **settings)
+            with _loopback():
+                context = ray.init(address="local", include_dashboard=spanning, **settings)
         else:
             _check_answers(address)
             context = ray.init(address=address, runtime_env={"env_vars": _not_sent(variables)}, **settings)
@@ -192,6 +195,25 @@ def _not_sent(variables: dict[str, str]) -> dict[str, str]:
     job = json.loads(os.environ.get(_JOB, "{}"))
     sent = (job.get("runtime_env") or {}).get("env_vars") or {}
     return {name: value for name, value in variables.items() if name not in sent}
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have Ray listen on the loopback interface alone: otherwise all of its servers are open to the network.
+
+    It does so by itself on systems on which it makes no clusters of several machines, which one started for a study is not
+    either; there is no other switch. Whoever sets the variable keeps what it says.
+    """
+    constants = ray._private.ray_constants
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = constants.ENABLE_RAY_CLUSTER
+    if name not in os.environ:
+        constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with environment.defaults({name: "0"}):
+            yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_answers(address: str) -> None:
