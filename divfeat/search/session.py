@@ -88,10 +88,11 @@ def run_session(study: Study, report: Reporter) -> Any:
         TooManyFailuresError: a phase cannot be finished.
     """
     ledger = study.ledger
-    ledger.check(study.config)
+    known = ledger.check(study.config)
     if study.origin is not None:
         check_fork(ledger, study.origin)
-    reachable(study.execution.tracking_uri, study.folder)
+    if not known:  # a study that has begun goes on without its tracking server, and tells it later
+        reachable(study.execution.tracking_uri, study.folder)
     executor = data = None
     worker = study.execution.workers_per_trial * study.execution.gpus_per_worker
     limits = dataclasses.replace(Limits.of(study.execution), seconds=study.interrupt.seconds_left)
@@ -123,7 +124,7 @@ def run_session(study: Study, report: Reporter) -> Any:
                 study.say(note_of(fork(ledger, study.config, study.origin, data.split_hash)))
             if data.note:
                 study.say(f"note: {data.note}")
-        tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri)
+        tracker = Tracker.open(study.folder.resolve(), study.name, study.execution.tracking_uri, late=known)
         session = Session(study, ledger, tracker, executor, data, budget)
         if executor is not None and data is not None:
             executor.share("search", data)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
+from divfeat.errors import ConfigError
 from divfeat.tracking.page import Place
 from divfeat.tracking.runs import LOGGED, STUDY, Runs, StudyRun
 from divfeat.tracking.store import Store, bounded_requests, logger, open_store, unreachable
@@ -65,10 +66,14 @@ class Tracker:
 
     def __init__(self, store: Store, study_name: str) -> None:
         """See `Tracker.open`."""
-        self.uri = store.uri
+        self._begin(store.uri, study_name, Runs(store, study_name))
+
+    def _begin(
+        self, uri: str, study_name: str, opened: Runs | None, opening: Callable[[], Store] | None = None
+    ) -> None:
+        self.uri, self._opened, self._opening = uri, opened, opening
         self.behind: set[str] = set()
         self._study = study_name
-        self._runs = Runs(store, study_name)
         self._starts: dict[str, _Start] = {}
         self._pending: dict[str, tuple[Mapping[str, Any], Mapping[str, Path]]] = {}
         self._buffer: dict[str, list[Mapping[str, Any]]] = {}
@@ -76,20 +81,43 @@ class Tracker:
         self._paused_until: float | None = None
 
     @classmethod
-    def open(cls, study_dir: Path, study_name: str, tracking_uri: str | None = None) -> Tracker:
+    def open(cls, study_dir: Path, study_name: str, tracking_uri: str | None = None, *, late: bool = False) -> Tracker:
         """Opens (or makes) the study's experiment and finds its runs.
 
         Args:
             study_dir: The study's folder: `mlflow.db` and `mlartifacts/` go there unless a `tracking_uri` is given.
             study_name: Name of the experiment and value of the tag `study`.
             tracking_uri: Address of an MLflow server (or a database URI); None = the sqlite file.
+            late: Go on without a server that does not answer, and open the experiment when it is back: of a study that has begun.
 
         Raises:
             ConfigError: Nothing answers there within seconds, or it refuses; names the URI and the remedy.
         """
+        if late and tracking_uri and (reason := unreachable(tracking_uri)):
+            tracker = cls.__new__(cls)
+            tracker._begin(tracking_uri, study_name, None, partial(open_store, study_dir, study_name, tracking_uri))
+            tracker._paused_until = time.monotonic() + PAUSE_SECONDS
+            logger.warning(
+                "MLflow at %s does not answer (%s). The study goes on; what is missing there is written when it is back, or when "
+                "the study is resumed",
+                tracking_uri,
+                reason,
+            )
+            return tracker
         store = open_store(study_dir, study_name, tracking_uri)
         with bounded_requests():
             return cls(store, study_name)
+
+    @property
+    def _runs(self) -> Runs:
+        """For what is attempted: the experiment may have to be opened first."""
+        if self._opened is None:
+            assert self._opening is not None
+            self._opened = Runs(self._opening(), self._study)
+        return self._opened
+
+    def _found(self, key: str) -> StudyRun | None:
+        return None if self._opened is None else self._opened.get(key)
 
     def study_run(
         self,
@@ -232,7 +260,7 @@ class Tracker:
             times = [event["time"] for event in record.get("history") or ()]
             # When it ran, not when it is replayed.
             begun = _Start(**{"start_time": min(times, default=None), **start})
-            run = self._runs.get(key)
+            run = self._found(key)
             if run is not None and run.tags.get(LOGGED) == _digest(record, begun):
                 continue
             late.append(key)
@@ -247,7 +275,7 @@ class Tracker:
 
     def place(self) -> Place | None:
         """Where the study is in MLflow, for links to it; None while its run is not there."""
-        run = self._runs.get(STUDY)
+        run = self._found(STUDY)
         return None if run is None else Place(self._runs.experiment, run.id)
 
     def describe_experiment(self, tags: Mapping[str, str]) -> None:
@@ -345,9 +373,8 @@ class Tracker:
         check_name(name)
         self._check_begun(key)
         own = {**(tags or {}), "study": self._study, "trial_key": key}
-        client = self._runs.client
         return self._attempt(
-            key, lambda: register(client, name, config, state_dict, self._run(key).id, own, description)
+            key, lambda: register(self._runs.client, name, config, state_dict, self._run(key).id, own, description)
         )
 
     def describe_model(
@@ -362,9 +389,9 @@ class Tracker:
             tags: Of both: the list of models shows the model's, its page those of every version.
             of_version: Description of the version, Markdown.
         """
-        client = self._runs.client
 
         def describe() -> None:
+            client = self._runs.client
             client.update_registered_model(name, description)
             client.update_model_version(name, str(version), of_version)
             for tag, value in tags.items():
@@ -383,7 +410,7 @@ class Tracker:
         try:
             with bounded_requests():
                 return action()
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ConfigError) as error:  # the last: it could not be opened yet
             self.behind.add(key)
             if isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500:
                 self._pending.pop(key, None)  # refused: asking again would not help
@@ -399,7 +426,7 @@ class Tracker:
             return None
 
     def _check_begun(self, key: str) -> None:
-        if self._runs.get(key) is None and key not in self._starts:
+        if self._found(key) is None and key not in self._starts:
             raise KeyError(f"run {key!r} was never begun: call start_run first")
 
     def _parent(self) -> StudyRun:

@@ -124,7 +124,7 @@ class Ran:
 
         class Untracked:
             @classmethod
-            def open(cls, *place: Any) -> Untracked:
+            def open(cls, *place: Any, **how: Any) -> Untracked:
                 return cls()
 
             def __getattr__(self, name: str) -> Any:

@@ -75,7 +75,7 @@ class World:
 
         class Tracked:
             @classmethod
-            def open(cls, *place: Any) -> Tracked:
+            def open(cls, *place: Any, **how: Any) -> Tracked:
                 return cls()
 
             def __getattr__(self, name: str) -> Callable[..., Any]:

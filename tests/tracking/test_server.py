@@ -11,6 +11,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from divfeat.errors import ConfigError
 from divfeat.tracking import Tracker
 from divfeat.tracking import tracker as tracker_module
 from tests.servers import free_port, mlflow_server
@@ -107,5 +108,40 @@ def test_a_server_that_goes_away_and_comes_back(name: str, tmp_path: Path, monke
         view = View(tracker)
         assert {run.info.status for run in view.runs} == {"FINISHED", "KILLED"}
         for key in "ab":
+            assert set(view.points(key).values()) == {1}
+            assert [step for step, _ in view.history(key, "train/loss")] == [0, 1, 2]
+
+
+def test_a_server_that_is_away_when_a_study_is_taken_up_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with mlflow_server(tmp_path / "server", port) as uri:
+        tracker = Tracker.open(tmp_path, name, uri)
+        tracker.study_run({})
+        tracker.start_run("a", **start())
+        tracker.log_events("a", events(range(2)))
+        place = tracker.place()
+    with pytest.raises(ConfigError, match="no MLflow server answers there"):
+        Tracker.open(tmp_path, name, uri)
+    again = Tracker.open(tmp_path, name, uri, late=True)
+    assert again.study_run({}) is None and again.place() is None
+    again.reconcile({"a": (start(), record()), "b": (start(1), record("pruned"))})
+    assert again.start_run("c", **start(2)) is None
+    again.log_events("c", events(range(1)))
+    again.log_study({"spend/cost": 1.0}, 1)
+    again.mark("winner", ["a"])
+    assert again.register_extractor(name, {}, {}, key="a") is None
+    again.finish_run("c", record())
+    assert again.behind >= {"a", "b", "c"}
+    monkeypatch.setattr(tracker_module, "PAUSE_SECONDS", 0.0)
+    with mlflow_server(tmp_path / "server", port):
+        again._paused_until = 0.0  # the pause is over
+        again.finish_study("completed")
+        assert again.behind == set() and again.place() == place
+        view = View(again)
+        assert {run.info.status for run in view.runs} == {"FINISHED", "KILLED"}
+        for key in "abc":
             assert set(view.points(key).values()) == {1}
             assert [step for step, _ in view.history(key, "train/loss")] == [0, 1, 2]
