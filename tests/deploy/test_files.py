@@ -303,3 +303,30 @@ def test_gcp_is_cleared_of_all_that_was_made(prepare: Any) -> None:
 def test_gcp_stays_closed(prepare: Any, change: dict[str, str], said: str) -> None:
     code, stderr, asked = prepare(**GIVEN | change)
     assert code != 0 and said in stderr and asked == []
+
+
+# --- what docs/cluster.md tells a reader to type ---
+
+
+def test_the_page_names_files_flags_and_settings_that_there_are() -> None:
+    from divfeat.cli.tau_search import parser
+    from divfeat.study_config import ExecutionConfig
+
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    named = set(re.findall(r"(?:deploy/[\w./-]+\w|(?<![\w/.-])cluster\.yaml)", page))
+    assert len(named) > 10 and all((ROOT / name).exists() for name in named)
+    flags = {option for action in parser()._actions for option in action.option_strings}
+    ours = re.findall(r"`(--[a-z-]+)(?: [^`]*)?`", page)
+    assert ours and set(ours) <= flags
+    assert {name for name in re.findall(r"execution\.(\w+)", page)} <= set(ExecutionConfig.model_fields)
+    priced = yaml.safe_load(re.findall(r"execution\.prices=(\{.*?\})", page)[0])
+    assert set(priced) == set(MADE["aws"]["available_node_types"])
+
+
+def test_every_line_of_the_page_is_one_for_a_shell() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
+    assert len(blocks) > 10
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
