@@ -51,12 +51,18 @@ def main(folder: Path) -> None:
 
 
 def _play(folder: Path, home: Path) -> dict[str, Any]:
+    begun = time.monotonic()
+
+    def told(what: str) -> None:
+        print(f"{time.monotonic() - begun:.0f} s: {what}", flush=True)
+
     file = _file(folder)
     found: dict[str, Any] = {}
     up = subprocess.run([*RAY, "up", "-y", "--no-config-cache", str(file)], capture_output=True, text=True)
     assert up.returncode == 0, up.stdout + up.stderr
     found["up"] = up.stdout
     _wait_until(lambda: len(_nodes(home)) == 2, 180)
+    told("both machines are in")
     found["nodes"] = _nodes(home)
     found["listening"] = _ssh(home, HEAD, "ss -ltnH || netstat -ltn").stdout
     job = subprocess.run(
@@ -70,6 +76,7 @@ def _play(folder: Path, home: Path) -> dict[str, Any]:
         text=True,
         env=dict(os.environ, RAY_AUTH_MODE="token"),
     )  # fmt: skip
+    told("the job is over")
     found["job"] = {"code": job.returncode, "said": job.stdout + job.stderr}
     refused = subprocess.run(
         [*RAY, "job", "list", "--address", "http://127.0.0.1:8265"],
@@ -83,8 +90,15 @@ def _play(folder: Path, home: Path) -> dict[str, Any]:
     found["titles_with_token"] = [title for title in found["titles"] if token in title]
     down = subprocess.run([*RAY, "down", "-y", str(file)], capture_output=True, text=True)
     found["down"] = {"code": down.returncode, "said": down.stdout + down.stderr}
-    found["left"] = [title for address in (HEAD, WORKER) for title in _titles(home, address) if "raylet" in title]
+    told("down")
+    found["left on the head"] = _raylets(home, HEAD)
+    _wait_until(lambda: not _raylets(home, WORKER), 180)  # it misses the head for a minute, and ends
+    told("nothing is left")
     return found
+
+
+def _raylets(home: Path, address: str) -> list[str]:
+    return [title for title in _titles(home, address) if "/raylet " in title]
 
 
 def _file(folder: Path) -> Path:

@@ -226,17 +226,26 @@ def test_a_node_gets_the_pinned_packages_once(tmp_path: Path) -> None:
     (folder / "pyproject.toml").write_text('[project]\nname = "divfeat"\ndependencies = ["iniconfig>=1"]\n')
     (folder / "constraints.txt").write_text(f"{pin}\n")
     line = ["bash", str(ROOT / "deploy" / "setup_node.sh"), str(folder), str(environment)]
-    first = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    at_home = dict(os.environ, HOME=str(tmp_path))
+    first = subprocess.run(line, capture_output=True, text=True, timeout=300, env=at_home)
     assert first.returncode == 0, first.stdout + first.stderr
     python = str(environment / "bin" / "python")
     code = "import sys, importlib.metadata as m; print(sys.version_info[:2], m.version('iniconfig'))"
     said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == f"(3, 11) {pin.partition('==')[2]}"
     before = (environment / ".made-of").stat().st_mtime_ns
-    second = subprocess.run(line, capture_output=True, text=True, check=True)
+    second = subprocess.run(line, capture_output=True, text=True, check=True, env=at_home)
     assert "has the wanted packages" in second.stdout and (environment / ".made-of").stat().st_mtime_ns == before
     (folder / "constraints.txt").write_text("iniconfig==2.0.0\n")
-    subprocess.run(line, check=True, timeout=300)
+    subprocess.run(line, check=True, timeout=300, env=at_home)
+    shell = subprocess.run(
+        ["bash", "-c", "source ~/.bashrc; command -v python; echo $RAY_AUTH_MODE"],
+        env=at_home,
+        capture_output=True,
+        text=True,
+    )
+    assert shell.stdout.split() == [python, "token"]
+    assert (tmp_path / ".bashrc").read_text().count("\n") == 1
     assert "2.0.0" in subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
