@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.alone import play
+from tests.deploy.alone import needs, play
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    needs("sshd", "ssh-keygen", "rsync", "mount", root=True)
     folder = tmp_path_factory.mktemp("local")
     made = play("local_scene", folder, timeout=900)
     study = folder / "studies" / "sent"
