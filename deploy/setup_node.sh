@@ -4,9 +4,12 @@
 #   bash deploy/setup_node.sh FOLDER ENVIRONMENT
 #
 # FOLDER holds pyproject.toml and constraints.txt. Done once: a second call with the same two files ends at once. The package
-# itself is not installed: it comes with each job.
+# itself is not installed: it comes with each job. Shells of the node find the environment, and talk to Ray with its token.
 set -euo pipefail
 folder=$1 environment=$2
+
+for_shells="export PATH=\"$environment/bin:\$PATH\" RAY_AUTH_MODE=token"  # `ray down` and `ray attach` call `ray` by its name
+grep -qsxF "$for_shells" "$HOME/.bashrc" || echo "$for_shells" >>"$HOME/.bashrc"
 
 wanted=$(cat "$folder/pyproject.toml" "$folder/constraints.txt" | sha256sum | cut -d' ' -f1)
 stamp=$environment/.made-of

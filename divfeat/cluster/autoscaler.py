@@ -64,7 +64,9 @@ def find_autoscaler(processes: Path = _PROCESSES) -> Autoscaler | None:
         ):
             files = [word.partition("=")[2] for word in line if word.startswith("--autoscaling-config=")]
             return _read(Path(files[0]).expanduser()) if files else None
-    return Autoscaler({}) if _reports(address) else None
+    # Nodes that an autoscaler made name their type; where somebody started them by hand, one reports as well but adds none.
+    typed = any(node.get("Labels", {}).get("ray.io/node-group") for node in ray.nodes() if node["Alive"])
+    return Autoscaler({}) if typed and _reports(address) else None
 
 
 def _command_lines(processes: Path) -> list[list[str]]:

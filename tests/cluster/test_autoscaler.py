@@ -58,6 +58,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     context = SimpleNamespace(gcs_address=ADDRESS)
     monkeypatch.setattr(module.ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(module, "_reports", lambda address: False)
+    monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Labels": {"ray.io/node-group": "headgroup"}}])
     return tmp_path
 
 
@@ -89,6 +90,8 @@ def test_one_in_a_container_of_its_own_is_known_by_its_reports(
 ) -> None:
     monkeypatch.setattr(module, "_reports", lambda address: address == ADDRESS)
     assert find_autoscaler(processes) == Autoscaler({})
+    monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Labels": {}}])
+    assert find_autoscaler(processes) is None  # nodes of no type: started by hand, seen from another machine
 
 
 # --- counting ---

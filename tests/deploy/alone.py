@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +37,21 @@ def alone(*command: str) -> list[str]:
         "bash",
         *command,
     ]
+
+
+def needs(*programs: str, root: bool = False) -> None:
+    """Skip the test where namespaces are forbidden, or a program is missing; CI's machine has all."""
+    if root and os.geteuid() != 0:
+        pytest.skip("only root may mount and set up a network")
+    missing = [
+        name
+        for name in ("unshare", "ip", *programs)
+        if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
+    ]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    if subprocess.run(alone("true"), capture_output=True).returncode != 0:
+        pytest.skip("this machine allows no namespaces")
 
 
 def play(scene: str, folder: Path, *words: str, timeout: float = 300, **variables: str) -> dict[str, Any]:

@@ -31,13 +31,15 @@ def main(folder: Path) -> None:
     home = Path(os.environ["HOME"])
     _make_home(home)
     Path("/run/sshd").mkdir(exist_ok=True)
+    _move_home(folder, home)
     _run("ip", "link", "add", "toward", "type", "veth", "peer", "name", "back")
     _run("mount", "-t", "tmpfs", "tmpfs", _made("/tmp/ray"))
-    servers = [_sshd(folder, home, HEAD), _second_machine(folder, home)]
+    servers = [_second_machine(folder, home)]
     try:
         _run("ip", "addr", "add", f"{HEAD}/24", "dev", "toward")
         _run("ip", "link", "set", "toward", "up")
         _run("ip", "route", "add", "default", "via", WORKER)
+        servers.append(_sshd(folder, home, HEAD))
         for address in (HEAD, WORKER):
             _wait_until(lambda address=address: _ssh(home, address, "true").returncode == 0, 60)
         found = _play(folder, home)
@@ -49,12 +51,18 @@ def main(folder: Path) -> None:
 
 
 def _play(folder: Path, home: Path) -> dict[str, Any]:
+    begun = time.monotonic()
+
+    def told(what: str) -> None:
+        print(f"{time.monotonic() - begun:.0f} s: {what}", flush=True)
+
     file = _file(folder)
     found: dict[str, Any] = {}
     up = subprocess.run([*RAY, "up", "-y", "--no-config-cache", str(file)], capture_output=True, text=True)
     assert up.returncode == 0, up.stdout + up.stderr
     found["up"] = up.stdout
     _wait_until(lambda: len(_nodes(home)) == 2, 180)
+    told("both machines are in")
     found["nodes"] = _nodes(home)
     found["listening"] = _ssh(home, HEAD, "ss -ltnH || netstat -ltn").stdout
     job = subprocess.run(
@@ -68,6 +76,7 @@ def _play(folder: Path, home: Path) -> dict[str, Any]:
         text=True,
         env=dict(os.environ, RAY_AUTH_MODE="token"),
     )  # fmt: skip
+    told("the job is over")
     found["job"] = {"code": job.returncode, "said": job.stdout + job.stderr}
     refused = subprocess.run(
         [*RAY, "job", "list", "--address", "http://127.0.0.1:8265"],
@@ -81,8 +90,15 @@ def _play(folder: Path, home: Path) -> dict[str, Any]:
     found["titles_with_token"] = [title for title in found["titles"] if token in title]
     down = subprocess.run([*RAY, "down", "-y", str(file)], capture_output=True, text=True)
     found["down"] = {"code": down.returncode, "said": down.stdout + down.stderr}
-    found["left"] = [title for address in (HEAD, WORKER) for title in _titles(home, address) if "raylet" in title]
+    told("down")
+    found["left on the head"] = _raylets(home, HEAD)
+    _wait_until(lambda: not _raylets(home, WORKER), 180)  # it misses the head for a minute, and ends
+    told("nothing is left")
     return found
+
+
+def _raylets(home: Path, address: str) -> list[str]:
+    return [title for title in _titles(home, address) if "/raylet " in title]
 
 
 def _file(folder: Path) -> Path:
@@ -119,12 +135,22 @@ def _make_home(home: Path) -> None:
     (environment / ".made-of").write_text(hashlib.sha256(made_of).hexdigest() + "\n")
 
 
+def _move_home(folder: Path, home: Path) -> None:
+    """ssh and its server look for a home in this file, and nowhere else."""
+    users = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+    for user in users:
+        if user[0] == getpass.getuser():
+            user[5] = str(home)
+    (folder / "passwd").write_text("".join(":".join(user) + "\n" for user in users))
+    _run("mount", "--bind", str(folder / "passwd"), "/etc/passwd")
+
+
 def _sshd(folder: Path, home: Path, address: str, *before: str) -> subprocess.Popen[bytes]:
     settings = folder / f"sshd-{address}"
     settings.write_text(
         f"ListenAddress {address}\nHostKey {home}/.ssh/host\nAuthorizedKeysFile {home}/.ssh/authorized_keys\n"
         f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nMaxStartups 100\n"
-        f"SetEnv HOME={home} RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1\n"
+        "SetEnv RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1\n"
     )
     log = (folder / f"sshd-{address}.log").open("wb")
     return subprocess.Popen([*before, "/usr/sbin/sshd", "-D", "-e", "-f", str(settings)], stdout=log, stderr=log)
@@ -155,8 +181,8 @@ def _ssh(home: Path, address: str, command: str) -> subprocess.CompletedProcess[
 def _nodes(home: Path) -> list[dict[str, float]]:
     """Resources of every node, asked on the head."""
     code = (
-        "import ray, json; ray.init(address='auto', logging_level='ERROR'); "
-        "print('NODES', json.dumps([n['Resources'] for n in ray.nodes() if n['Alive']]))"
+        "import ray, json; ray.init(address='auto', logging_level='ERROR'); nodes = [n for n in ray.nodes() if n['Alive']]; "
+        "print('NODES', json.dumps([n['Resources'] | {'kind': n['Labels'].get('ray.io/node-group')} for n in nodes]))"
     )
     said = _ssh(home, HEAD, f'RAY_AUTH_MODE=token {home}/divfeat-env/bin/python -c "{code}"')
     lines = [line for line in said.stdout.splitlines() if line.startswith("NODES ")]

@@ -17,6 +17,8 @@ from tests.cluster.conftest import environment, kill_tree
 
 #: The provider's nodes dial this one, whatever the head's.
 PORT = 6379
+#: What the provider calls the head, whatever its file does.
+HEAD = "ray.head.default"
 
 
 def scaling_config(types: Mapping[str, tuple[dict[str, float], int]], *, most: int) -> dict[str, Any]:
@@ -44,8 +46,8 @@ def scaling_config(types: Mapping[str, tuple[dict[str, float], int]], *, most: i
         "docker": {},
         "file_mounts": {},
         "file_mounts_sync_continuously": False,
-        "head_node_type": "head",
-        "available_node_types": {"head": {"resources": dict(head), "node_config": {}, "max_workers": 0}, **kinds},
+        "head_node_type": HEAD,
+        "available_node_types": {HEAD: {"resources": dict(head), "node_config": {}, "max_workers": 0}, **kinds},
     }
 
 
@@ -84,7 +86,7 @@ def scaling_head(
     config, log = folder / "autoscaling.json", folder / "head.log"
     made = scaling_config(types, most=most)
     config.write_text(json.dumps(made))
-    head = made["available_node_types"]["head"]["resources"]
+    head = made["available_node_types"][HEAD]["resources"]
     others = {name: value for name, value in head.items() if name not in ("CPU", "GPU")}
     variables = environment() | {
         "RAY_AUTH_MODE": "token",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.alone import ROOT, play
+from tests.deploy.alone import ROOT, needs, play
 from tests.deploy.aws_scene import BUCKET, SSH_FROM
 
 pytestmark = pytest.mark.slow
@@ -20,6 +20,7 @@ WORKERS = [name for name in FILE["available_node_types"] if name != FILE["head_n
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    needs("ssh")
     return play("aws_scene", tmp_path_factory.mktemp("aws"))
 
 

@@ -226,17 +226,26 @@ def test_a_node_gets_the_pinned_packages_once(tmp_path: Path) -> None:
     (folder / "pyproject.toml").write_text('[project]\nname = "divfeat"\ndependencies = ["iniconfig>=1"]\n')
     (folder / "constraints.txt").write_text(f"{pin}\n")
     line = ["bash", str(ROOT / "deploy" / "setup_node.sh"), str(folder), str(environment)]
-    first = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    at_home = dict(os.environ, HOME=str(tmp_path))
+    first = subprocess.run(line, capture_output=True, text=True, timeout=300, env=at_home)
     assert first.returncode == 0, first.stdout + first.stderr
     python = str(environment / "bin" / "python")
     code = "import sys, importlib.metadata as m; print(sys.version_info[:2], m.version('iniconfig'))"
     said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == f"(3, 11) {pin.partition('==')[2]}"
     before = (environment / ".made-of").stat().st_mtime_ns
-    second = subprocess.run(line, capture_output=True, text=True, check=True)
+    second = subprocess.run(line, capture_output=True, text=True, check=True, env=at_home)
     assert "has the wanted packages" in second.stdout and (environment / ".made-of").stat().st_mtime_ns == before
     (folder / "constraints.txt").write_text("iniconfig==2.0.0\n")
-    subprocess.run(line, check=True, timeout=300)
+    subprocess.run(line, check=True, timeout=300, env=at_home)
+    shell = subprocess.run(
+        ["bash", "-c", "source ~/.bashrc; command -v python; echo $RAY_AUTH_MODE"],
+        env=at_home,
+        capture_output=True,
+        text=True,
+    )
+    assert shell.stdout.split() == [python, "token"]
+    assert (tmp_path / ".bashrc").read_text().count("\n") == 1
     assert "2.0.0" in subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
@@ -303,3 +312,30 @@ def test_gcp_is_cleared_of_all_that_was_made(prepare: Any) -> None:
 def test_gcp_stays_closed(prepare: Any, change: dict[str, str], said: str) -> None:
     code, stderr, asked = prepare(**GIVEN | change)
     assert code != 0 and said in stderr and asked == []
+
+
+# --- what docs/cluster.md tells a reader to type ---
+
+
+def test_the_page_names_files_flags_and_settings_that_there_are() -> None:
+    from divfeat.cli.tau_search import parser
+    from divfeat.study_config import ExecutionConfig
+
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    named = set(re.findall(r"(?:deploy/[\w./-]+\w|(?<![\w/.-])cluster\.yaml)", page))
+    assert len(named) > 10 and all((ROOT / name).exists() for name in named)
+    flags = {option for action in parser()._actions for option in action.option_strings}
+    ours = re.findall(r"`(--[a-z-]+)(?: [^`]*)?`", page)
+    assert ours and set(ours) <= flags
+    assert {name for name in re.findall(r"execution\.(\w+)", page)} <= set(ExecutionConfig.model_fields)
+    priced = yaml.safe_load(re.findall(r"execution\.prices=(\{.*?\})", page)[0])
+    assert set(priced) == set(MADE["aws"]["available_node_types"])
+
+
+def test_every_line_of_the_page_is_one_for_a_shell() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
+    assert len(blocks) > 10
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"

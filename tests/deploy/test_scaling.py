@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.alone import play
+from tests.deploy.alone import needs, play
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> dict[str, Any]:
+    needs()
     return play("scaling_scene", folder, timeout=900)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.alone import ROOT, alone
+from tests.deploy.alone import ROOT, alone, needs
 
 Start = Callable[..., subprocess.Popen[str]]
 #: Hours.
@@ -59,6 +59,7 @@ def test_a_command_that_fails_is_tried_again(start: Start, tmp_path: Path) -> No
 
 def test_it_ends_a_machine_that_ray_has_left(tmp_path: Path) -> None:
     """Where no other Ray is in sight; a process of that name stands for it."""
+    needs()
     shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / "raylet")
     script = f"""
         cd {tmp_path}
