@@ -25,7 +25,7 @@ OK, BAD_CONFIG, USAGE, FAILURES, BUDGET, INTERNAL, TERMINATED = 0, 1, 2, 3, 4, 7
 #: Last lines of a command's `--help`.
 EXIT_CODES_TEXT = (
     "Exit codes: 0 done, 1 bad configuration or data, 2 usage, 3 too many failed trials, 4 budget reached "
-    "(results valid), 70 internal error, 75 terminated and resumable, 130 interrupted and saved."
+    "(results valid), 70 internal error, 75 terminated, or storage lost or full: resumable, 130 interrupted and saved."
 )
 
 #: Flags that are settings of the execution.
@@ -73,7 +73,11 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds to wait for the place of a first trial; default 1800 on a cluster with an autoscaler, else 0",
     )
-    flags.add_argument("--storage-path", metavar="PATH", help="folder of all studies; default runs")
+    flags.add_argument(
+        "--storage-path",
+        metavar="URI",
+        help="folder of all studies, or shared storage as file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX; default runs",
+    )
     flags.add_argument("--tracking-uri", metavar="URI", help="MLflow server; default sqlite in the study's folder")
     flags.add_argument("--seed", type=_natural, metavar="N", help="of the whole study; default 0")
     flags.add_argument(

@@ -23,7 +23,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "gs": ("scheme", "endpoint_override"),
 }
 _FORMS = "a path, file:///FOLDER, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5.0, 30.0
 _ATTEMPTS = 3
 #: Where secrets come from, for messages.
