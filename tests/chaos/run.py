@@ -12,8 +12,8 @@ from typing import Any
 from tests.chaos import invariants
 from tests.chaos.scene import Scene
 
-#: Kinds of fault, as often as they are drawn.
-KINDS = ("driver", "worker", "worker", "node", "mlflow", "SIGINT", "SIGTERM")
+#: Kinds of fault: each once in every round, in an order that is drawn.
+KINDS = ("driver", "worker", "node", "mlflow", "SIGINT", "SIGTERM")
 CODES = {"SIGINT": 130, "SIGTERM": 75}
 #: A few minutes of two cores: every phase, checkpoints within a training, proposals that no other result decides.
 SMALL = (
@@ -38,7 +38,7 @@ def run(folder: Path, seed: int, faults: int, words: tuple[str, ...] = SMALL, pa
         JSON types: `faults` (kind -> count), `log`, `broken` (what did not hold: empty if all is well), `seconds` disturbed,
         `ideal` undisturbed.
     """
-    draw, log = random.Random(seed), []
+    draw, log = random.Random(seed), list[dict[str, Any]]()
     scene = Scene(folder, words)
     try:
         start = time.monotonic()
@@ -79,7 +79,7 @@ def _disturb(
     scene: Scene, name: str, draw: random.Random, log: list[dict[str, Any]], faults: int, pause: float
 ) -> list[str]:
     """One study to its end; returns what broke on the way."""
-    study, broken = scene.storage / name, list[str]()
+    study, broken, order = scene.storage / name, list[str](), draw.sample(KINDS, len(KINDS))
     witness = invariants.Witness(study)
     began = time.monotonic()
     scene.start_driver(name)
@@ -88,7 +88,9 @@ def _disturb(
         if len(log) < faults:
             _wait(scene, study, draw.expovariate(1 / pause))
             if scene.driver.poll() is None:
-                kind = draw.choice(KINDS)
+                if not len(log) % len(KINDS):
+                    order[:] = draw.sample(KINDS, len(KINDS))
+                kind = order[len(log) % len(KINDS)]
                 log.append({"kind": kind, "study": name, "second": round(time.monotonic() - began, 1), **_state(study)})
                 broken += _fault(scene, kind, draw, name)
         broken += witness.look()

@@ -169,7 +169,7 @@ def test_a_death_at_some_points_of_a_study_changes_nothing(tmp_path: Path, monke
 
 @pytest.mark.slow
 def test_a_death_at_any_point_of_a_study_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every point of the first proposal and of each phase's beginning, and every third of the rest."""
+    """Every other point up to the first proposals, then every seventh: a prime, so that it meets every kind of write."""
     expected, points = whole(tmp_path, monkeypatch)
-    for at in sorted({*range(1, 60), *range(60, points + 1, 3)}):
+    for at in sorted({*range(2, 50, 2), *range(50, points + 1, 7)}):
         assert killed_and_resumed(tmp_path, monkeypatch, at) == expected, at
