@@ -41,6 +41,7 @@ def run(folder: Path, seed: int, faults: int, words: tuple[str, ...] = SMALL, pa
     draw, log = random.Random(seed), list[dict[str, Any]]()
     scene = Scene(folder, words)
     try:
+        scene.open()
         start = time.monotonic()
         scene.start_driver("undisturbed")
         assert scene.driver is not None and scene.driver.wait(1800) == 0, scene.said("undisturbed")

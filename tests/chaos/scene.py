@@ -38,6 +38,7 @@ class Scene:
         own = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
         own["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
         # A node that is killed should be missed within seconds, as on a cluster of one's own.
+        own["RAY_raylet_start_wait_time_s"] = "200"  # on a busy machine
         own |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
         self.environment = dict(os.environ, PYTHONPATH=str(ROOT), **token, **own)
         self.address, self.port = f"127.0.0.1:{free_port()}", free_port()
@@ -45,8 +46,15 @@ class Scene:
         self.storage.mkdir(parents=True, exist_ok=True)
         self.driver: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
+        self.head: subprocess.Popen[bytes] | None = None
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.count = nodes
+
+    def open(self) -> None:
+        """Start all but the driver."""
         self.head = self._ray("--head", f"--port={self.address.rpartition(':')[2]}", "--num-cpus=0", name="head")
-        self.nodes = [self._node() for _ in range(nodes)]
+        while len(self.nodes) < self.count:
+            self.nodes.append(self._node())
         self.start_server()
 
     # --- beginning ------------------------------------------------------------------------------------------------------
@@ -59,10 +67,14 @@ class Scene:
             line += ["--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
         with log.open("wb") as out:
             process = subprocess.Popen(line, env=self.environment, stdout=out, stderr=out, start_new_session=True)
-        deadline = time.monotonic() + _SECONDS
-        while "Ray runtime started" not in log.read_text(errors="replace"):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
-            time.sleep(0.2)
+        try:
+            deadline = time.monotonic() + _SECONDS
+            while "Ray runtime started" not in log.read_text(errors="replace"):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
+                time.sleep(0.2)
+        except BaseException:
+            kill_tree(process.pid)
+            raise
         return process
 
     def _node(self) -> subprocess.Popen[bytes]:
