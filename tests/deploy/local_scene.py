@@ -130,7 +130,8 @@ def _make_home(home: Path) -> None:
     # Packages are here already, and no registry is in sight: an environment as setup_node.sh leaves it.
     environment = home / "divfeat-env"
     environment.mkdir()
-    (environment / "bin").symlink_to(Path(sys.executable).parent)
+    for part in ("bin", "lib", "pyvenv.cfg"):
+        (environment / part).symlink_to(Path(sys.prefix) / part)
     made_of = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
     (environment / ".made-of").write_text(hashlib.sha256(made_of).hexdigest() + "\n")
 

@@ -61,7 +61,8 @@ def study(head: Scaling, folder: Path, name: str, *words: str) -> dict[str, Any]
         text=True,
     )
     print(name, done.returncode, f"{time.monotonic() - begun:.0f} s", flush=True)
-    return {"code": done.returncode, "said": done.stdout, "written": (folder / "studies" / name).exists()}
+    written = [path.name for path in (folder / "studies" / name).rglob("*")]
+    return {"code": done.returncode, "said": done.stdout, "written": written}
 
 
 if __name__ == "__main__":
