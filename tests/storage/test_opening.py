@@ -13,6 +13,7 @@ import pytest
 
 from divfeat.cli.tau_search import main
 from divfeat.errors import ConfigError, DataError, DivfeatError, StorageLostError, disk_fault
+from divfeat.search import doctor
 from divfeat.search.command import make_study
 from divfeat.search.interrupt import Interrupt
 from divfeat.settings import make_configs
@@ -311,3 +312,9 @@ def test_names_in_a_bucket_that_lead_out_are_refused(s3: str, s3_endpoint: str, 
             store.inside("mine").list()
         client.delete_object(Bucket=bucket, Key=key)
     assert list(store.inside("mine").list()) == ["a"]
+
+
+def test_the_doctor_looks_at_shared_storage_too(uri: str) -> None:
+    assert "can be written, read and listed" in doctor._storage(uri)
+    with pytest.raises(ConfigError):
+        doctor._storage("s3://no_such/../x")
