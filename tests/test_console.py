@@ -109,7 +109,7 @@ def test_a_nearly_full_disk_is_trouble(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: usage._replace(free=5 * 2**20))
     monkeypatch.setattr(doctor, "_ray", lambda address: "")
-    (storage,) = [one for one in doctor.examine(tmp_path / "runs") if one.what == "storage"]
+    (storage,) = [one for one in doctor.examine(str(tmp_path / "runs")) if one.what == "storage"]
     assert storage.trouble and "has 5 MiB left; free some, or choose another --storage-path" in storage.said
 
 

@@ -164,7 +164,9 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
         epilog="Exit codes: 0 all well, 1 a study would fail on something.",
         allow_abbrev=False,
     )
-    flags.add_argument("--storage-path", metavar="FOLDER", default="runs", help="of studies; default runs")
+    flags.add_argument(
+        "--storage-path", metavar="URI", default="runs", help="of studies, folder or shared; default runs"
+    )
     flags.add_argument("--tracking-uri", metavar="URI", help="of MLflow, as a study takes it")
     flags.add_argument(
         "--address", metavar="ADDRESS", help="of a Ray cluster; default a Ray of its own, started for a moment"
@@ -176,7 +178,7 @@ def _doctor(given: argparse.Namespace) -> int:
     from divfeat.search.doctor import examine
 
     ill = False
-    for finding in examine(Path(given.storage_path), given.tracking_uri, given.address):
+    for finding in examine(given.storage_path, given.tracking_uri, given.address):
         ill |= finding.trouble
         print(f"{'TROUBLE' if finding.trouble else 'ok':8}{finding.what}: {finding.said}", flush=True)
     return BAD_CONFIG if ill else OK

@@ -104,7 +104,8 @@ def study(
         workers_per_trial: Processes of one training.
         gpus_per_worker: GPUs (or a share of one) of a worker.
         address: Of a running Ray cluster; None starts Ray here, unless it is initialised.
-        storage_path: Folder of all studies; `runs` in the folder the kernel runs in.
+        storage_path: Folder of all studies, or shared storage (`file:///...`, `s3://...`, `gs://...`); `runs` in the folder the
+            kernel runs in.
         tracking_uri: MLflow server; None an sqlite file in the study's folder.
         seed: Of the whole study.
         time_budget: Seconds of this call; the search ends in time for confirmation and report.

@@ -19,6 +19,8 @@ from divfeat.errors import DivfeatError
 from divfeat.files import check_writable
 from divfeat.provenance import commit, device_name, versions
 from divfeat.settings import make_configs, preset_names
+from divfeat.storage import is_uri, network_filesystem, open_store
+from divfeat.study_config import ExecutionConfig
 
 #: Bytes free under which a study's folder is told to be nearly full.
 LITTLE_DISK = 2**30
@@ -39,11 +41,11 @@ class Finding:
     trouble: bool = False
 
 
-def examine(storage: Path, tracking_uri: str | None = None, address: str | None = None) -> Iterator[Finding]:
+def examine(storage: str, tracking_uri: str | None = None, address: str | None = None) -> Iterator[Finding]:
     """Look at everything, one finding after the other.
 
     Args:
-        storage: Folder of studies, which need not exist.
+        storage: Folder of studies, which need not exist, or URI of shared storage, as a study takes it.
         tracking_uri: As a study takes it.
         address: Of a Ray cluster, or None for a Ray that a study starts here.
     """
@@ -80,19 +82,27 @@ def _device() -> str:
     return text if gpus else f"{text}; no GPU that torch can use: presets of 200 epochs want one"
 
 
-def _storage(storage: Path) -> str:
-    check_writable(storage, "--storage-path")
-    nearest = next(folder for folder in (storage, *storage.absolute().parents) if folder.exists())
+def _storage(storage: str) -> str:
+    if is_uri(storage):
+        return f"{open_store(storage).uri} can be written, read and listed"
+    place = Path(storage).expanduser()
+    check_writable(place, "--storage-path")
+    if (kind := network_filesystem(place)) is not None:
+        raise DivfeatError(
+            f"{place} lies on another machine's disk ({kind}), where sqlite would lose data; give {place.absolute().as_uri()}"
+        )
+    nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     free = shutil.disk_usage(nearest).free
     if free < LITTLE_DISK:
-        raise DivfeatError(f"{storage} has {free / 2**20:.0f} MiB left; free some, or choose another --storage-path")
-    return f"{storage} can be written to, {free / 2**30:.1f} GiB free"
+        raise DivfeatError(f"{place} has {free / 2**20:.0f} MiB left; free some, or choose another --storage-path")
+    return f"{place} can be written to, {free / 2**30:.1f} GiB free"
 
 
-def _tracking(storage: Path, uri: str | None) -> str:
+def _tracking(storage: str, uri: str | None) -> str:
     from divfeat.tracking.store import reachable
 
-    reachable(uri, storage / "study")
+    home = ExecutionConfig().home if is_uri(storage) else storage
+    reachable(uri, Path(home).expanduser() / "study")
     return "an sqlite file in each study's folder" if uri is None else f"{uri} can be tracked in"
 
 

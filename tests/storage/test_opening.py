@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from divfeat.cli.tau_search import main
+from divfeat.cli.flags import configure
+from divfeat.cli.tau_search import main, parser
 from divfeat.errors import ConfigError, DataError, DivfeatError, StorageLostError, disk_fault
+from divfeat.report.commands import study_command
+from divfeat.search import doctor
 from divfeat.search.command import make_study
 from divfeat.search.interrupt import Interrupt
 from divfeat.settings import make_configs
@@ -190,7 +196,7 @@ def test_scratch_of_a_killed_trial_is_removed_by_the_next(tmp_path: Path, monkey
     code = "import time\nfrom divfeat.storage.scratch import scratch\nwith scratch() as top:\n"
     code += "    print(top, flush=True)\n    time.sleep(600)"
     process = subprocess.Popen(
-        ["python", "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ, TMPDIR=str(tmp_path))
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ, TMPDIR=str(tmp_path))
     )
     assert process.stdout is not None
     left = Path(process.stdout.readline().strip())
@@ -311,3 +317,22 @@ def test_names_in_a_bucket_that_lead_out_are_refused(s3: str, s3_endpoint: str, 
             store.inside("mine").list()
         client.delete_object(Bucket=bucket, Key=key)
     assert list(store.inside("mine").list()) == ["a"]
+
+
+def test_the_doctor_looks_at_shared_storage_too(uri: str) -> None:
+    assert "can be written, read and listed" in doctor._storage(uri)
+    with pytest.raises(ConfigError):
+        doctor._storage("s3://no_such/../x")
+
+
+def test_the_line_that_resumes_names_the_storage_and_the_home(tmp_path: Path) -> None:
+    """As a report prints it, and as a stopped study was given it."""
+    for home, more in (("runs", []), (str(tmp_path / "mine"), ["--set", f"execution.home={tmp_path / 'mine'}"])):
+        settings = {"storage_path": "s3://bucket/studies", "home": home, "name": "x"}
+        study, execution, _ = make_configs("digits", {"execution": settings})
+        place = Path(home) / "x"
+        words = shlex.split(study_command(SimpleNamespace(config=study, execution=execution, name="x", place=place)))  # type: ignore[arg-type]
+        at = words.index("--storage-path")
+        assert words[at : at + 2 + len(more)] == ["--storage-path", "s3://bucket/studies", *more]
+        flags = parser().parse_args(words[2:])
+        assert configure(flags)[1].home == home
