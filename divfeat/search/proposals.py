@@ -101,6 +101,9 @@ class Proposals:
             storage=storage, study_name=name, load_if_exists=True, directions=self.directions
         )
         self.optuna.set_metric_names(list(study.search.objectives))
+        # Nobody else writes them while a study runs, and reading them again for each trial would take ever longer.
+        self._noted = ledger.proposals(self.subject.name, lost=True)
+        self._live = {number: row for number, row in self._noted.items() if not row.get("lost")}
         self._describe()
         self._reconcile()
 
@@ -286,7 +289,7 @@ class Proposals:
         return {epochs: value for epochs, value in found.items() if value is not None}
 
     def _rows(self, *, lost: bool = False) -> dict[int, dict[str, Any]]:
-        return self.ledger.proposals(self.subject.name, lost=lost)
+        return self._noted if lost else self._live
 
     def _trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
@@ -307,6 +310,12 @@ class Proposals:
         job = self.job(trial.number, trial.params, stage)
         row = {"params": trial.params, "key": job.key, "name": job.name} | ({"stage": stage} if stage else {})
         self.ledger.write_proposal(trial.number, row, self.subject.name)
+        for rows in (self._noted, self._live):
+            rows[trial.number] = {"number": trial.number, **row}
+            if trial.number < max(rows):  # killed between ask and note: it comes late
+                in_order = dict(sorted(rows.items()))
+                rows.clear()
+                rows.update(in_order)
         self._say(self._trials()[trial.number], {})
         return job
 

@@ -138,6 +138,7 @@ def test_every_benchmark_is_listed_with_a_line_about_it():
         *("nc1", "pipeline", "probe", "resnet32", "simulator", "startup"),
         pytest.param("experiment", marks=pytest.mark.slow),  # an MLflow file and probes
         pytest.param("memory", marks=pytest.mark.slow),  # Ray
+        pytest.param("order", marks=pytest.mark.slow),  # a hundred runs in an MLflow file
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("study", "whole_study")),  # Ray too
     ],
 )

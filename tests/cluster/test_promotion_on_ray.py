@@ -22,10 +22,12 @@ from tests.cluster.test_study_on_ray import mlflow_runs
 
 pytestmark = pytest.mark.slow
 
-EPOCHS, RUNGS, TRIALS = 27, (1, 3, 9), 12
+EPOCHS, RUNGS, TRIALS = 9, (1, 3), 10
 LINE = [
     "--smoke-test", "--name", "promoted", "--trials", str(TRIALS), "--max-concurrent", "2", "--set", f"train.epochs={EPOCHS}",
-    "--set", "search.asha={first_rung: 1, reduction: 3}", "--set", "search.promote=true", "--set", "train.batch_size=16",
+    "--set", "search.asha={first_rung: 1, reduction: 3}", "--set", "search.promote=true", "--set", "train.batch_size=32",
+    "--set", "protocol.baselines=[ce_etf]", "--set", "protocol.grid_points=0", "--set", "protocol.select_top=1",
+    "--set", "probe.strengths=[1.0]",
 ]  # fmt: skip
 
 
