@@ -40,6 +40,8 @@ def text(found: Mapping[str, Any]) -> str:
                 for row in one["ranks"]
             ),
             "",
+            sentence(one),
+            "",
         ]
         for first_rung in dict.fromkeys(row["first_rung"] for row in one["rows"]):
             parts += [
@@ -52,6 +54,31 @@ def text(found: Mapping[str, Any]) -> str:
                 "",
             ]
     return "\n".join(parts)
+
+
+def sentence(one: Mapping[str, Any]) -> str:
+    """In how many settings of a set promotion spent less, and in how many its winner was no worse."""
+    rows = one["rows"]
+    shares = [row["promote_minus_stop"]["epochs"] for row in rows]
+    fewer, kept = (sum(holds(row) for row in rows) for holds in (spends_less, no_worse))
+    both = sum(spends_less(row) and no_worse(row) for row in rows)
+    more = [row["stop"]["finished"] / row["promote"]["finished"] for row in rows]
+    return (
+        f"Promotion trained fewer epochs in {fewer} of {len(rows)} settings ({100 * min(shares):.0f} to {100 * max(shares):.0f} % "
+        f"of stop-only's), its winner was no worse in the mean over orders, within two standard errors, in {kept}; both at once in "
+        f"{both}. Stop-only trained {min(more):.1f} to {max(more):.1f} times as many trials to the end."
+    )
+
+
+def spends_less(row: Mapping[str, Any]) -> bool:
+    """Whether promotion trained fewer epochs in the mean."""
+    return bool(row["promote"]["epochs"] < row["stop"]["epochs"])
+
+
+def no_worse(row: Mapping[str, Any]) -> bool:
+    """Whether promotion's winner ends as high in the mean, within two standard errors over the orders."""
+    both = row["promote_minus_stop"]
+    return bool(both["value"] >= -2 * (both["value_error"] or 0.0))
 
 
 def _line(row: Mapping[str, Any]) -> str:
