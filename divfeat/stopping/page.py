@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from matplotlib.colors import to_rgb
 
 from divfeat.errors import DataError
 from divfeat.objectives import OBJECTIVES
 from divfeat.report.figures._canvas import COLOURS, canvas, label, legend, plain, save
-from divfeat.stopping.compare import RULES, SLOTS
+from divfeat.stopping.compare import RULES
 
 BEGIN, END = "<!-- early-stopping:begin -->", "<!-- early-stopping:end -->"
 _SAID = {"stop": "stop only", "promote": "promotion"}
@@ -64,9 +64,10 @@ def sentence(one: Mapping[str, Any]) -> str:
     both = sum(spends_less(row) and no_worse(row) for row in rows)
     more = [row["stop"]["finished"] / row["promote"]["finished"] for row in rows]
     return (
-        f"Promotion trained fewer epochs in {fewer} of {len(rows)} settings ({100 * min(shares):.0f} to {100 * max(shares):.0f} % "
-        f"of stop-only's), its winner was no worse in the mean over orders, within two standard errors, in {kept}; both at once in "
-        f"{both}. Stop-only trained {min(more):.1f} to {max(more):.1f} times as many trials to the end."
+        f"Promotion trained fewer epochs in {fewer} of {len(rows)} settings ({100 * min(shares):.0f} to "
+        f"{100 * max(shares):.0f} % of stop-only's), its winner was no worse in the mean over orders, within two standard "
+        f"errors, in {kept}; both at once in {both}. Stop-only trained {min(more):.1f} to {max(more):.1f} times as many trials "
+        "to the end."
     )
 
 
@@ -115,7 +116,7 @@ def between(page: str, content: str) -> str:
 
 
 def figure(found: Mapping[str, Any], path: Path) -> str:
-    """Regret against the epochs that it cost, a line a rule over its reductions, a panel a set of curves and first rung.
+    """Regret against the epochs that it cost, a point a rule, reduction and number of slots, a panel a set and first rung.
 
     Returns:
         The caption.
@@ -126,19 +127,18 @@ def figure(found: Mapping[str, Any], path: Path) -> str:
     for place, (name, one) in enumerate(sets):
         for line, first_rung in enumerate(rungs):
             ax = axes[line, place]
-            for shade, slots in enumerate(SLOTS):
-                rows = [row for row in one["rows"] if (row["first_rung"], row["slots"]) == (first_rung, slots)]
-                for colour, rule in zip(COLOURS, RULES, strict=False):
-                    spent, regret = (np.array([row[rule][field] for row in rows]) for field in ("epochs", "regret"))
-                    ax.plot(
-                        100 * spent,
-                        regret,
-                        f"{_MARKERS[shade]}-",
-                        color=colour,
-                        alpha=0.4 + 0.2 * shade,
-                        markersize=5,
-                        linewidth=1.2,
-                        label=f"{_SAID[rule]}, {slots} at a time",
+            rows = [row for row in one["rows"] if row["first_rung"] == first_rung]
+            for colour, rule in zip(COLOURS, RULES, strict=False):
+                for marker, reduction in zip(_MARKERS, dict.fromkeys(row["reduction"] for row in rows), strict=False):
+                    some = [row[rule] for row in rows if row["reduction"] == reduction]
+                    ax.scatter(
+                        [100 * each["epochs"] for each in some],
+                        [each["regret"] for each in some],
+                        s=30,
+                        marker=marker,
+                        facecolors=[(*to_rgb(colour), 0.15 + 0.2 * slots) for slots in range(len(some))],
+                        edgecolors=colour,
+                        label=f"{_SAID[rule]}, one in {reduction}",
                     )
             label(
                 ax,
@@ -151,5 +151,5 @@ def figure(found: Mapping[str, Any], path: Path) -> str:
         drawn,
         path,
         "What the winner lacks to the best of all trials, against the epochs that were trained; means over "
-        f"{found['orders']} orders of the trials. On each line, from right to left, one in 2, in 3 and in 4 trials goes on.",
+        f"{found['orders']} orders of the trials. The more trials at a time, the fuller the mark.",
     )
