@@ -1,0 +1,1 @@
+"""Early stopping judged on recorded learning curves; docs/early-stopping.md says what came out."""
