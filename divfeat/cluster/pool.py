@@ -222,6 +222,7 @@ class _Feeding:
             said = ray.get(word)
         except ray.exceptions.RayError as error:  # the process, its node or what it was given is gone
             self.pool.kill(trial.actor)
+            self.pool.close()  # actors at rest may have been on the same node: a trial must not use up its attempts on them
             self._lost(trial.spec, fault_from(error))
             return
         if "fault" in said:

@@ -183,6 +183,7 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
             keys[3]: 1 + 2 * RETRIES,
         }
 
+        pool.close()  # its actors would hold the cores
         patient = Pool(2, cpus=1.0, gpus=0.0, progress_timeout=3.0)
         source = Source([spec(tmp_path, key) for key in ("hangs-once", "well-2")])
         patient.run(source, ray.put("images"))
