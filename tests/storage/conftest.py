@@ -15,6 +15,9 @@ from tests.servers import free_port, gcs_server, make_bucket, s3_server, s3_vari
 
 KINDS = ["file", pytest.param("s3", marks=pytest.mark.slow), pytest.param("gs", marks=pytest.mark.slow)]
 
+#: Of these, for what takes long and rests on the contract: one where folders are real, one where they are not.
+FEW = KINDS[:2]
+
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -230,11 +231,14 @@ def test_what_is_wrong_with_a_bucket_is_told_at_once(
 
 @pytest.mark.slow
 def test_a_server_that_knows_no_such_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # of this server: the bucket is made, then keys are checked
     with s3_server(tmp_path / "s3", free_port()) as endpoint:
         for name, value in s3_variables(endpoint).items():
             monkeypatch.setenv(name, value)
         uri = f"s3://{make_bucket(endpoint)}/x"
+        # From now on this server checks keys, and knows none.
+        plain = {"Content-Type": "text/plain"}
+        switch = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", plain)
+        assert urllib.request.urlopen(switch, timeout=60).status == 200
         with pytest.raises(ConfigError, match=r"no permission .*AWS_ACCESS_KEY_ID") as refused:
             open_store(uri)
         assert "test-secret" not in str(refused.value)

@@ -22,6 +22,7 @@ from divfeat.search.jobs import experiment
 from divfeat.stages import checkpoint, stage_key
 from divfeat.storage import Store
 from tests.search.samples import make_study
+from tests.storage.conftest import FEW, uri_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = make_study(
@@ -30,6 +31,11 @@ STUDY = make_study(
 CONFIG = experiment(STUDY, MethodConfig(name="ce"), 0)
 #: What two runs of one training do not share.
 CLOCKS = ("finished", "provenance", "history")
+
+
+@pytest.fixture(params=FEW)
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return uri_of(request.param, request, tmp_path)
 
 
 @pytest.fixture(scope="module")

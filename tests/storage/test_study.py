@@ -29,6 +29,7 @@ from divfeat.search.study import Study
 from divfeat.storage import Store, open_store
 from divfeat.study_config import ExecutionConfig
 from tests.search.world import GATE, World, angle_of, scored
+from tests.storage.conftest import FEW, uri_of
 
 
 class Far(World):
@@ -77,6 +78,11 @@ class Far(World):
 
 def outcome(config: ExperimentConfig) -> dict[str, Any]:
     return scored(config, 0.8 - 0.01 * angle_of(config))
+
+
+@pytest.fixture(params=FEW)
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return uri_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
