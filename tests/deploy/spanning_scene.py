@@ -34,6 +34,8 @@ class One:
     def next(self) -> TrialSpec | None:
         return self.specs.pop() if self.specs else None
 
+    def placed(self, key: str) -> None: ...
+
     def heard(self, key: str, events: Sequence[dict[str, Any]]) -> bool:
         return False
 
