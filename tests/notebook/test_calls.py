@@ -104,7 +104,7 @@ def test_a_file_of_settings_is_laid_between(asked, tmp_path):
         ({"set": {3: 3}}, "set: 3 names no setting"),
         ({"trials": 0}, "execution.trials"),
         ({"seed": -1}, "seed"),
-        ({"storage_path": "s3://bucket"}, "only folders are supported"),
+        ({"storage_path": "ftp://bucket"}, "ftp"),
         ({"config": "nowhere.yaml"}, "cannot be read"),
     ],
 )

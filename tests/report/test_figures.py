@@ -229,7 +229,8 @@ def test_optimisation_history(tmp_path, drawn):
     assert ax.get_lines()[0].get_ydata().tolist() == [60, 63, 63, 64, 64, 64]
     assert legend_of(ax) == ["best so far", "paper", "gate", "theorem", "pruned", "pruned, no value", "failed"]
     ending = "1 value below the axis, drawn on its edge."
-    assert caption == f"5 finished, 2 pruned, 1 failed; one seed a trial. {ending}"
+    hollow = "Hollow: the last value of a pruned trial, of fewer epochs, which compares with no finished one."
+    assert caption == f"5 finished, 2 pruned, 1 failed; one seed a trial. {hollow} {ending}"
     on_edge = [dots.get_offsets().tolist() for dots in ax.collections if dots.get_offset_transform() != ax.transData]
     assert on_edge == [[[7.0, 0.02]]]
     assert ax.get_ylim()[0] > 40
