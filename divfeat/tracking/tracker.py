@@ -113,7 +113,10 @@ class Tracker:
         """For what is attempted: the experiment may have to be opened first."""
         if self._opened is None:
             assert self._opening is not None
-            self._opened = Runs(self._opening(), self._study)
+            try:
+                self._opened = Runs(self._opening(), self._study)
+            except ConfigError as error:
+                raise OSError(f"it could not be opened yet: {error}") from error
         return self._opened
 
     def _found(self, key: str) -> StudyRun | None:
@@ -410,7 +413,7 @@ class Tracker:
         try:
             with bounded_requests():
                 return action()
-        except (MlflowException, OSError, ConfigError) as error:  # the last: it could not be opened yet
+        except (MlflowException, OSError) as error:
             self.behind.add(key)
             if isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500:
                 self._pending.pop(key, None)  # refused: asking again would not help
