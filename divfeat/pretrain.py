@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from divfeat.data.augment import Augment
 from divfeat.data.batches import Batch, BatchStream
 from divfeat.data.mix import Mix, Targets
 from divfeat.errors import DataError, NonFiniteError
+from divfeat.files import replacing
 from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
 from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm, with_channels_last
@@ -319,17 +319,8 @@ class _State:
             payload["moving"] = moving
         if torch.cuda.is_available():
             payload["rng_cuda"] = torch.cuda.get_rng_state()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(payload, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:  # a disk that is full must not stay so for this
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            torch.save(payload, file)
         if self.on_checkpoint is not None:
             self.on_checkpoint(path)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -744,7 +745,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(
             args[1].write(b"half a checkpoint")
         raise Killed
 
-    owner = pretrain.torch if where == "save" else pretrain.os
+    owner = pretrain.torch if where == "save" else os
     monkeypatch.setattr(owner, where, killed)
     with pytest.raises(Killed):
         fresh(settings(), checkpoint=path, checkpoint_seconds=0)

@@ -155,7 +155,7 @@ class Pool:
         self._idle = [(actor, since) for actor, since in self._idle if since >= oldest]
 
     def close(self) -> None:
-        """End all actors: a cluster that is shared gets its cores back."""
+        """End the actors at rest, which between two runs are all: a cluster that is shared gets its cores back."""
         for actor, _ in self._idle:
             self.kill(actor)
         self._idle = []
@@ -229,7 +229,9 @@ class _Feeding:
             self.pool.rest(trial.actor)
             self._lost(trial.spec, Fault(**said["fault"]))
             return
-        if trial.since is not None:
+        if trial.since is None:
+            self._placed(trial)  # its first word came before anybody looked whether its actor lives
+        else:
             self.pool.patience.heard(time.monotonic() - trial.since)
         if said["events"]:
             self.attempts.reached(key, int(said["events"][-1]["epoch"]) + 1)

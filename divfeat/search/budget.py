@@ -31,8 +31,9 @@ class Spend:
     Attributes:
         seconds: Of sessions, on the wall's clock.
         run_seconds: Of trials, from having their place to giving it back, added up.
-        completed: Runs that came to their end in one go.
-        completed_seconds: Of these, added up: they tell how long the next takes.
+        completed: Runs that came to their end.
+        completed_seconds: Of these, added up, with what went before a pause or a loss in the same session: they tell how long the
+            next takes.
         gpu_hours: Of these.
         node_hours: Node type -> hours that nodes were there.
         cost: Of these, in the currency of the prices.
@@ -107,20 +108,20 @@ class Budget:
         self._nodes: Callable[[], Mapping[str, int]] = dict
         self._there: Mapping[str, int] = {}
         self._placed: dict[str, float] = {}
+        self._before: dict[str, float] = {}  # of a run that may come back: seconds it has had
 
     def open(self, book: Book, nodes: Callable[[], Mapping[str, int]]) -> None:
-        """Go on from what earlier sessions spent.
+        """Go on from what earlier sessions spent, and count; nothing is written before `keep`.
 
         Args:
-            book: Where it is written.
+            book: Where it stands.
             nodes: How many nodes of each type there are now.
 
         Raises:
             ConfigError: money is to be reckoned with, and a node type has no price.
         """
         self.spend = Spend(**(book.spend() or {}))
-        self._book, self._nodes = book, nodes
-        self._there = nodes()
+        self._nodes, self._there = nodes, nodes()
         prices = self.limits.prices
         missing = sorted(name for name in self._there if name not in prices and ANY not in prices)
         if prices and missing:
@@ -129,6 +130,10 @@ class Budget:
                 f"their price of an hour too, or that of any other type as {ANY}"
             )
         self._last = self._counted = self.clock()
+
+    def keep(self, book: Book) -> None:
+        """From now on write down there what is spent: the study is this session's."""
+        self._book = book
 
     def price_of(self, kind: str) -> float:
         """Of an hour; a type that appears later and has no price is taken to be the dearest."""
@@ -146,9 +151,14 @@ class Budget:
         """A trial gave it back; one that was `completed` tells how long the next takes."""
         self.tick()
         since = self._placed.pop(key, None)
-        if since is not None and completed:
+        if since is None:
+            return
+        seconds = self._before.pop(key, 0.0) + self.clock() - since
+        if completed:
             self.spend.completed += 1
-            self.spend.completed_seconds += self.clock() - since
+            self.spend.completed_seconds += seconds
+        else:
+            self._before[key] = seconds
 
     def tick(self) -> None:
         """Count what passed since the last time."""
@@ -174,8 +184,8 @@ class Budget:
 
     def close(self) -> None:
         """The session ends."""
-        self._placed.clear()
         self.tick()
+        self._placed.clear()
         self.save()
         self._book = None
 

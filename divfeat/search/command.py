@@ -105,45 +105,34 @@ def run_installed(runner: Study, about: str, command: str) -> int:
     try:
         report = carry_out(runner, about, "the same line resumes, Ctrl-C saves")
     except StoppedError as stopped:
-        console.print(
-            f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        runner.say(f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}")
         return EXIT_CODES[stopped.reason]
     except TooManyFailuresError as failure:
-        Console(stderr=True).print(
-            f"\nerror: {failure}\nThe records are in {runner.folder / 'runs'}; mend the cause and repeat the line:\n"
-            f"  {command}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        _complain(
+            f"{failure}\nThe records are in {runner.folder / 'runs'}; mend the cause and repeat the line:\n  {command}"
         )
         return 3
     except Exception as error:
         lost = disk_fault(error)
         if lost is None:
             raise
-        Console(stderr=True).print(
-            f"\nerror: the study's storage fails: {lost}\nFree or mend it ({runner.folder}); what was finished is saved. Then "
-            f"repeat the line:\n  {command}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        _complain(
+            f"the study's storage fails: {lost}\nFree or mend it ({runner.folder}); what was finished is saved. Then repeat the "
+            f"line:\n  {command}"
         )
         return EXIT_CODES["SIGTERM"]  # stopped from outside, and resumable
     report.print(console)
     if runner.cut is not None:
-        console.print(
+        runner.say(
             f"\nthe {runner.cut} ended the search early; the verdict above holds for the trials that were made. To search on, "
-            f"give more of it:\n  {command}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"give more of it:\n  {command}"
         )
         return EXIT_CODES[runner.cut]
     return 0
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"\nerror: {message}", highlight=False, markup=False, soft_wrap=True)
 
 
 def carry_out(runner: Study, about: str, how: str) -> Report:

@@ -117,6 +117,7 @@ def run_session(study: Study, report: Reporter) -> Any:
             executor.wait(study.say, lambda: study.interrupt.reason is not None)
         ledger.open(study.config)
         if executor is not None:
+            budget.keep(ledger)
             executor.begin()
         if data is not None:
             ledger.same_data("search", data.split_hash)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from divfeat.tracking.store import unreachable
-from tests.servers import free_port
+from tests.servers import free_port, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 #: To come up, on a busy machine.
@@ -176,14 +176,3 @@ class Scene:
             if process is not None:
                 kill_tree(process.pid)
                 process.wait()
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a process and all that it started: Ray's daemons have process groups of their own."""
-    try:
-        root = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return
-    for process in [*root.children(recursive=True), root]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -13,18 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
 from divfeat.files import read_json
+from tests.servers import free_port, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -99,17 +91,6 @@ def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         command.close()
         kill_tree(head.pid)
         head.wait(30)
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a process and all that it started: Ray's daemons have process groups of their own."""
-    try:
-        root = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return
-    for process in [*root.children(recursive=True), root]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 @pytest.fixture

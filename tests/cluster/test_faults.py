@@ -6,6 +6,7 @@ import errno
 
 import pytest
 import ray.exceptions as rays
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,7 +58,6 @@ def test_a_full_disk_is_not_the_trials_doing_however_it_is_told(error):
 
 
 def test_a_real_full_disk_is_known_for_what_it_is():
-    torch = pytest.importorskip("torch")
     with pytest.raises((OSError, RuntimeError)) as caught:
         torch.save({"weights": torch.zeros(1 << 20)}, "/dev/full")
     assert fault_from(caught.value).kind == "storage" and fault_of(caught.value) is None

@@ -15,7 +15,8 @@ import optuna
 import pytest
 
 from divfeat.files import read_json, read_lines
-from tests.cluster.conftest import Command, free_port, records, wait_for_records
+from tests.cluster.conftest import Command, records, wait_for_records
+from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
 

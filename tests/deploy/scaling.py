@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.conftest import environment, kill_tree
+from tests.cluster.conftest import environment
+from tests.servers import kill_tree
 
 #: The provider's nodes dial this one, whatever the head's.
 PORT = 6379

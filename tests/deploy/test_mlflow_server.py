@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.conftest import free_port, kill_tree
 from tests.deploy.alone import ROOT
+from tests.servers import free_port, kill_tree
 
 FOLDER = ROOT / "deploy" / "mlflow"
 

@@ -31,8 +31,9 @@ class Book:
 
 def opened(limits, book=None, gpus=2.0, nodes=None):
     clock = Clock()
-    budget = Budget(limits, gpus, clock)
-    budget.open(book or Book(), lambda: dict(nodes or {"gpu": 1}))
+    budget, book = Budget(limits, gpus, clock), book or Book()
+    budget.open(book, lambda: dict(nodes or {"gpu": 1}))
+    budget.keep(book)
     return budget, clock
 
 
@@ -127,6 +128,39 @@ def test_a_pruned_run_does_not_tell_how_long_one_takes():
     clock.now += 3.0
     budget.gone("a")
     assert budget.seconds_per_run() is None
+
+
+def test_a_run_that_comes_back_after_a_pause_took_the_time_before_it_too():
+    budget, clock = opened(Limits())
+    budget.placed("a")
+    clock.now += 20.0
+    budget.gone("a")
+    clock.now += 100.0
+    budget.placed("a")
+    clock.now += 10.0
+    budget.gone("a", completed=True)
+    assert budget.seconds_per_run() == 30.0 == budget.spend.run_seconds
+
+
+def test_nothing_is_written_before_the_study_is_this_sessions():
+    book, clock = Book(), Clock()
+    budget = Budget(Limits(prices={"gpu": 3600.0}), 0.0, clock)
+    budget.open(book, lambda: {"gpu": 1})
+    clock.now += 10 * SAVE_SECONDS
+    budget.tick()
+    assert book.written is None and budget.spend.cost == 10 * SAVE_SECONDS
+    budget.keep(book)
+    budget.close()
+    assert book.written["cost"] == 10 * SAVE_SECONDS
+
+
+def test_what_trials_held_at_the_end_of_a_session_counts():
+    book = Book()
+    budget, clock = opened(Limits(), book)
+    budget.placed("a")
+    clock.now += 5.0
+    budget.close()
+    assert book.written["run_seconds"] == 5.0
 
 
 def test_a_type_that_appears_without_a_price_is_taken_to_be_the_dearest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Iterator
@@ -87,13 +88,20 @@ def test_model_round_trip_through_the_server(server: str, name: str, tmp_path: P
     np.testing.assert_array_equal(got["after"], expected(extractor, images(100))[1])
 
 
-def test_a_server_that_goes_away_and_comes_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
+@contextlib.contextmanager
+def left(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tracker, int]]:
+    """A study of one run that goes on, on a server of its own that goes away; its port is where it may come back."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port = free_port()
     with mlflow_server(tmp_path / "server", port) as uri:
         tracker = Tracker.open(tmp_path, name, uri)
         tracker.study_run({})
         tracker.start_run("a", **start())
+        yield tracker, port
+
+
+def test_a_server_that_goes_away_and_comes_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with left(tmp_path, name, monkeypatch) as (tracker, port):
         tracker.log_events("a", events(range(1)))
     tracker.log_events("a", events(range(1, 2)))
     assert tracker.start_run("b", **start(1)) is None
@@ -115,14 +123,9 @@ def test_a_server_that_goes_away_and_comes_back(name: str, tmp_path: Path, monke
 def test_a_server_that_is_away_when_a_study_is_taken_up_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with mlflow_server(tmp_path / "server", port) as uri:
-        tracker = Tracker.open(tmp_path, name, uri)
-        tracker.study_run({})
-        tracker.start_run("a", **start())
+    with left(tmp_path, name, monkeypatch) as (tracker, port):
         tracker.log_events("a", events(range(2)))
-        place = tracker.place()
+        place, uri = tracker.place(), f"http://127.0.0.1:{port}"
     with pytest.raises(ConfigError, match="no MLflow server answers there"):
         Tracker.open(tmp_path, name, uri)
     again = Tracker.open(tmp_path, name, uri, late=True)
