@@ -180,7 +180,7 @@ class _Relay:
         self.log = place.folder / "events.jsonl"
         self.stop = [StopConfig.model_validate(settings) for settings in spec.stop]
         self.waiting: list[dict[str, Any]] = []
-        self.last = time.monotonic()
+        self.last = self.told = time.monotonic()
         self.seconds = 0.0  # that the training stood still for what is said here
 
     def __call__(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -203,10 +203,16 @@ class _Relay:
             due = finished in self.spec.rungs or time.monotonic() - self.last >= REPORT_SECONDS
         if due:
             self.flush()
+        elif self.rank == 0 and time.monotonic() - self.told >= REPORT_SECONDS:
+            self._tell_place()  # word over workers comes by epochs, which may be long: they must not be taken to hang
 
     def flush(self, done: bool = False) -> None:
         """Tell the driver what it does not know yet."""
         if self.rank == 0:
-            self.place.told()
+            self._tell_place()
         self.report({"key": self.spec.key, "events": self.waiting} | ({"done": True} if done else {}))
         self.waiting, self.last = [], time.monotonic()
+
+    def _tell_place(self) -> None:
+        self.place.told()
+        self.told = time.monotonic()

@@ -21,14 +21,18 @@ def main() -> int:
     flags.add_argument("--pause", type=float, default=6.0, help="mean seconds between two faults; default 6")
     flags.add_argument("--out", type=Path, help="folder for chaos.json and chaos.md; default only printed")
     given = flags.parse_args()
+    about = {"commit": commit(), "versions": dict(versions()), "words": list(SMALL)}
+
+    def told(found: dict) -> None:
+        if given.out is not None:
+            write_json(given.out / "chaos.json", about | found)
+            write_text(given.out / "chaos.md", report(about | found))
+        done, broken = sum(found["faults"].values()), len(found["broken"])
+        print(f"{done} of {given.faults} faults, {found['studies']} studies, {broken} things broken", flush=True)
+
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        found = run(Path(folder), given.seed, given.faults, pause=given.pause)
-    found |= {"commit": commit(), "versions": dict(versions()), "words": list(SMALL)}
-    text = report(found)
-    if given.out is not None:
-        write_json(given.out / "chaos.json", found)
-        write_text(given.out / "chaos.md", text)
-    print(text if not found["broken"] else json.dumps(found["broken"], indent=1))
+        found = run(Path(folder), given.seed, given.faults, pause=given.pause, told=told)
+    print(json.dumps(found["broken"], indent=1) if found["broken"] else report(about | found))
     return 1 if found["broken"] else 0
 
 

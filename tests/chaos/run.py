@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ SMALL = (
 )  # fmt: skip
 
 
-def run(folder: Path, seed: int, faults: int, words: tuple[str, ...] = SMALL, pause: float = 6.0) -> dict[str, Any]:
+def run(
+    folder: Path,
+    seed: int,
+    faults: int,
+    words: tuple[str, ...] = SMALL,
+    pause: float = 6.0,
+    told: Callable[[dict[str, Any]], None] = lambda found: None,
+) -> dict[str, Any]:
     """Run a study undisturbed and one that is killed, and compare.
 
     Args:
@@ -33,6 +41,7 @@ def run(folder: Path, seed: int, faults: int, words: tuple[str, ...] = SMALL, pa
         faults: How many; should the study end before, more go into another one like it.
         words: Of the study's command.
         pause: Mean seconds from a driver's first sign of work to the next fault, exponential.
+        told: Called with what is known after each study.
 
     Returns:
         JSON types: `faults` (kind -> count), `log`, `broken` (what did not hold: empty if all is well), `seconds` disturbed,
@@ -55,20 +64,21 @@ def run(folder: Path, seed: int, faults: int, words: tuple[str, ...] = SMALL, pa
             broken += _disturb(scene, name, draw, log, faults, pause)
             spent += time.monotonic() - start
             broken += [f"{name}: {fault}" for fault in _all_of(scene, name)]
-            broken += [
-                f"{name}: {fault}" for fault in invariants.the_same(scene.storage / name, scene.storage / "undisturbed")
-            ]
+            same = invariants.the_same(scene.storage / name, scene.storage / "undisturbed")
+            broken += [f"{name}: {fault}" for fault in same]
+            found = {
+                "seed": seed,
+                "faults": dict(Counter(entry["kind"] for entry in log)),
+                "studies": studies,
+                "seconds": round(spent, 1),
+                "ideal": round(ideal, 1),
+                "broken": broken,
+                "log": log,
+            }
+            told(found)
+        return found
     finally:
         scene.close()
-    return {
-        "seed": seed,
-        "faults": dict(Counter(entry["kind"] for entry in log)),
-        "studies": studies,
-        "seconds": round(spent, 1),
-        "ideal": round(ideal, 1),
-        "broken": broken,
-        "log": log,
-    }
 
 
 def _all_of(scene: Scene, name: str) -> list[str]:
@@ -92,6 +102,8 @@ def _disturb(
                 if not len(log) % len(KINDS):
                     order[:] = draw.sample(KINDS, len(KINDS))
                 kind = order[len(log) % len(KINDS)]
+                if kind == "worker" and not scene.kill_worker(draw):
+                    continue  # nothing trains at this moment: it is drawn again
                 log.append({"kind": kind, "study": name, "second": round(time.monotonic() - began, 1), **_state(study)})
                 broken += _fault(scene, kind, draw, name)
         broken += witness.look()
@@ -131,15 +143,13 @@ def _state(study: Path) -> dict[str, int]:
 def _fault(scene: Scene, kind: str, draw: random.Random, name: str) -> list[str]:
     if kind == "driver":
         scene.kill_driver()
-    elif kind == "worker":
-        scene.kill_worker(draw)
     elif kind == "node":
         scene.kill_node(draw)
     elif kind == "mlflow":
         scene.kill_server()
         time.sleep(draw.uniform(0.0, 10.0))
         scene.start_server()
-    else:
+    elif kind != "worker":
         code = scene.signal_driver(signal.Signals[kind])
         if code not in (0, CODES[kind]):
             return [f"{kind} ended the driver with code {code}: {scene.said(name)[-2000:]}"]

@@ -146,7 +146,7 @@ class Ran:
 
     def go(self) -> Ran:
         console = Console(file=io.StringIO(), width=150)
-        found = Study(self.config, ExecutionConfig(trials=3), self.ledger.folder, "study", self.root, console)
+        found = Study(self.config, ExecutionConfig(trials=3), self.ledger.folder, "study", self.root, console=console)
         session.run_session(found, lambda: SimpleNamespace(files={}, metrics={}, sentence=""))
         return self
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from divfeat.cluster.place import Outside, placed
+from divfeat.cluster.place import Outside, Scratch, placed
 from divfeat.cluster.trial import TrialSpec, run_spec
 from divfeat.config import MethodConfig
 from divfeat.data.prepare import prepare
@@ -164,3 +164,21 @@ def test_the_driver_s_word_on_a_trial_stands(store: Store, data) -> None:
 
     run_spec(spec_of(store, rungs=(1,)), data, said)
     assert store.read(f"mine/runs/{CONFIG.key}/record.json") == b'{"status": "pruned"}'
+
+
+def test_workers_whose_word_comes_seldom_are_seen_from_outside_to_get_on(
+    store: Store, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word over workers comes by epochs; whether they hang is judged by what the store has of the event log."""
+    monkeypatch.setattr("divfeat.cluster.trial.REPORT_SECONDS", 0.0)
+    outside = Outside(f"runs/{CONFIG.key}", store.inside("mine").address)
+    seen: list[int] = []
+
+    class Watched(Scratch):
+        def told(self) -> None:
+            super().told()
+            seen.append(outside.said())
+
+    monkeypatch.setattr("divfeat.cluster.place.Scratch", Watched)
+    run_spec(spec_of(store), data, lambda word: None, every_epochs=100)
+    assert len(set(seen)) >= 6 and seen == sorted(seen)
