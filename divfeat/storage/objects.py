@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from divfeat.storage.store import Entry
@@ -54,16 +55,11 @@ class ObjectBackend:
         raise OSError(f"{key} is overwritten again and again while it is read")
 
     def put(self, key: str, path: Path) -> None:
-        """In one call to pyarrow: whoever is killed or interrupted in it leaves the old object, since only a whole one is made
-        known. (A stream of pyarrow's that is closed after an error would make known what it has.)"""
-        fs.copy_files(
-            str(path),
-            self._path(key),
-            source_filesystem=fs.LocalFileSystem(),
-            destination_filesystem=self.filesystem,
-            chunk_size=_PIECE_BYTES,
-            use_threads=False,
-        )
+        """In one write and one close: whoever is killed or interrupted leaves the old object or the new one, and what goes wrong
+        in either is raised. (A stream that is closed after half a file would make the half known, and `pyarrow.fs.copy_files`
+        closes without a look at whether that went well.)"""
+        with self.filesystem.open_output_stream(self._path(key)) as stream:
+            stream.write(_mapped(path))
 
     def get(self, key: str, path: Path) -> Entry | None:
         """See `Backend`."""
@@ -121,6 +117,14 @@ class ObjectBackend:
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+def _mapped(path: Path) -> Any:
+    """The bytes of a file, which need not fit into memory; an empty one cannot be mapped."""
+    if not path.stat().st_size:
+        return b""
+    with pa.memory_map(str(path)) as source:
+        return source.read_buffer()
 
 
 def _entry(info: Any) -> Entry | None:
