@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.made import prepared
 from benchmarks.rows import Row
+from divfeat.cluster.faults import Fault
 from divfeat.config import ExperimentConfig, ModelConfig, TrainConfig
 from divfeat.data.prepare import PreparedData
 
@@ -85,7 +86,14 @@ class FourTrials:
             print(f"  {self.private[-1]:.0f} MiB in {TRIALS} processes", file=sys.stderr, flush=True)
         return False
 
-    def ended(self, key: str, lost: bool) -> None:
+    def placed(self, key: str) -> None:
+        """What that costs is not asked."""
+
+    def lost(self, key: str, fault: Fault, *, again: bool) -> None:
+        """Its memory would be missing from what is read."""
+        raise RuntimeError(f"a trial was lost: {fault.cause}")
+
+    def ended(self, key: str, lost: Fault | None) -> None:
         """Only by word of the driver."""
 
     def stopping(self) -> bool:

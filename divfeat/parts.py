@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from divfeat.config import Loss, Sampling, Second
@@ -40,15 +41,15 @@ class Parts:
     m2m_lambda: float = 0.0
     centroid_loss: float = 0.0
 
-    @property
+    @cached_property
     def on(self) -> frozenset[str]:
         """Names of the parts that do something."""
         return frozenset(name for name, value in self.other_than(OFF).items() if value not in (0, "natural"))
 
     def other_than(self, base: Parts) -> dict[str, Any]:
         """The values in which this differs from `base`, by name."""
-        theirs = asdict(base)
-        return {name: value for name, value in asdict(self).items() if value != theirs[name]}
+        return {name: value for name in NAMES if (value := getattr(self, name)) != getattr(base, name)}
 
 
+NAMES = tuple(field.name for field in fields(Parts))
 OFF = Parts()

@@ -16,6 +16,7 @@ from divfeat.validation import build
 #: What a smoke test lays over the preset, below the user's own settings.
 SMOKE: dict[str, Any] = {
     "train": {"epochs": 2, "warmup_epochs": 0},
+    "probe": {"strengths": [0.01, 0.1, 1.0]},  # of 45, most of the time of so short a training
     "protocol": {
         "learning_rates": [],
         "weight_decays": [],

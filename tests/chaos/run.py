@@ -21,7 +21,7 @@ SMALL = (
     "--trials", "6", "--max-concurrent", "2", "--set", "train.epochs=12", "--set", "protocol.learning_rates=[]",
     "--set", "protocol.weight_decays=[]", "--set", "protocol.select_top=1", "--set", "protocol.select_seeds=2",
     "--set", "protocol.grid_points=0", "--set", "protocol.confirm_seeds=2", "--set", "protocol.baselines=[ce]",
-    "--set", "search.sampler=random", "--set", "execution.checkpoint_seconds=0.5",
+    "--set", "search.sampler=random", "--set", "probe.strengths=[0.01, 0.1]", "--set", "execution.checkpoint_seconds=0.5",
 )  # fmt: skip
 
 

@@ -88,6 +88,7 @@ class Source:
         self.ends: dict[str, str | None] = {}
         self.losses: dict[str, list[str]] = {}
         self.running: set[str] = set()
+        self.places: set[str] = set()
         self.most = 0
 
     waiting = False
@@ -100,7 +101,12 @@ class Source:
         self.most = max(self.most, len(self.running))
         return found
 
+    def placed(self, key):
+        assert key in self.running
+        self.places.add(key)
+
     def heard(self, key, events):
+        assert key in self.places
         self.heard_of.setdefault(key, []).extend(event["epoch"] for event in events)
         return key == self.stop_at
 

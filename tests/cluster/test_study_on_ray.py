@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 #: Small but whole: every phase runs.
 TINY = [
     "--set", "train.epochs=2", "--set", "protocol.learning_rates=[0.05, 0.1]", "--set", "protocol.select_top=1",
-    "--set", "protocol.select_seeds=3", "--set", "protocol.grid_points=8", "--set", "protocol.confirm_seeds=5",
-    "--trials", "4",
+    "--set", "protocol.select_seeds=2", "--set", "protocol.grid_points=8", "--set", "protocol.confirm_seeds=5",
+    "--set", "probe.strengths=[0.01, 0.1]", "--trials", "4",
 ]  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def killed_and_resumed(
     storage = tmp_path_factory.mktemp("studies")
     study = storage / "killed"
     interrupted: list[set[str]] = []
-    for wanted in (8, 18, 33, 50):
+    for wanted in (6, 12, 22, 38):
         process = on_cluster.start(storage, *TINY, "--name", "killed")
         wait_for_records(study, wanted, process)
         os.killpg(process.pid, signal.SIGKILL)
@@ -219,7 +219,7 @@ def test_halving_prunes_and_tells_optuna_so(on_cluster: Command, tmp_path: Path)
 
 def test_two_workers_a_trial_give_the_result_of_one(on_cluster: Command, tmp_path: Path) -> None:
     """The whole study through Ray Train on two gloo workers; its training curves agree with those of one worker."""
-    tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce_etf]", "--set", "search.releases=[gate]"]
+    tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce]", "--set", "search.releases=[gate]"]
     for name, words in {
         "one": [],
         "two": ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"],

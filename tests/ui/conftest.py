@@ -46,6 +46,7 @@ SMALL = (
     "--set=protocol.learning_rates=[]",
     "--set=protocol.select_top=1",
     "--set=protocol.select_seeds=2",
+    "--set=probe.strengths=[0.01, 0.1]",
     "--set=protocol.confirm_seeds=5",
 )
 
