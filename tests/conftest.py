@@ -11,6 +11,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+#: Slow tests of these start Ray, which takes the cores that it finds, and whose `auto` finds any cluster of the machine.
+STARTS_RAY = (
+    "benchmarks", "chaos", "cluster", "deploy", "notebook", "security", "ui", "test_console.py", "test_example_notebook.py",
+)  # fmt: skip
+
 torch.set_num_threads(1)
 # A busy machine is no defect: what an example takes is not asserted.
 settings.register_profile("divfeat", deadline=None)
@@ -27,3 +32,10 @@ def real_data() -> Path:
     if missing:
         pytest.skip(f"DIVFEAT_DATA={folder} lacks {', '.join(missing)}")
     return Path(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what must have the machine for itself."""
+    if item.path.relative_to(Path(__file__).parent).parts[0] in STARTS_RAY:
+        item.add_marker(pytest.mark.alone)

@@ -156,13 +156,12 @@ def test_more_trials_extend_the_search(killed_and_resumed, on_cluster: Command) 
     assert len(list(study.glob("proposals/*.json"))) == 5
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_saves_and_says_how_to_go_on(on_cluster: Command, tmp_path: Path, number: int, code: int) -> None:
+def test_sigterm_saves_and_says_how_to_go_on(on_cluster: Command, tmp_path: Path) -> None:
     process = on_cluster.start(tmp_path, *TINY, "--name", "stopped")
     wait_for_records(tmp_path / "stopped", 1, process)
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == code, output
+    assert process.returncode == 75, output
     assert "--name stopped" in output
     assert "Traceback" not in output
     assert {run.info.status for run in mlflow_runs(tmp_path / "stopped")} <= {"FINISHED", "FAILED", "KILLED"}
@@ -188,7 +187,8 @@ def test_a_trial_too_large_for_the_machine_is_told(on_cluster: Command, tmp_path
 
 def test_nan_trials_fail_alone(on_cluster: Command, tmp_path: Path) -> None:
     """A learning rate that diverges fails the trials of one calibration row; the study ends with a verdict."""
-    words = ["--smoke-test", "--name", "nan", "--set", "protocol.learning_rates=[0.05, 100000000.0]"]
+    words = ["--smoke-test", "--trials", "1", "--name", "nan", "--set", "protocol.learning_rates=[0.05, 100000000.0]"]
+    words += ["--set", "protocol.baselines=[ce_etf]"]
     on_cluster.run(tmp_path, *words)
     failed = [record for record in records(tmp_path / "nan").values() if record["status"] == "failed"]
     assert failed
@@ -196,30 +196,9 @@ def test_nan_trials_fail_alone(on_cluster: Command, tmp_path: Path) -> None:
     assert read_json(tmp_path / "nan" / "phases" / "calibrate.json")["lr"] == 0.05
 
 
-def test_halving_prunes_and_tells_optuna_so(on_cluster: Command, tmp_path: Path) -> None:
-    words = ["--smoke-test", "--name", "asha", "--trials", "10", "--set", "train.epochs=9"]
-    on_cluster.run(tmp_path, *words, "--set", "search.asha={first_rung: 1, reduction: 3}", "--max-concurrent", "1")
-    study = tmp_path / "asha"
-    found = optuna.load_study(study_name="asha", storage=f"sqlite:///{study / 'optuna.db'}")
-    states = {trial.number: trial.state for trial in found.trials}
-    by_status: dict[str, list] = {}
-    for path in study.glob("proposals/*.json"):
-        proposal = read_json(path)
-        record = records(study)[proposal["key"]]
-        by_status.setdefault(record["status"], []).append((proposal, record))
-        if record["status"] == "pruned":
-            assert states[proposal["number"]] == optuna.trial.TrialState.PRUNED
-            trial = found.trials[proposal["number"]]
-            rungs = {row["epoch"] + 1: row["probe/fine_top1"] for row in record["history"] if "probe/fine_top1" in row}
-            assert trial.intermediate_values == rungs
-            assert len(record["history"]) < 9
-    assert by_status.get("pruned")
-    assert by_status.get("completed")
-
-
 def test_two_workers_a_trial_give_the_result_of_one(on_cluster: Command, tmp_path: Path) -> None:
     """The whole study through Ray Train on two gloo workers; its training curves agree with those of one worker."""
-    tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce]", "--set", "search.releases=[gate]"]
+    tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce_etf]", "--set", "search.releases=[gate]"]
     for name, words in {
         "one": [],
         "two": ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"],
@@ -247,7 +226,7 @@ def test_dry_run_writes_nothing(alone: Command, tmp_path: Path) -> None:
 
 def test_ctrl_c_and_the_same_line_again_on_its_own_ray(alone: Command, tmp_path: Path) -> None:
     """As a person does it: the terminal sends Ctrl-C to the command and to every process that Ray started for it."""
-    words = ["--smoke-test", "--preset", "digits-lt", "--name", "mine"]
+    words = ["--smoke-test", "--preset", "digits-lt", "--name", "mine", "--set", "protocol.baselines=[ce_etf]"]
     process = alone.start(tmp_path, *words)
     wait_for_records(tmp_path / "mine", 2, process)
     os.killpg(process.pid, signal.SIGINT)

@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-sync",
 )
 #: A busy machine is no defect.
-TIMEOUT = 60_000
+TIMEOUT = 180_000
 
 
 def executable() -> str | None:

@@ -33,12 +33,14 @@ STUDIES = {
     ),
     "front": (
         "--preset=digits",
-        "--trials=7",
+        "--trials=5",
         "--set=search.objectives=[fine_probe, numerical_rank]",
         "--set=search.releases=[gate]",
         "--set=protocol.baselines=[ce_etf]",
         "--set=protocol.grid_points=0",
         "--set=train.epochs=2",
+        "--set=train.warmup_epochs=0",
+        "--set=protocol.confirm_seeds=2",
     ),
 }
 SMALL = (
@@ -107,7 +109,7 @@ class Finished:
 
 def finish(name: str, storage: Path, uri: str) -> Finished:
     """Run one of the studies to its end."""
-    command = [sys.executable, str(ROOT / "studies" / "tau_search.py"), *STUDIES[name], *SMALL, "--name", name]
+    command = [sys.executable, str(ROOT / "studies" / "tau_search.py"), *SMALL, *STUDIES[name], "--name", name]
     command += ["--storage-path", str(storage), "--tracking-uri", uri]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
