@@ -197,23 +197,21 @@ def test_nan_trials_fail_alone(on_cluster: Command, tmp_path: Path) -> None:
 
 
 def test_two_workers_a_trial_give_the_result_of_one(on_cluster: Command, tmp_path: Path) -> None:
-    """The whole study through Ray Train on two gloo workers; its training curves agree with those of one worker."""
+    """Trials through Ray Train on two gloo workers, until there are some; their curves agree with those of one worker."""
     tiny = ["--smoke-test", "--trials", "1", "--set", "protocol.baselines=[ce_etf]", "--set", "search.releases=[gate]"]
-    for name, words in {
-        "one": [],
-        "two": ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"],
-    }.items():
-        on_cluster.run(tmp_path, *tiny, "--name", name, *words)
+    on_cluster.run(tmp_path, *tiny, "--name", "one")
+    spanning = ["--workers-per-trial", "2", "--set", "execution.cpus_per_worker=0.5"]
+    process = on_cluster.start(tmp_path, *tiny, "--name", "two", *spanning)
+    wait_for_records(tmp_path / "two", 3, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
-    shared = {key for key, record in one.items() if record["config"]["role"] == "search"}
-    assert (
-        shared <= set(two) and len(shared) >= 5
-    )  # a strength chosen on validation may differ, and with it a confirmation
-    for key in shared:
-        record = one[key]
-        assert record["status"] == two[key]["status"] == "completed"
-        assert two[key]["provenance"]["workers"] == 2
-        for here, there in zip(record["history"], two[key]["history"], strict=True):
+    assert len(two) >= 3 and two.keys() <= one.keys()
+    for key, record in two.items():
+        assert record["status"] == one[key]["status"] == "completed"
+        assert record["provenance"]["workers"] == 2
+        for here, there in zip(one[key]["history"], record["history"], strict=True):
             assert there["train/loss"] == pytest.approx(here["train/loss"], rel=2e-3)
 
 
