@@ -122,6 +122,11 @@ def run_installed(runner: Study, about: str, command: str) -> int:
         )
         return EXIT_CODES["SIGTERM"]  # stopped from outside, and resumable
     report.print(console)
+    if runner.untold:
+        runner.say(
+            f"\nMLflow at {runner.execution.tracking_uri} is away and lacks a part of this study. When it is back, the same line "
+            f"tells it, and runs nothing:\n  {command}"
+        )
     if runner.cut is not None:
         runner.say(
             f"\nthe {runner.cut} ended the search early; the verdict above holds for the trials that were made. To search on, "

@@ -197,7 +197,7 @@ class Session:
             status = "completed"
             metrics = {**made.metrics, **self.budget.spend.metrics}
             self.tracker.finish_study(status, metrics, {"verdict": made.sentence} | self._say(made))
-            study.cut = self.budget.cut
+            study.cut, study.untold = self.budget.cut, self.tracker.away
             return made
         except TooManyFailuresError:
             status = "failed"

@@ -42,6 +42,8 @@ class Study:
     interrupt: Interrupt = field(default_factory=Interrupt)
     #: Which budget ended the search before its time, once the study was run.
     cut: str | None = None
+    #: Whether MLflow was away at the end, and lacks something of a study that is finished.
+    untold: bool = False
     mirror: Mirror | None = None
 
     @property

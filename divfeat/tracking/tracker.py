@@ -403,6 +403,11 @@ class Tracker:
 
         self._attempt(STUDY, describe)
 
+    @property
+    def away(self) -> bool:
+        """Whether the server did not answer when it was last spoken to."""
+        return self._paused_until is not None
+
     def _attempt(self, key: str, action: Callable[[], T]) -> T | None:
         """Does `action` unless MLflow is away; a failure leaves `key` behind and never ends the study."""
         if self._paused_until is not None and time.monotonic() >= self._paused_until:

@@ -1,5 +1,7 @@
 """What the command prints around a study."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from divfeat.search import command
@@ -43,3 +45,19 @@ def test_what_differs_from_the_preset_is_said_below_its_text(tmp_path, monkeypat
     words = ["study", "folder", "line", "study", "changed", "search.objectives:", "train.epochs:", "folder", "line"]
     assert [line.split()[0] for line in said] == words
     assert "  search.objectives: ['balanced'] -> ['minor']" in said and "  train.epochs: 60 -> 15" in said
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_study_that_ends_while_mlflow_is_away_says_how_to_tell_it(away, tmp_path, monkeypatch, capsys):
+    def end(runner, build):
+        runner.untold = away
+        return SimpleNamespace(print=lambda console: None)
+
+    monkeypatch.setattr(command, "run_session", end)
+    place = {"execution": {"storage_path": str(tmp_path), "tracking_uri": "http://host:5000"}}
+    study, execution, _ = make_configs("digits", place)
+    line = "python studies/tau_search.py --set 'search.own=[scale]'"
+    assert command.run_installed(command.make_study(study, execution, Interrupt()), "digits", line) == 0
+    said = capsys.readouterr().out
+    assert ("MLflow at http://host:5000 is away and lacks a part of this study" in said) is away
+    assert said.endswith(f"\n  {line}\n") is away

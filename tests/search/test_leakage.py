@@ -123,6 +123,8 @@ class Ran:
             def close(self) -> None: ...
 
         class Untracked:
+            away = False
+
             @classmethod
             def open(cls, *place: Any, **how: Any) -> Untracked:
                 return cls()

@@ -78,6 +78,10 @@ class World:
             def open(cls, *place: Any, **how: Any) -> Tracked:
                 return cls()
 
+            @property
+            def away(self) -> bool:
+                return world.away
+
             def __getattr__(self, name: str) -> Callable[..., Any]:
                 def call(*arguments: Any, **named: Any) -> Any:
                     world.calls.append((name, arguments))
