@@ -510,3 +510,12 @@ def test_verdicts_on_digits_do_not_outlast_their_images_and_those_on_photographs
             if one["verdict"] in ("better", "worse"):
                 outlasts = not one["with_images"]["low"] <= 0 <= one["with_images"]["high"]
                 assert outlasts == ("digits" not in path.parent.name), (path, one["name"])
+
+
+def test_the_chaos_run_the_readme_speaks_of_was_long_and_broke_nothing():
+    from tests.chaos.__main__ import report
+
+    found = read_json(ROOT / "results" / "chaos" / "chaos.json")
+    assert found is not None and found["broken"] == [] and sum(found["faults"].values()) >= 50
+    assert (ROOT / "results" / "chaos" / "chaos.md").read_text(encoding="utf-8") == report(found)
+    assert "nothing was broken" in PAGES["README.md"]
