@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 STUDIES = {
     "tour": (
         "--preset=digits-lt",
-        "--trials=7",
+        "--trials=12",
         "--set=search.asha={first_rung: 1, reduction: 2}",
         "--set=protocol.baselines=[ce, ce_etf]",
         "--set=train.epochs=4",
