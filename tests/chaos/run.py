@@ -58,12 +58,12 @@ def run(
         assert scene.driver is not None and scene.driver.wait(1800) == 0, scene.said("undisturbed")
         ideal = time.monotonic() - start
         broken = _all_of(scene, "undisturbed")
-        spent, studies = 0.0, 0
+        spent, studies, order = 0.0, 0, list[str]()
         while len(log) < faults:
             name = f"disturbed-{studies}"
             studies += 1
             start = time.monotonic()
-            broken += _disturb(scene, name, draw, log, faults, pause)
+            broken += _disturb(scene, name, draw, order, log, faults, pause)
             spent += time.monotonic() - start
             broken += [f"{name}: {fault}" for fault in _all_of(scene, name)]
             same = invariants.the_same(scene.storage / name, scene.storage / "undisturbed")
@@ -89,10 +89,16 @@ def _all_of(scene: Scene, name: str) -> list[str]:
 
 
 def _disturb(
-    scene: Scene, name: str, draw: random.Random, log: list[dict[str, Any]], faults: int, pause: float
+    scene: Scene,
+    name: str,
+    draw: random.Random,
+    order: list[str],
+    log: list[dict[str, Any]],
+    faults: int,
+    pause: float,
 ) -> list[str]:
-    """One study to its end; returns what broke on the way."""
-    study, broken, order = scene.storage / name, list[str](), draw.sample(KINDS, len(KINDS))
+    """One study to its end; returns what broke on the way. `order` is what is left of a round, which may span studies."""
+    study, broken = scene.storage / name, list[str]()
     witness = invariants.Witness(study)
     began = time.monotonic()
     scene.start_driver(name)
@@ -102,11 +108,11 @@ def _disturb(
         if len(log) < faults:
             _wait(scene, study, draw.expovariate(1 / pause))
             if scene.driver.poll() is None:
-                if not len(log) % len(KINDS):
-                    order[:] = draw.sample(KINDS, len(KINDS))
-                kind = order[len(log) % len(KINDS)]
-                if kind == "worker" and not scene.kill_worker(draw):
-                    continue  # nothing trains at this moment: it is drawn again
+                if not order:
+                    order += draw.sample(KINDS, len(KINDS))
+                if order[0] == "worker" and not scene.kill_worker(draw):
+                    continue  # nothing trains at this moment: it is tried again
+                kind = order.pop(0)
                 log.append({"kind": kind, "study": name, "second": round(time.monotonic() - began, 1), **_state(study)})
                 broken += _fault(scene, kind, draw, name)
         broken += witness.look()
