@@ -129,25 +129,26 @@ class Proposals:
 
     def ask(self) -> Job:
         """The next experiment, noted in the ledger before anybody runs it."""
-        self._seed_sampler(len(self._trials()))
-        if not any(trial.state == TrialState.WAITING for trial in self._trials()):
+        trials = self._trials()
+        self._seed_sampler(len(trials))
+        if not any(trial.state == TrialState.WAITING for trial in trials):
             if self.refinement is not None:
-                self._refine(self.refinement)
+                self._refine(self.refinement, trials)
             elif self.study.search.promote:
                 copy = optuna.create_study(sampler=self.optuna.sampler, directions=self.directions)
-                copy.add_trials(self._seen())
+                copy.add_trials(self._seen(trials))
                 self.optuna.enqueue_trial(copy.ask(dict(self.space)).params)
         return self._note(self.optuna.ask())
 
-    def _seen(self) -> list[FrozenTrial]:
+    def _seen(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Trials as a sampler is to see them: one that may wait at a rung for ever as pruned there, with its values so far.
 
         Optuna's storage has it as running until it is decided, of which a sampler learns nothing, or takes it for a bad one.
         """
         if not self.study.search.promote:
-            return self._trials()
+            return trials
         rows, found = self._rows(), []
-        for trial in self._trials():
+        for trial in trials:
             row = rows.get(trial.number) if trial.state == TrialState.RUNNING else None
             values = self._rung_values(self.ledger.events(row["key"])) if row is not None else {}
             if values:
@@ -163,29 +164,29 @@ class Proposals:
             found.append(trial)
         return found
 
-    def _refine(self, refinement: Refinement) -> None:
+    def _refine(self, refinement: Refinement, trials: list[FrozenTrial]) -> None:
         """Enqueue what the present stage proposes; nothing where the last stage leaves it to the study's own sampler."""
         rows = self._rows(lost=True)
         number = refinement.present(rows.values())
         family, last = refinement.stages[number], number == len(refinement.stages) - 1
         space = search_space(self.study, family)
-        for setting in tried_first(self.study, family, self._leading_release() if number else None):
+        for setting in tried_first(self.study, family, self._leading_release(trials) if number else None):
             stage = {"family": family, "params": setting}
             lifted = refinement.lifted(setting, family, refinement.stages[-1], self.space)
-            key = self.job(len(self._trials()), lifted, stage).key
+            key = self.job(len(trials), lifted, stage).key
             if not any(row["key"] == key or _same(row["params"], lifted, number == 0) for row in rows.values()):
                 break
         else:
             if last:
                 return
-            params = refinement.draw(number, rows, self._seen(), space, self.optuna.sampler, self.directions)
+            params = refinement.draw(number, rows, self._seen(trials), space, self.optuna.sampler, self.directions)
             stage = {"family": family, "params": params}
             lifted = refinement.lifted(params, family, refinement.stages[-1], self.space)
         self.optuna.enqueue_trial(lifted, user_attrs={"stage": stage})
 
-    def _leading_release(self) -> str:
+    def _leading_release(self, trials: list[FrozenTrial]) -> str:
         """The way of letting go of the best trial so far, by the first objective; a feasible one goes before others."""
-        done = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         sign = protocol.objectives(self.study)[0].sign
 
         def rank(trial: FrozenTrial) -> tuple[float, float]:
@@ -226,46 +227,47 @@ class Proposals:
 
     def tell(self, number: int, record: Mapping[str, Any]) -> None:
         """Tell Optuna how trial `number` ended: complete, pruned with its rungs, or failed. Telling twice is harmless."""
-        trial = self._trials()[number]
-        if trial.state.is_finished():
+        frozen = self._trials()[number]
+        if frozen.state.is_finished():
             return
+        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
         values = self.values(record)
         self._say(trial, {"cause": cause} if (cause := record["error"]) else {})
         if record["status"] == "pruned" or values is not None:
-            self._report_rungs(trial, record, values)
+            self._report_rungs(trial, frozen, record, values)
         if values is not None:
-            self._set_constraints(trial, record)
+            self._set_constraints(trial, frozen, record)
             self.optuna.tell(number, values if len(values) > 1 else values[0])
         elif record["status"] == "pruned":
             self.optuna.tell(number, state=TrialState.PRUNED)
         else:
             self.optuna.tell(number, state=TrialState.FAIL)
 
-    def _set_constraints(self, frozen: FrozenTrial, record: Mapping[str, Any]) -> None:
-        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+    def _set_constraints(self, trial: optuna.trial.Trial, frozen: FrozenTrial, record: Mapping[str, Any]) -> None:
         for name, missed in self.excess(record).items():
             if missed is not None and name not in frozen.constraints:  # the latter: told before a crash
                 trial.set_constraint(name, missed)
 
-    def _say(self, frozen: FrozenTrial, more: Mapping[str, Any]) -> None:
+    def _say(self, trial: optuna.trial.Trial, more: Mapping[str, Any]) -> None:
         """User attributes for who reads the dashboard: names as everywhere else, angles in degrees, why a trial ended."""
-        row = self._rows(lost=True)[frozen.number]
-        method = self.job(frozen.number, row["params"], row.get("stage")).experiment.method
+        row = self._rows(lost=True)[trial.number]
+        method = self.job(trial.number, row["params"], row.get("stage")).experiment.method
         family = family_named(method.thresholds.family)
         said = {"name": row["name"], "key": row["key"]} | family.shown(method.thresholds.angles) | dict(more)
-        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+        known = trial.user_attrs
         for name, value in said.items():
-            if frozen.user_attrs.get(name) != value:
+            if known.get(name) != value:
                 trial.set_user_attr(name, value)
 
-    def _report_rungs(self, frozen: FrozenTrial, record: Mapping[str, Any], values: list[float] | None) -> None:
+    def _report_rungs(
+        self, trial: optuna.trial.Trial, frozen: FrozenTrial, record: Mapping[str, Any], values: list[float] | None
+    ) -> None:
         """The objective at the rungs, and at the end of a training that went all the way: what the dashboard draws.
 
         Without halving the objective is measured at the end alone, and there is nothing to draw.
         """
         if len(self.metrics) > 1 or not self.rungs:
             return  # Optuna keeps no intermediate values of multi-objective trials
-        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
         found = self._rung_values(record["history"])
         if values is not None:
             found[self.study.train.epochs] = values[0]
@@ -316,7 +318,7 @@ class Proposals:
                 in_order = dict(sorted(rows.items()))
                 rows.clear()
                 rows.update(in_order)
-        self._say(self._trials()[trial.number], {})
+        self._say(trial, {})
         return job
 
     def _reconcile(self) -> None:

@@ -194,7 +194,7 @@ def test_a_stage_knows_directions_and_constraints(tmp_path):
 
     for _ in range(3):
         tell(driver.proposals.ask())
-    assert driver.proposals._leading_release() == "theorem"
+    assert driver.proposals._leading_release(driver.trials) == "theorem"
     drawn, studies = driver.proposals.refinement, []
     real = optuna.create_study
     space = driver.proposals.space  # the last stage's
@@ -211,7 +211,7 @@ def test_a_stage_knows_directions_and_constraints(tmp_path):
         free.tell(
             job, completed(job.experiment, {"feature/log_norm": norms[free.rows[job.number]["params"]["release"]]})
         )
-    assert free.proposals._leading_release() == "paper"
+    assert free.proposals._leading_release(free.trials) == "paper"
 
 
 def test_what_runs_and_what_was_pruned_is_known_too_and_what_failed_is_not(tmp_path):
