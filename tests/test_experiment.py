@@ -138,6 +138,7 @@ def test_what_a_method_replaces_in_train_is_as_if_train_had_it(name: str, train:
     assert torch.equal(by_name.features["train"].after, by_train.features["train"].after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWO_STAGES)
 def test_every_method_in_two_stages_learns_a_long_tail(name: str) -> None:
     tail = {"train_level": "fine", "train_size": None, "imbalance": 10, "n_max": 60, "boundary": 20}

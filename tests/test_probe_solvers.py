@@ -204,6 +204,7 @@ def test_losses_far_below_rounding_of_a_probability_keep_their_digits(dtype: tor
         assert float(gradient[:-1].abs().max()) == pytest.approx(slope, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_preconditioning_pays(seed: int) -> None:
     features, labels = clusters(300, dim=20, classes=6, seed=seed)

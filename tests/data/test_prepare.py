@@ -410,6 +410,7 @@ def test_the_digits_of_the_default_preset() -> None:
 STEP = {"imbalance": 10, "tail": "step", "boundary": 60, "expected_split": "5758df812513d874"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "changes", "total"),
     [

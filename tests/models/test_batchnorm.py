@@ -158,6 +158,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.dtype == torch.float64])
 def test_two_ranks_equal_one_process_on_the_joined_batch(name: str, ranks: list[dict[str, Any]]) -> None:
     case = CASES[name]

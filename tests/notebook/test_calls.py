@@ -216,6 +216,7 @@ def test_the_import_is_light():
     assert in_a_new_process(f"import divfeat, sys; dir(divfeat); print({heavy} & set(sys.modules))") == "set()"
 
 
+@pytest.mark.slow
 def test_opening_a_study_needs_neither_ray_nor_mlflow():
     assert (
         in_a_new_process("import divfeat, sys; divfeat.open_study; print({'ray', 'mlflow'} & set(sys.modules))")

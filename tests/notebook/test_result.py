@@ -43,6 +43,7 @@ def test_thresholds_are_those_exported(result, tmp_path):
     assert list(result.thresholds["train_images"]) == [row["train_images"] for row in content["classes"]]
 
 
+@pytest.mark.slow
 def test_figures_are_the_reports_own(result):
     """The same bytes as the files, whose data they share."""
     files = {path.stem: path for path in (result.folder / "report" / "figures").glob("*.png")}

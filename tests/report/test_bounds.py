@@ -147,6 +147,7 @@ def test_group_objectives_on_a_long_tail(tmp_path, name):
         assert objective.crossed[one.name].mean == pytest.approx(one.mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"many"}))  # no class of these has so many images
 def test_every_objective_has_a_report(tmp_path, name):
     """Beside `minor`, so that `major` has the front that the documentation shows."""

@@ -199,6 +199,7 @@ def test_results_row_holds_the_result_and_what_produced_it(whole):
         assert row["provenance"][name] is not None
 
 
+@pytest.mark.slow
 def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_path):
     study = Studied(tmp_path / "s", preset="digits-lt").all()
     report = build_report(tmp_path / "s")
@@ -216,6 +217,7 @@ def test_long_tail_has_the_plane_of_thresholds_and_the_gain_of_each_class(tmp_pa
         assert f"{name} = {angle_text(value)}" in printed(report)
 
 
+@pytest.mark.slow
 def test_every_figure_is_shown_where_classes_differ_but_form_no_groups(tmp_path):
     def many(job):
         found = completed(job.experiment)
@@ -233,6 +235,7 @@ def test_every_figure_is_shown_where_classes_differ_but_form_no_groups(tmp_path)
     assert "figures/gain_by_count.png" in report.files
 
 
+@pytest.mark.slow
 def test_an_angle_for_each_class_is_told_class_by_class(tmp_path):
     """In the table by falling count and in verdict.json; what is no angle is told without a unit."""
     study = Studied(tmp_path / "s", preset="digits-lt", data={"boundary": 25}, search={"family": "per_class"}).all()
@@ -263,6 +266,7 @@ def test_a_family_without_an_angle(tmp_path):
     assert "the family 'quantile' has 1 number, and the rule holds for one angle" in text
 
 
+@pytest.mark.slow
 def test_a_refinement_tells_its_stages(tmp_path):
     search = {"family": "major_minor", "refine": ["global"]}
     study = Studied(tmp_path / "s", preset="digits-lt", search=search, **NO_FIGURES).all()
@@ -506,6 +510,7 @@ def test_main_rebuilds_and_explains(tmp_path, capsys):
         assert end.value.code == code
 
 
+@pytest.mark.slow
 def test_a_published_report_names_no_folder_of_this_machine(tmp_path):
     study = Studied(tmp_path / "place" / "s").begin().search(degrees=(60.0,)).select().confirm()
     study.ledger.write_phase("registered", {"model": "s", "key": study.winner_keys()[0]})

@@ -37,6 +37,7 @@ def test_every_figure_of_the_readme_is_drawn_anew_from_results_to_the_last_pixel
         np.testing.assert_array_equal(pixels(tmp_path / name), pixels(ROOT / name))
 
 
+@pytest.mark.slow
 def test_a_published_figure_is_drawn_anew_without_its_study(tmp_path):
     Studied(tmp_path / "s", preset="digits-lt").all()
     build_report(tmp_path / "s", publish=tmp_path / "shown")

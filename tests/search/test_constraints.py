@@ -155,6 +155,7 @@ def angles_of(row):
     return row["method"]["thresholds"]["angles"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "count", "near"), [("tpe", 50, 0.2), ("gp", 25, 0.1), ("nsga2", 60, 0.3)])
 def test_the_best_feasible_setting_is_found(tmp_path, sampler, count, near):
     assert sampler in MODELS_CONSTRAINTS
@@ -166,6 +167,7 @@ def test_the_best_feasible_setting_is_found(tmp_path, sampler, count, near):
     assert math.dist((found["tau_minor"], found["tau_major"]), Planted.BEST) < near
 
 
+@pytest.mark.slow
 def test_what_is_told_steers_the_sampler(tmp_path):
     """Without the constraint the same search ends where major accuracy is lost."""
     free, bound = Planted(tmp_path / "free"), Planted(tmp_path / "bound", constraints=[RELATIVE])
@@ -192,6 +194,7 @@ def test_optuna_holds_every_trials_constraints(tmp_path):
     assert all(value <= 0 for value in best.constraints.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", MODELS_CONSTRAINTS)
 def test_a_lost_storage_gets_its_constraints_back(tmp_path, sampler):
     driver = Planted(tmp_path, sampler=sampler, constraints=[RELATIVE])

@@ -137,6 +137,7 @@ def test_what_ended_beside_a_run_that_went_wrong_is_kept():
     assert workers.idle == [ends[1][0]] and not workers.busy
 
 
+@pytest.mark.slow
 def test_terminated_the_command_writes_its_table_and_ends_its_processes(done, tmp_path):
     (tmp_path / ROWS).write_bytes((done[1] / ROWS).read_bytes())
     line = ["--method", "ce_etf", "--set", "train.epochs=100000", "--out", str(tmp_path)]
@@ -283,6 +284,7 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path, capsys, words, m
     assert message in capsys.readouterr().err and not (place / ROWS).exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_needs_neither_ray_nor_mlflow_nor_optuna(done, tmp_path):
     """As on a machine that has only PyTorch, pydantic and what reads images."""
     _, folder, _ = done

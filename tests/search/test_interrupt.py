@@ -30,6 +30,7 @@ def test_the_first_signal_is_only_noted(name):
     assert run("1000", name) == (0, ["None", name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(("second", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
 def test_the_second_leaves_at_once_with_its_own_code(first, second, code):

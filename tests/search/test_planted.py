@@ -68,6 +68,7 @@ def searched(folder, planted, seed=0, **search):
     return min(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", PLANTED)
 def test_per_class_finds_what_global_cannot_say(tmp_path, shape):
     planted = PLANTED[shape]
@@ -76,6 +77,7 @@ def test_per_class_finds_what_global_cannot_say(tmp_path, shape):
     assert missed < 0.5 * best_of("global", planted)
 
 
+@pytest.mark.slow
 def test_a_refined_search_finds_it_too(tmp_path):
     planted = PLANTED["wide on the head"]
     missed = searched(tmp_path, planted, family="per_class", refine=["global", "count_curve"])

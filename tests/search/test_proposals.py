@@ -117,6 +117,7 @@ def take_up(tmp_path, walk):
 # --- spaces and samplers ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_searches_the_box_and_goes_on_as_if_uninterrupted(make, tmp_path, sampler):
     options = {"sampler": sampler} | ({"preset": "digits-lt", "objectives": ["balanced"]} if sampler == "cmaes" else {})
@@ -272,6 +273,7 @@ def test_a_kill_while_enqueuing_loses_none_and_doubles_none(make):
 # --- the same study proposes the same -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 3, 6, 9])
 def test_a_resumed_study_goes_on_as_an_uninterrupted_one(take_up, walk, done):
     driver = take_up(done)

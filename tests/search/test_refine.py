@@ -244,6 +244,7 @@ def test_two_objectives_and_one_way_of_letting_go(tmp_path):
 # --- the same study proposes the same -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 2, 3, 5, 8, 9, 12, 20])
 def test_a_resumed_search_goes_on_as_an_uninterrupted_one(take_up, walk, done):
     driver = take_up(done)
@@ -268,6 +269,7 @@ def test_a_study_stopped_early_goes_on_in_the_stage_that_its_trials_ask_for(take
 # --- killed ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "done"),  # the last stage's own sampler, as for trial 15, enqueues nothing
     [

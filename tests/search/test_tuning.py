@@ -140,6 +140,7 @@ def test_cmaes_needs_two_numbers_of_a_baseline_too() -> None:
 # --- whole studies ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_finds_what_was_planted_in_its_baselines(make: Callable[..., World]) -> None:
     world = make()
     world.session(TRIALS)
@@ -185,6 +186,7 @@ def proposals_of(world: World, name: str) -> Proposals:
     return Proposals(world.config, world.ledger, storage, f"{world.folder.name}.{name}", subject=subject)
 
 
+@pytest.mark.slow
 def test_a_study_killed_in_the_middle_of_tuning_goes_on_as_an_uninterrupted_one(make: Callable[..., World]) -> None:
     whole = make("whole")
     whole.session(10)
@@ -256,6 +258,7 @@ def test_baselines_are_chosen_under_the_constraints_of_the_search(make: Callable
         assert trial.constraints == {"accuracy >= 50": pytest.approx(10.0 if found[trial.number] > 2 else -10.0)}
 
 
+@pytest.mark.slow
 def test_a_baseline_that_diverges_at_most_of_its_settings_does_not_end_the_study(make: Callable[..., World]) -> None:
     world = make()
 
@@ -291,6 +294,7 @@ def test_a_lost_trial_is_made_again(make: Callable[..., World]) -> None:
     assert len(world.ledger.proposals(lost=True)) == 6
 
 
+@pytest.mark.slow
 def test_an_extended_study_tunes_on_and_keeps_what_the_test_set_has_judged(make: Callable[..., World]) -> None:
     world = make()
     world.session(5)

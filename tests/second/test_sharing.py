@@ -36,6 +36,7 @@ def stable(result: ExperimentResult) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "time"} for row in result.history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWO_STAGES)
 def test_a_second_run_trains_no_epoch_of_the_first_stage_and_scores_the_same_bits(name: str, tmp_path: Path) -> None:
     alone = run(made(name), data())
@@ -68,6 +69,7 @@ class CutBatches(Batches):
                 raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("at", [(1, 2), (2, 1)])
 def test_a_kill_in_the_second_stage_goes_on_from_there(
@@ -129,6 +131,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_RANKS)
 def test_two_ranks_do_what_one_process_does(ranks: list[dict[str, Any]], name: str) -> None:
     first, second = (rank[name] for rank in ranks)

@@ -191,6 +191,7 @@ for number in itertools.count(1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [64, 400_000], ids=["small", "in parts"])
 def test_a_kill_while_writing_leaves_the_old_or_the_new(store: Store, tmp_path: Path, times: int) -> None:
     """kill -9 of a process that writes in a loop, at another moment each time; read in between as well."""

@@ -246,6 +246,7 @@ for number in range(10000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(4))
 def test_a_kill_between_any_two_writes_leaves_all_before_and_none_after(
     shared: Machine, store: Store, tmp_path: Path, attempt: int

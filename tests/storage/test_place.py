@@ -114,6 +114,7 @@ run_spec(spec, prepare(config.data, "search"), said)
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_the_epochs_since_the_last_checkpoint(
     store: Store, tmp_path: Path, data, node: Path
 ) -> None:

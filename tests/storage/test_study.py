@@ -160,6 +160,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "after"), [("plain", 0), ("plain", 14), ("shared", 0), ("shared", 4)])
 def test_a_full_disk_stops_cleanly_and_the_same_line_goes_on(
     disk: Path, where: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys

@@ -46,6 +46,7 @@ def test_no_two_trainings_share_a_seed_and_each_has_its_role():
     assert not ours & {job.experiment.seed for job in jobs if job.name != "first"}
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_trainings_in_the_order_of_the_seeds(tmp_path):
     jobs, said = same_jobs(study(), METHOD, 1, 1), []
     assert run_fixed(jobs, tmp_path, at_a_time=1, say=said.append)
