@@ -331,6 +331,9 @@ class ExecutionConfig(Frozen):
     trials: int = Field(20, ge=1, description="proposals of the search, and for each baseline that is tuned")
     max_concurrent: int | None = Field(None, ge=1, description="trials at a time; default what the machine holds")
     workers_per_trial: int = Field(1, ge=1)
+    fewest_workers: int | None = Field(
+        None, ge=1, description="of a trial while nodes are missing; default all of them, or it waits"
+    )
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_worker: float = Field(1.0, gt=0)
     address: str | None = None
@@ -377,6 +380,15 @@ class ExecutionConfig(Frozen):
             if not (math.isfinite(price) and price >= 0):
                 raise ValueError(f"the price of {kind!r} is {price}: an hour of a node costs a number of at least 0")
         return prices
+
+    @model_validator(mode="after")
+    def _fewest_are_not_more(self) -> ExecutionConfig:
+        if self.fewest_workers is not None and self.fewest_workers > self.workers_per_trial:
+            raise ValueError(
+                f"fewest_workers={self.fewest_workers} is more than workers_per_trial={self.workers_per_trial}: give the number "
+                "that a trial goes on with while nodes are missing, at most --workers-per-trial"
+            )
+        return self
 
     @model_validator(mode="after")
     def _money_needs_prices(self) -> ExecutionConfig:

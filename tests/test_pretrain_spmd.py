@@ -24,6 +24,8 @@ from divfeat.thresholds import ThresholdContext
 from divfeat.validation import build
 from tests.interruption import Cut, Killed
 
+pytestmark = pytest.mark.slow
+
 WORLD = 2
 #: Only the order of additions differs between world sizes. float64 shows that nothing else does; in float32 the same
 #: rounding grows over the steps.
@@ -103,6 +105,12 @@ def fit(
     return learner, result.history
 
 
+def cut_short(name: str, dtype: torch.dtype, images: ImageSet, path: Path) -> None:
+    """Leave a checkpoint in the middle of the second epoch."""
+    with pytest.raises(Killed):
+        fit(name, dtype, images, checkpoint=path, checkpoint_seconds=0, cut=(1, 2))
+
+
 def extracted(learner: Learner) -> dict[str, FeatureSet]:
     """Features of sets of several sizes; with one image a rank goes without."""
     return {f"{n} images": extract(learner, digits(n), batch_size=20) for n in (1, 2, 45)}
@@ -135,11 +143,15 @@ def worker(rank: int, folder: str) -> None:
         resumed = {}
         for name in ("paper", "moving"):
             path = Path(folder) / f"{name}.pt"
-            with pytest.raises(Killed):
-                fit(name, torch.float32, images, checkpoint=path, checkpoint_seconds=0, cut=(1, 2))
+            cut_short(name, torch.float32, images, path)
             dist.barrier()
             resumed[name], history = fit(name, torch.float32, images, checkpoint=path)
             results["resumed", name] = {"state": resumed[name].state_dict(), "history": history}
+            # And over worlds: two ranks begin what one process is to end, and end what one began.
+            cut_short(name, torch.float64, images, Path(folder) / f"{name} of two.pt")
+            dist.barrier()
+            learner, history = fit(name, torch.float64, images, checkpoint=Path(folder) / f"{name} of one.pt")
+            results["grown", name] = {"state": learner.state_dict(), "history": history}
         for n, found in extracted(resumed["paper"]).items():
             results[n] = {"before": found.before, "after": found.after, "logits": found.logits, "fine": found.fine}
         run = experiment.run(config(), rungs=[1], stages=Path(folder) / "stages")
@@ -151,13 +163,18 @@ def worker(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    folder = tmp_path_factory.mktemp("gloo")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gloo")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[Any, Any]]:
+    for name in ("paper", "moving"):
+        cut_short(name, torch.float64, digits(), folder / f"{name} of one.pt")
     mp.spawn(worker, args=(str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_train_to_the_weights_of_one_process(
@@ -189,6 +206,20 @@ def test_a_resume_in_the_middle_of_an_epoch_is_bit_equal_on_two_ranks(ranks: lis
         whole, resumed = rank[name, torch.float32], rank["resumed", name]
         assert all(torch.equal(value, resumed["state"][key]) for key, value in whole["state"].items())
         assert resumed["history"] == whole["history"]  # the checkpoint holds the sums of both ranks, once
+
+
+@pytest.mark.parametrize("name", ["paper", "moving"])
+def test_a_training_goes_on_over_fewer_or_more_ranks(ranks: list[dict[Any, Any]], folder: Path, name: str) -> None:
+    whole, history = fit(name, torch.float64, digits())
+    shrunk, curve = fit(name, torch.float64, digits(), checkpoint=folder / f"{name} of two.pt")
+    for state, found in (
+        (shrunk.state_dict(), curve),
+        *((rank["grown", name]["state"], rank["grown", name]["history"]) for rank in ranks),
+    ):
+        for row, expected in zip(found, history, strict=True):
+            assert row == pytest.approx(expected, rel=1e-6)
+        for key, value in whole.state_dict().items():
+            torch.testing.assert_close(state[key], value, **TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("n", [1, 2, 45])

@@ -27,6 +27,7 @@ class Capacity:
         gpus: Of each worker.
         drivers: Processes that drive trials over several workers and have a place of their own (`DRIVER_RESOURCE`); None
             where they share the nodes with the workers.
+        fewest: Workers with which a trial goes on while there is no place for all; None waits for all.
     """
 
     nodes: Sequence[tuple[float, float]]
@@ -34,18 +35,27 @@ class Capacity:
     cpus: float
     gpus: float
     drivers: int | None = None
+    fewest: int | None = None
 
     @property
     def trials(self) -> int:
-        """How many trials fit at a time; trials over several workers also need a place for the process that drives them."""
+        """How many trials fit at a time, or 1 where one fits that goes on with fewer workers.
+
+        Trials over several workers also need a place for the process that drives them.
+        """
+        whole = self._of(self.workers)
+        return whole if whole or self.fewest is None else min(1, self._of(self.fewest))
+
+    def _of(self, workers: int) -> int:
+        """Trials that fit with so many workers each."""
         room = [self._workers_on(*node) for node in self.nodes]
-        most = sum(room) // self.workers
+        most = sum(room) // workers
         if self.workers == 1:
             return most
         if self.drivers is not None:
             return min(most, self.drivers)
         for trials in range(most, 0, -1):
-            left, drivers = trials * self.workers, 0
+            left, drivers = trials * workers, 0
             for (cpus, _), fit in zip(self.nodes, room, strict=True):
                 placed = min(fit, left)
                 left -= placed
@@ -78,7 +88,8 @@ class Capacity:
         if self.workers == 1:
             return f"a trial takes {each}"
         driver = f"{DRIVER_CPUS:g} CPU" if self.drivers is None else f"1 {DRIVER_RESOURCE}"
-        return f"a trial takes {self.workers} workers of {each} and {driver} to drive them"
+        few = f" (or {self.fewest} while nodes are missing)" if self.fewest not in (None, self.workers) else ""
+        return f"a trial takes {self.workers} workers{few} of {each} and {driver} to drive them"
 
     @property
     def has(self) -> str:

@@ -35,6 +35,7 @@ class RayExecutor:
 
     Args:
         workers: Workers of one trial.
+        fewest: With which a trial goes on while there is no place for all of them; None waits for all.
         cpus: Cores of each worker.
         gpus: GPUs of each worker.
         address: Of a running cluster, or None to start one here.
@@ -61,8 +62,9 @@ class RayExecutor:
         max_concurrent: int | None,
         wait_for_nodes: float | None = None,
         progress_timeout: float | None = None,
+        fewest: int | None = None,
     ) -> None:
-        self.workers, self.cpus, self.gpus, self.storage = workers, cpus, gpus, storage
+        self.workers, self.cpus, self.gpus, self.storage, self.fewest = workers, cpus, gpus, storage, fewest
         self.progress_timeout = progress_timeout
         self._owns_cluster = not ray.is_initialized()
         self._pool: Pool | None = None
@@ -92,7 +94,7 @@ class RayExecutor:
         places = [int(node[DRIVER_RESOURCE]) for node in nodes if DRIVER_RESOURCE in node]
         counted = [node for node in nodes if not head_only or "node:__internal_head__" in node]
         offered = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in counted]
-        return Capacity(offered, self.workers, self.cpus, self.gpus, sum(places) if places else None)
+        return Capacity(offered, self.workers, self.cpus, self.gpus, sum(places) if places else None, self.fewest)
 
     def _concurrency(self, asked: int | None) -> int:
         now = self.capacity()

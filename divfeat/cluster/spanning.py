@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import train
+from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -30,6 +33,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     epochs = ExperimentConfig.model_validate(spec.experiment).train.epochs
     data = ray.get(settings["data"])
     rank = train.get_context().get_world_rank()
+    train.report({"key": spec.key, "events": []})  # they have their places
     run_spec(spec, data, train.report, rank=rank, every_epochs=max(1, epochs // _REPORTS))
 
 
@@ -38,8 +42,8 @@ def run_spanning(
 ) -> None:
     """Run `spec` on `spec.workers` workers and wait; reports travel to Tune through Ray Train.
 
-    Workers that are lost begin again from the checkpoint, a while later each time. Workers that hang end this process, which
-    Tune begins again.
+    Workers that are lost begin again from the checkpoint, a while later each time; where `spec.fewest` allows it, with as many as
+    have a place, and with more as soon as there is one. Workers that hang end this process, which Tune begins again.
 
     Args:
         spec: What to run.
@@ -52,19 +56,21 @@ def run_spanning(
     """
     resources = {"CPU": spec.cpus} | ({"GPU": spec.gpus} if spec.gpus else {})
     run, attempts = Outside(spec.folder, spec.store), Attempts()
-    threading.Thread(target=_end_if_hung, args=(run, Patience(progress_timeout)), daemon=True).start()
+    begun = Path(tempfile.mkdtemp(prefix="divfeat-")) / "begun"
+    threading.Thread(target=_end_if_hung, args=(run, Patience(progress_timeout), begun), daemon=True).start()
     while True:
+        begun.unlink(missing_ok=True)
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"spec": spec.to_json(), "data": data},
             scaling_config=train.ScalingConfig(
-                num_workers=spec.workers, use_gpu=spec.gpus > 0, resources_per_worker=resources
+                use_gpu=spec.gpus > 0, resources_per_worker=resources, **_number_of_workers(spec)
             ),
             run_config=train.RunConfig(
                 name=f"train_{spec.key}",
                 **storage,
                 failure_config=train.FailureConfig(max_failures=0),
-                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+                callbacks=[TuneReportCallback(), _Begun(begun)],  # type: ignore[list-item]
             ),
         )
         try:
@@ -82,11 +88,35 @@ def run_spanning(
         time.sleep(pause)
 
 
-def _end_if_hung(run: Outside, patience: Patience) -> None:
-    """End this process when the workers' event log has not grown for long."""
+def _number_of_workers(spec: TrialSpec) -> dict[str, Any]:
+    if spec.fewest in (None, spec.workers):
+        return {"num_workers": spec.workers}
+    # Growing costs what came after the last checkpoint.
+    return {
+        "num_workers": (spec.fewest, spec.workers),
+        "elastic_resize_monitor_interval_s": 2 * spec.checkpoint_seconds,
+    }
+
+
+class _Begun(UserCallback):
+    """Notes that all workers are there; Ray runs it on the node of the process that waits for them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """A word of theirs."""
+        self.path.touch()
+
+
+def _end_if_hung(run: Outside, patience: Patience, begun: Path) -> None:
+    """End this process when the workers' event log has not grown for long; while they have no place, nobody hangs."""
     seen, at = -1, time.monotonic()
     while not run.recorded():
         time.sleep(_WATCH_SECONDS if run.store is None else _WATCH_STORE_SECONDS)
+        if not begun.exists():
+            at = time.monotonic()
+            continue
         size = run.said()
         if size != seen:
             if seen > 0:

@@ -46,6 +46,7 @@ class TrialSpec:
         keep: Whether weights and features stay on disk.
         shared: Whether other runs of the study can go on from the first stage's checkpoint, which then outlives this one.
         workers: Processes the training spans.
+        fewest: With which it goes on while there is no place for all of them; None waits for all.
         cpus: Cores of each.
         gpus: GPUs of each.
         checkpoint_seconds: Between two checkpoints, of which a node that goes loses what came after.
@@ -61,6 +62,7 @@ class TrialSpec:
     keep: bool = False
     shared: bool = False
     workers: int = 1
+    fewest: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
     checkpoint_seconds: float = CHECKPOINT_SECONDS

@@ -138,6 +138,7 @@ class Placing:
             keep=job.phase in KEPT,
             shared=self._shares(job),
             workers=self.execution.workers_per_trial,
+            fewest=self.execution.fewest_workers,
             cpus=self.execution.cpus_per_worker,
             gpus=self.execution.gpus_per_worker,
             checkpoint_seconds=self.execution.checkpoint_seconds,

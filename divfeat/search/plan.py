@@ -190,7 +190,8 @@ def make_plan(runner: Study) -> Plan:
     seconds, scoring, parameters, width = _warm_up(runner, data)
     worker = execution.workers_per_trial, execution.cpus_per_worker, execution.gpus_per_worker
     if execution.address is None:
-        concurrent = Capacity([this_machine()], *worker).concurrency(execution.max_concurrent)
+        here = Capacity([this_machine()], *worker, fewest=execution.fewest_workers)
+        concurrent = here.concurrency(execution.max_concurrent)
     else:  # a cluster is not joined for a plan
         concurrent = execution.max_concurrent or 1
     several = f"{rules.select_seeds}, on validation"

@@ -101,6 +101,7 @@ def run_session(study: Study, report: Reporter) -> Any:
         data = study.check()
         executor = RayExecutor(
             workers=study.execution.workers_per_trial,
+            fewest=study.execution.fewest_workers,
             cpus=study.execution.cpus_per_worker,
             gpus=study.execution.gpus_per_worker,
             address=study.execution.address,

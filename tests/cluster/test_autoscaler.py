@@ -104,9 +104,12 @@ def test_one_in_a_container_of_its_own_is_known_by_its_reports(
     cpus=st.sampled_from([0.25, 0.5, 1.0, 2.0]),
     gpus=st.sampled_from([0.0, 0.25, 1.0]),
     drivers=st.none() | st.integers(0, 5),
+    fewest=st.none() | st.integers(1, 4),
 )
-def test_more_nodes_never_hold_fewer_trials(nodes, more, workers, cpus, gpus, drivers) -> None:
-    now = Capacity(nodes, workers, cpus, gpus, drivers)
+def test_more_nodes_never_hold_fewer_trials(nodes, more, workers, cpus, gpus, drivers, fewest) -> None:
+    fewest = None if fewest is None else min(fewest, workers)
+    now = Capacity(nodes, workers, cpus, gpus, drivers, fewest)
+    assert now.trials >= Capacity(nodes, workers, cpus, gpus, drivers).trials
     assert 0 <= now.trials <= now.with_more(more).trials
     if workers > 1 and drivers is not None:
         assert now.trials <= drivers
@@ -118,6 +121,14 @@ def test_drivers_have_places_of_their_own_where_the_cluster_has_safe_nodes() -> 
     safe = Capacity(nodes, 2, 1.0, 0.0, drivers=1)
     assert safe.trials == 1
     assert safe.bundles == [{"CPU": 1.0}, {"CPU": 1.0}, {DRIVER_RESOURCE: 1.0}]
+    # With fewer workers one trial goes on; where a whole one fits, that many whole ones do.
+    few = [(0.0, 0.0), (1.0, 0.0)]
+    assert Capacity(few, 2, 1.0, 0.0, drivers=2).trials == 0
+    assert Capacity(few, 2, 1.0, 0.0, drivers=2, fewest=1).trials == 1
+    assert Capacity(few * 4, 2, 1.0, 0.0, drivers=2, fewest=1).trials == 2
+    assert Capacity(few, 3, 1.0, 0.0, drivers=2, fewest=2).trials == 0
+    assert Capacity(few, 2, 1.0, 0.0, drivers=0, fewest=1).trials == 0
+    assert "or 1 while nodes are missing" in Capacity(few, 2, 1.0, 0.0, fewest=1).needs
     assert Capacity(nodes, 2, 1.0, 0.5).bundles == [{"CPU": 1.0, "GPU": 0.5}] * 2 + [{"CPU": DRIVER_CPUS}]
     assert Capacity(nodes, 1, 1.0, 0.0, drivers=1).bundles == [{"CPU": 1.0}]
     with pytest.raises(

@@ -29,7 +29,7 @@ class One:
     waiting = False
 
     def __init__(self, spec: TrialSpec) -> None:
-        self.specs, self.ends = [spec], []
+        self.specs, self.ends, self.over = [spec], [], False
 
     def next(self) -> TrialSpec | None:
         return self.specs.pop() if self.specs else None
@@ -45,7 +45,7 @@ class One:
         self.ends.append(str(fault))
 
     def stopping(self) -> bool:
-        return False
+        return self.over
 
 
 def main(folder: Path) -> None:
