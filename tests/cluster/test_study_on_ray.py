@@ -230,6 +230,8 @@ def test_ctrl_c_and_the_same_line_again_on_its_own_ray(alone: Command, tmp_path:
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
+    assert "--name mine" in output and "Traceback" not in output
+    assert {run.info.status for run in mlflow_runs(tmp_path / "mine")} <= {"FINISHED", "FAILED", "KILLED"}
     done = {
         key: (tmp_path / "mine" / "runs" / key / "record.json").stat().st_mtime for key in records(tmp_path / "mine")
     }
