@@ -49,7 +49,7 @@ _WORDS = {
 
 def _explain(model: type[BaseModel], problem: Any, prefix: str) -> str:
     location = [str(part) for part in problem["loc"]]
-    where = prefix + ".".join(location)
+    where = (prefix + ".".join(location)).rstrip(".")
     if problem["type"] == "extra_forbidden":
         known, prefix = _fields_at(model, location[:-1]), where.rpartition(".")[0]
         # `imbalance` is data.imbalance, `method.focal` search.method.focal: told where one section alone has the name.
