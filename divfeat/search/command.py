@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from divfeat.errors import ConfigError, disk_fault
-from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
+from divfeat.search.interrupt import EXIT_CODES, OF_THE_STUDY, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.search.ledger import differences
 from divfeat.search.mirror import Mirror
 from divfeat.search.plan import make_plan
@@ -105,7 +105,9 @@ def run_installed(runner: Study, about: str, command: str) -> int:
     try:
         report = carry_out(runner, about, "the same line resumes, Ctrl-C saves")
     except StoppedError as stopped:
-        runner.say(f"\nstopped by {stopped.reason}; everything finished is saved. To go on:\n  {command}")
+        # Money and GPU-hours are the whole study's: the same line would stop where this one did.
+        more = ", give more of it" if stopped.reason in OF_THE_STUDY else ""
+        runner.say(f"\nstopped by {stopped.reason}; everything finished is saved. To go on{more}:\n  {command}")
         return EXIT_CODES[stopped.reason]
     except TooManyFailuresError as failure:
         _complain(

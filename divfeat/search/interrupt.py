@@ -14,6 +14,8 @@ from divfeat.search.budget import Budget
 
 #: reason -> exit code (design: lifecycle).
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 75, "time budget": 4, "GPU-hour budget": 4, "cost budget": 4}
+#: Of these, what the study has spent stays spent in its next session.
+OF_THE_STUDY = ("GPU-hour budget", "cost budget")
 #: Signals that starting Ray and running Tune put handlers of their own on, besides the two that stop a study.
 _LOST = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -22,7 +22,8 @@ def test_the_line_that_goes_on_is_printed_as_it_was_given(reason, tmp_path, monk
     runner = command.make_study(study, execution, Interrupt())
     assert command.run_installed(runner, "a set of [bold] digits", line) == EXIT_CODES[reason]
     said = capsys.readouterr().out
-    assert f"To go on:\n  {line}\n" in said
+    more = {"GPU-hour budget": ", give more of it", "cost budget": ", give more of it"}.get(reason, "")
+    assert f"To go on{more}:\n  {line}\n" in said
     assert "a set of [bold] digits" in said and f"folder {tmp_path / '[runs]'}/" in said
 
 
