@@ -1,7 +1,8 @@
 """Order at scale: 2,000 trials that train nothing, with ledger, Optuna and MLflow on: what keeping them costs, and how it grows.
 
-Proposals, queue, ledger, followers and MLflow's sqlite file are those of a study; the simulated executor writes the records, each
-with the metrics and epochs of one real training, so that bookkeeping alone is measured. Halves of one run are compared.
+Proposals (TPE, the default), queue, ledger, followers and MLflow's sqlite file are those of a study; the simulated executor
+writes the records, each with the metrics and epochs of one real training, so that bookkeeping alone is measured. Halves of one
+run are compared.
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ def a_record(study: StudyConfig) -> dict[str, Any]:
     return records.completed(config, experiments.run(config, prepare(config.data, "search")))
 
 
-def kept(folder: Path, trials: int, sampler: str) -> list[Mark]:
+def kept(folder: Path, trials: int) -> list[Mark]:
     """Run so many trials that train nothing; how everything stood at the marks."""
     study, _ = make_configs(
         "digits",
-        {"search": {"sampler": sampler}, "train": {"epochs": 1, "warmup_epochs": 0}, "probe": {"strengths": [1.0]}},
+        {"train": {"epochs": 1, "warmup_epochs": 0}, "probe": {"strengths": [1.0]}},
     )[:2]
     template, marks = a_record(study), []
     ledger = Ledger(folder)
@@ -141,7 +142,7 @@ def measure(repeats: int, small: bool) -> Iterator[Row]:
     found: list[list[Mark]] = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="divfeat-bench-") as folder:
-            found.append(kept(Path(folder) / "order", trials, "random"))
+            found.append(kept(Path(folder) / "order", trials))
     marks = ", ".join(str(mark.trials) for mark in found[0])
 
     def pairs(value: Callable[[Mark], float], scale: float) -> list[tuple[float, float]]:
