@@ -1,7 +1,9 @@
 """Try rules of early stopping on real learning curves: docs/early-stopping.md says what came out.
 
-python studies/early_stopping.py record --preset digits --set train.epochs=27 --trials 60   # trains: minutes
-python studies/early_stopping.py compare   # simulated searches over all recorded curves, and the page's tables: minutes
+# trains, minutes:
+python studies/early_stopping.py record --preset digits --set train.epochs=27 --set 'probe.strengths=[1.0]' --trials 60
+# simulated searches over all recorded curves, and the page's tables, minutes:
+python studies/early_stopping.py compare
 """
 
 import sys

@@ -62,12 +62,28 @@ def sentence(one: Mapping[str, Any]) -> str:
     shares = [row["promote_minus_stop"]["epochs"] for row in rows]
     fewer, kept = (sum(holds(row) for row in rows) for holds in (spends_less, no_worse))
     both = sum(spends_less(row) and no_worse(row) for row in rows)
+    by_promotion, by_stopping = beaten(rows, "stop", "promote"), beaten(rows, "promote", "stop")
     more = [row["stop"]["finished"] / row["promote"]["finished"] for row in rows]
     return (
         f"Promotion trained fewer epochs in {fewer} of {len(rows)} settings ({100 * min(shares):.0f} to "
         f"{100 * max(shares):.0f} % of stop-only's), its winner was no worse in the mean over orders, within two standard "
         f"errors, in {kept}; both at once in {both}. Stop-only trained {min(more):.1f} to {max(more):.1f} times as many trials "
-        "to the end."
+        "to the end. Across settings, with as many slots: "
+        f"{by_promotion} of {len(rows)} settings of stop-only are beaten by one of promotion, with fewer epochs and no more "
+        f"regret in the mean; {by_stopping} of promotion's by one of stop-only."
+    )
+
+
+def beaten(rows: Sequence[Mapping[str, Any]], rule: str, by: str) -> int:
+    """Settings of a rule that some setting of another rule beats, with as many slots: fewer epochs and no more regret."""
+    return sum(
+        any(
+            other["slots"] == row["slots"]
+            and other[by]["epochs"] < row[rule]["epochs"]
+            and other[by]["regret"] <= row[rule]["regret"]
+            for other in rows
+        )
+        for row in rows
     )
 
 

@@ -180,7 +180,10 @@ def test_no_limit_says_and_stops_nothing():
     ("settings", "words"),
     [
         ({"max_cost": 3}, "max_cost=3 needs prices"),
-        ({"fewest_workers": 3, "workers_per_trial": 2}, "^execution: fewest_workers=3 is more than workers_per_trial=2"),
+        (
+            {"fewest_workers": 3, "workers_per_trial": 2},
+            "^execution: fewest_workers=3 is more than workers_per_trial=2",
+        ),
         ({"gpu_hours": 3}, "gpu_hours=3, but trials take no GPU"),
         ({"prices": {"gpu": -1}}, "price of 'gpu' is -1"),
         ({"max_cost": 0, "prices": {"gpu": 1}}, "execution.max_cost"),

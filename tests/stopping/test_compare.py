@@ -97,3 +97,16 @@ def test_the_command_writes_results_page_and_figure_alike_each_time(tmp_path, fe
 def test_without_curves_the_command_says_how_to_make_them(tmp_path, capsys):
     assert main(["compare", "--out", str(tmp_path)]) == 1
     assert "`python studies/early_stopping.py record` makes them" in capsys.readouterr().err
+
+
+def test_a_setting_is_beaten_by_one_that_is_no_worse_for_less():
+    def setting(slots, stop, promote):
+        rules = {"stop": stop, "promote": promote}
+        return {"slots": slots} | {rule: {"epochs": x, "regret": y} for rule, (x, y) in rules.items()}
+
+    rows = [setting(1, (0.5, 0.2), (0.3, 0.3)), setting(1, (0.6, 0.3), (0.5, 0.1)), setting(8, (0.9, 0.9), (0.9, 0.0))]
+    # 0.5 for 0.2 has no equal for less, nor has 0.9 for 0.9 with as many slots; 0.6 for 0.3 has both.
+    assert page.beaten(rows, "stop", "promote") == 1
+    assert page.beaten(rows, "promote", "stop") == 0
+    rows[0]["stop"]["epochs"] = 0.2
+    assert page.beaten(rows, "promote", "stop") == 1
