@@ -54,12 +54,16 @@ def run_spanning(
     Raises:
         TrainingFailedError: the workers were lost again and again without getting further.
     """
-    resources = {"CPU": spec.cpus} | ({"GPU": spec.gpus} if spec.gpus else {})
-    run, attempts = Outside(spec.folder, spec.store), Attempts()
-    begun = Path(tempfile.mkdtemp(prefix="divfeat-")) / "begun"
-    threading.Thread(target=_end_if_hung, args=(run, Patience(progress_timeout), begun), daemon=True).start()
+    run = Outside(spec.folder, spec.store)
+    with tempfile.TemporaryDirectory(prefix="divfeat-") as folder:
+        begun = Path(folder) / "begun"
+        threading.Thread(target=_end_if_hung, args=(run, Patience(progress_timeout), begun), daemon=True).start()
+        _until_done(spec, data, storage, run, begun)
+
+
+def _until_done(spec: TrialSpec, data: ray.ObjectRef, storage: Mapping[str, Any], run: Outside, begun: Path) -> None:
+    resources, attempts = {"CPU": spec.cpus} | ({"GPU": spec.gpus} if spec.gpus else {}), Attempts()
     while True:
-        begun.unlink(missing_ok=True)
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"spec": spec.to_json(), "data": data},
@@ -85,6 +89,7 @@ def run_spanning(
             pause = attempts.lost(spec.key, fault)
             if pause is None:
                 raise
+        begun.unlink(missing_ok=True)
         time.sleep(pause)
 
 
