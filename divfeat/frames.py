@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from divfeat.errors import ConfigError
+from divfeat.hierarchy import Hierarchy
 
 #: Seed of the rotation when no generator is given, so that every caller on every machine gets the same frame.
 DEFAULT_SEED = 20_230_213
@@ -44,6 +46,115 @@ def simplex_etf(
     basis = _helmert(num_classes)
     rotation = random_orthonormal(dim, num_classes - 1, generator=generator)
     return (math.sqrt(num_classes / (num_classes - 1)) * rotation @ basis.T).to(dtype)
+
+
+def hierarchy_aware_frame(
+    hierarchy: Hierarchy,
+    dim: int,
+    *,
+    gamma: float,
+    s_min: float | Literal["exact", "grid"] = "exact",
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """A frame whose cosines fall with the distance of the classes in a tree (HAFrame, ICCV 2023, ``S = W^T W``).
+
+    Eigenvalues of S that rounding left below zero are taken as zero. With the smallest ``s_min`` S has rank K - 1; on a flat
+    tree it is then the simplex ETF's, whatever ``gamma``, and as ``gamma`` grows it becomes that on any tree.
+
+    Args:
+        hierarchy: Of K classes, in label order.
+        dim: Feature dimension, at least the rank of S.
+        gamma: How fast similarity falls with distance, above 0.
+        s_min: See `hierarchy_similarity`.
+        generator: Source of the rotation, on CPU; None draws from a fixed seed.
+        dtype: Of the result; the computation is float64.
+
+    Returns:
+        Tensor [dim, K]: unit columns with the Gram matrix ``hierarchy_similarity(hierarchy, gamma, s_min)``; in general their sum
+        is not zero.
+
+    Raises:
+        ConfigError: (a ValueError) gamma or s_min out of range, or dim below the rank.
+    """
+    similarity = hierarchy_similarity(hierarchy, gamma, s_min)
+    values, vectors = torch.linalg.eigh(similarity)
+    kept = values > _NO_EIGENVALUE
+    rank = int(kept.sum())
+    if dim < rank:
+        raise ConfigError(
+            f"{hierarchy.num_classes} classes of this hierarchy do not fit in dim={dim}: at gamma={gamma:g} their frame has rank "
+            f"{rank}. Use a feature dimension of at least {rank} (model.projector_dim)"
+        )
+    rotation = random_orthonormal(dim, rank, generator=generator)
+    frame = rotation * values[kept].sqrt() @ vectors[:, kept].T
+    return (frame / frame.norm(dim=0)).to(dtype)
+
+
+def hierarchy_similarity(
+    hierarchy: Hierarchy, gamma: float, s_min: float | Literal["exact", "grid"] = "exact"
+) -> Tensor:
+    """The cosines that a hierarchy-aware frame has (HAFrame, ICCV 2023).
+
+    ``S_ij = (1 - s_min) exp(-gamma d_ij / d_max) + s_min`` with the distances d of the tree; ``S_ii = 1``.
+
+    Args:
+        hierarchy: Of K classes.
+        gamma: Above 0.
+        s_min: ``exact`` for the smallest value that leaves S positive semidefinite, in closed form; ``grid`` for the published
+            search over 100 values from -1/(K-1) to -1; or the value itself, below 1.
+
+    Returns:
+        Float64 [K, K].
+
+    Raises:
+        ConfigError: (a ValueError) gamma is not above 0, or s_min is below the bound or not below 1: says the bound.
+    """
+    if not (math.isfinite(gamma) and gamma > 0):
+        raise ConfigError(f"gamma={gamma} of a hierarchy-aware frame: it must be a number above 0")
+    distances = hierarchy.distances().double()
+    decay = torch.exp(-gamma * distances / distances.max())
+    bound = _exact_s_min(decay)
+    if s_min == "exact":
+        chosen = bound
+    elif s_min == "grid":
+        chosen = _grid_s_min(decay)
+    elif isinstance(s_min, str):
+        raise ConfigError(f"s_min={s_min!r} of a hierarchy-aware frame: known are exact, grid, or a number")
+    else:
+        chosen = float(s_min)
+        if not bound - _SLACK <= chosen < 1:
+            raise ConfigError(
+                f"s_min={chosen:g} of a hierarchy-aware frame: with gamma={gamma:g} on these {len(decay)} classes it must lie in "
+                f"[{bound:.6f}, 1), else no vectors have such cosines"
+            )
+    return ((1 - chosen) * decay + chosen).fill_diagonal_(1.0)
+
+
+#: Eigenvalues up to here are rounding.
+_NO_EIGENVALUE = 1e-12
+#: A bound that was copied with few digits is the bound.
+_SLACK = 1e-9
+#: The published search: so many values, eigenvalues within this of zero taken as zero.
+_GRID, _GRID_ZERO = 100, 1e-6
+
+
+def _exact_s_min(decay: Tensor) -> float:
+    """-1 / (q - 1) with q = 1^T E^-1 1: E is positive definite, being exp(-gamma d) of an ultrametric d, so that adding s 11^T to
+    (1 - s) E leaves it semidefinite down to s = -(1 - s) / q."""
+    ones = torch.ones(len(decay), dtype=decay.dtype)
+    q = float(ones @ torch.linalg.solve(decay, ones))
+    return -1.0 / (q - 1.0)
+
+
+def _grid_s_min(decay: Tensor) -> float:
+    """The smallest value of the published grid for which no eigenvalue is negative; its first one always passes."""
+    found = -1.0 / (len(decay) - 1)
+    for value in torch.linspace(found, -1.0, _GRID, dtype=torch.float64).tolist():
+        eigenvalues = torch.linalg.eigvalsh((1 - value) * decay + value)
+        if (eigenvalues.where(eigenvalues.abs() >= _GRID_ZERO, 0.0) >= 0).all():
+            found = min(found, value)
+    return found
 
 
 def simplex_angle(num_classes: int) -> float:
