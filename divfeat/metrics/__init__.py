@@ -1,4 +1,4 @@
-"""Collapse, cones, accuracy and calibration: one-shot functions, and accumulators with update / merge / compute.
+"""Collapse, cones, accuracy, mistakes and calibration: one-shot functions, and accumulators with update / merge / compute.
 
 Everything is float64 inside and takes features of any floating dtype on any device. Absent classes are left out and
 counted. One-shot functions raise `divfeat.errors.DataError` where a measure is undefined; accumulators and
@@ -14,6 +14,7 @@ from divfeat.metrics.accuracy import (
     balanced_accuracy,
     confusion,
 )
+from divfeat.metrics.angular import AngularCollapse, angular_collapse, self_duality
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import Calibration, CalibrationAccumulator, expected_calibration_error
 from divfeat.metrics.collapse import NC4Accumulator, NC4Result, cdnv, nc2, nc3, nc4, nearest_mean_agreement
@@ -28,6 +29,7 @@ from divfeat.metrics.cones import (
     feature_norms,
 )
 from divfeat.metrics.groups import by_boundary, by_shots
+from divfeat.metrics.mistakes import Mistakes, MistakesAccumulator, hierarchical_distance_at_k, mistake_severity
 from divfeat.metrics.rank import NumericalRankAccumulator, NumericalRankResult, numerical_rank
 from divfeat.metrics.statistics import ClassStatistics, ClassStatisticsAccumulator, class_statistics
 from divfeat.metrics.summary import collapse_summary
@@ -35,6 +37,7 @@ from divfeat.metrics.variability import NC1Accumulator, NC1Result, nc1
 
 __all__ = [
     "FIXED_DEGREES",
+    "AngularCollapse",
     "Calibration",
     "CalibrationAccumulator",
     "ClassStatistics",
@@ -43,6 +46,8 @@ __all__ = [
     "ConeStatistics",
     "Confusion",
     "ConfusionAccumulator",
+    "Mistakes",
+    "MistakesAccumulator",
     "NC1Accumulator",
     "NC1Result",
     "NC4Accumulator",
@@ -52,6 +57,7 @@ __all__ = [
     "accuracy",
     "accuracy_by_class",
     "accuracy_by_group",
+    "angular_collapse",
     "axis_cosines",
     "balanced_accuracy",
     "by_boundary",
@@ -66,10 +72,13 @@ __all__ = [
     "confusion",
     "expected_calibration_error",
     "feature_norms",
+    "hierarchical_distance_at_k",
+    "mistake_severity",
     "nc1",
     "nc2",
     "nc3",
     "nc4",
     "nearest_mean_agreement",
     "numerical_rank",
+    "self_duality",
 ]
