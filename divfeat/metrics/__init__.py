@@ -29,7 +29,13 @@ from divfeat.metrics.cones import (
     feature_norms,
 )
 from divfeat.metrics.groups import by_boundary, by_shots
-from divfeat.metrics.mistakes import Mistakes, MistakesAccumulator, hierarchical_distance_at_k, mistake_severity
+from divfeat.metrics.mistakes import (
+    Mistakes,
+    MistakesAccumulator,
+    hierarchical_distance_at_k,
+    lowest_risk,
+    mistake_severity,
+)
 from divfeat.metrics.rank import NumericalRankAccumulator, NumericalRankResult, numerical_rank
 from divfeat.metrics.statistics import ClassStatistics, ClassStatisticsAccumulator, class_statistics
 from divfeat.metrics.summary import collapse_summary
@@ -73,6 +79,7 @@ __all__ = [
     "expected_calibration_error",
     "feature_norms",
     "hierarchical_distance_at_k",
+    "lowest_risk",
     "mistake_severity",
     "nc1",
     "nc2",

@@ -147,6 +147,24 @@ def hierarchical_distance_at_k(scores: Tensor, labels: Tensor, hierarchy: Hierar
     return defined(value, "hierarchical distance", "at least one sample")
 
 
+def lowest_risk(logits: Tensor, hierarchy: Hierarchy) -> Tensor:
+    """Scores that rank classes by their expected distance, at test time, on any trained model (CRM; Karthik et al., ICLR 2021).
+
+    Args:
+        logits: [..., N, K] of the model.
+        hierarchy: Of the classes, in label order.
+
+    Returns:
+        Float64 [..., N, K]: minus the risk ``sum_j d(k, j) p_j`` with p the softmax, so that the highest is best.
+
+    Raises:
+        DataError: not one logit a class of the hierarchy.
+    """
+    if logits.shape[-1] != hierarchy.num_classes:
+        raise DataError(f"logits of {logits.shape[-1]} classes for a hierarchy of {hierarchy.num_classes}")
+    return -torch.softmax(logits.double(), -1) @ hierarchy.distances().double().to(logits.device)
+
+
 def _severity(found: Confusion, hierarchy: Hierarchy) -> Tensor:
     counts = found.counts.double()
     distances = hierarchy.distances().to(counts.device)

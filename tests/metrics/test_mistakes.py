@@ -10,7 +10,7 @@ from torch import Tensor
 
 from divfeat.errors import DataError
 from divfeat.hierarchy import Hierarchy, shipped
-from divfeat.metrics import MistakesAccumulator, hierarchical_distance_at_k, mistake_severity
+from divfeat.metrics import MistakesAccumulator, hierarchical_distance_at_k, lowest_risk, mistake_severity
 from tests.hierarchy.test_tree import trees
 
 
@@ -79,6 +79,38 @@ def test_without_mistakes_severity_is_not_defined() -> None:
     assert math.isnan(found.top1) and math.isnan(found.severity) and math.isnan(found.distance_at[1])
     assert list(found.distance_at) == [1]  # three classes have no fifth rank
     assert mistake_severity(torch.tensor([1, 1, 2]), labels, tree) == 1.0
+
+
+@settings(max_examples=40)
+@given(tree=trees(), seed=st.integers(0, 999))
+def test_the_lowest_risk_is_an_expected_distance(tree: Hierarchy, seed: int) -> None:
+    logits = 3 * torch.randn(5, tree.num_classes, generator=torch.Generator().manual_seed(seed))
+    distances, found = tree.distances().tolist(), lowest_risk(logits, tree)
+    for row, scores in zip(logits.tolist(), found.tolist(), strict=True):
+        total = math.fsum(math.exp(value) for value in row)
+        risks = [
+            math.fsum(d * math.exp(value) / total for d, value in zip(distances[k], row, strict=True))
+            for k in range(len(row))
+        ]
+        assert scores == pytest.approx([-risk for risk in risks], rel=1e-5)
+    # Of all rankings it has the least distance at any k, as the model expects it.
+    p = torch.softmax(logits.double(), 1)
+    for k in range(1, tree.num_classes + 1):
+        expected = (p @ tree.distances().double()).sort(1).values[:, :k].mean(1)
+        ranked = found.sort(1, descending=True).indices[:, :k]
+        torch.testing.assert_close((p @ tree.distances().double()).gather(1, ranked).mean(1), expected)
+
+
+def test_on_a_flat_tree_the_lowest_risk_ranks_as_the_logits_do() -> None:
+    tree = Hierarchy.flat(["a", "b", "c", "d"])
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(lowest_risk(logits, tree).argsort(1), logits.argsort(1))
+    # A class in doubt between two that are near each other loses to their group.
+    tree = Hierarchy.from_nested({"x": ["a", "b"], "y": ["c"]})
+    doubt = torch.log(torch.tensor([[0.33, 0.31, 0.36]]))
+    assert doubt.argmax() == 2 and lowest_risk(doubt, tree).argmax() == 0
+    with pytest.raises(DataError, match="logits of 4 classes for a hierarchy of 3"):
+        lowest_risk(logits, tree)
 
 
 def at(scores: Tensor, labels: list[int], tree: Hierarchy, k: int) -> Tensor:
