@@ -52,6 +52,9 @@ class DataConfig(Frozen):
     imbalance: float | None = Field(None, ge=1, description="long tail: largest over smallest class count")
     tail: Tail = Field("exponential", description="long tail: counts that fall from class to class, or in one step")
     n_max: int | None = Field(None, ge=1, description="long tail: images of the largest class; default all")
+    hierarchy: str | None = Field(
+        None, description="tree of the trained labels: flat, coarse (the set's own), cifar10, cifar100, or a file"
+    )
     boundary: int = Field(50, ge=0, description="a class with at most this many training images is minor")
     val_per_class: int | None = Field(
         None, ge=1, description="validation images of each fine class; under a tail, of each trained class"
@@ -267,7 +270,7 @@ class ExperimentConfig(Frozen):
 #: Settings that only let a set be fetched, or refuse one: they decide no result.
 NEVER = ("download", "expected_split")
 LATER: Later = {
-    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail")),
+    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
 }
 

@@ -14,12 +14,14 @@ from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import NonFiniteError
 from divfeat.features import FeatureSet
+from divfeat.hierarchy import Hierarchy
 from divfeat.methods import parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import expected_calibration_error
 from divfeat.metrics.collapse import nearest_mean_agreement
 from divfeat.metrics.groups import by_boundary, by_shots
+from divfeat.metrics.mistakes import MistakesAccumulator
 from divfeat.metrics.summary import collapse_summary
 from divfeat.probe import ProbeResult, linear_probe
 from divfeat.seeding import stream_seed
@@ -84,6 +86,9 @@ def measure(
     predictions = scored.logits.argmax(-1)
     classifier = classifier_scores(predictions, labels, data, config.data.boundary)
     metrics.update({f"{name}/{key}": value for key, value in classifier.items()})
+    if data.hierarchy is not None:
+        mistakes = mistake_scores(scored.logits, labels, data.hierarchy)
+        metrics.update({f"{name}/{key}": value for key, value in mistakes.items()})
     metrics[f"{name}/calibration_error"] = float(expected_calibration_error(scored.logits.softmax(-1), labels))
     result.correct["label"] = labels.cpu().numpy()
     result.correct["fine"] = scored.fine.cpu().numpy()
@@ -204,6 +209,24 @@ def classifier_scores(predictions: Tensor, labels: Tensor, data: PreparedData, b
         if 0 < int(mask.sum()) < len(counts):
             scores[f"accuracy_{name}"] = float(by_class[mask & present].mean())
     return scores
+
+
+def mistake_scores(logits: Tensor, labels: Tensor, hierarchy: Hierarchy) -> dict[str, float]:
+    """Severity of mistakes, hierarchical distance at 1, 5 and 20, and accuracy on each level above the classes.
+
+    Args:
+        logits: [N, K].
+        labels: int64 [N].
+        hierarchy: Of the K classes.
+    """
+    accumulator = MistakesAccumulator(hierarchy)
+    accumulator.update(logits, labels)
+    found = accumulator.compute()
+    return {
+        "mistake_severity": found.severity,
+        **{f"hierarchical_distance_{k}": value for k, value in found.distance_at.items()},
+        **{f"level_{level}_accuracy": value for level, value in enumerate(found.by_level[:-1], 1)},
+    }
 
 
 def _per_class_rows(

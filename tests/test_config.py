@@ -460,6 +460,7 @@ OTHER: dict[str, Any] = {
     "data.train_list": "train.txt",
     "data.val_list": "val.txt",
     "data.test_list": "test.txt",
+    "data.hierarchy": "flat",
     "data.imbalance": 10.0,
     "data.tail": "step",
     "data.val_fraction": 0.2,

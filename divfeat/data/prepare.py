@@ -19,7 +19,9 @@ from divfeat.config import DataConfig
 from divfeat.data.images import ImageSet, Level
 from divfeat.data.sources import SplitName, load_source
 from divfeat.data.splits import holdout, index_hash, long_tail_split, stratified_subset
+from divfeat.data.trees import tree_of
 from divfeat.errors import ConfigError, DataError
+from divfeat.hierarchy import Hierarchy
 from divfeat.seeding import stream_seed
 from divfeat.validation import digest
 
@@ -41,6 +43,7 @@ class PreparedData:
         note: What a reader of the results must know about the split, or "".
         published_hash: 16 hexadecimal digits over the rows of the published training set and their trained labels, the
             same in both roles and whatever the validation rule; `DataConfig.expected_split` is compared with it.
+        hierarchy: Of the trained classes, in label order, or None.
     """
 
     config: DataConfig
@@ -51,6 +54,7 @@ class PreparedData:
     split_hash: str
     note: str = ""
     published_hash: str = ""
+    hierarchy: Hierarchy | None = None
 
     @property
     def evaluation_name(self) -> str:
@@ -91,14 +95,17 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         root: Folder of local data sets; default the environment variable DIVFEAT_DATA.
 
     Raises:
-        ConfigError: a validation rule, subset or tail out of range, or a boundary on one side of all classes of a tail.
+        ConfigError: a validation rule, subset or tail out of range, a boundary on one side of all classes of a tail, or no such
+            hierarchy.
         DataError: missing or unreadable data, labels that do not exist, a class without a sample in a part, a test set
-            of other classes or another image shape than the training set, or another training set than expected.
+            of other classes or another image shape than the training set, another training set than expected, or a hierarchy of
+            other classes.
     """
     full = _load(config, "train", root)
     for name, level in (("train_level", config.train_level), ("probe_level", config.probe_level)):
         with _naming(f"data.source={config.source}, data.{name}={level}"):
             full.labels(level)
+    hierarchy = None if config.hierarchy is None else tree_of(config.hierarchy, full, config.train_level, root)
     with _naming(f"data.source={config.source}, split by {_split_settings(config)}"):
         parts = _parts(full, config)
     published = full.labels(config.train_level)[parts.published]
@@ -127,8 +134,10 @@ def prepare(config: DataConfig, role: Role, *, root: Path | None = None) -> Prep
         _check_alike(config, "test", full, evaluation)
         _check_classes(config, "test", evaluation)
         content = [full.content_hash, index_hash(parts.published), evaluation.content_hash]
+    if hierarchy is not None:  # its file may change as images may
+        content.append(hierarchy.identity)
     notes = "; ".join(filter(None, (parts.note, note)))
-    return PreparedData(config, role, train, evaluation, counts, digest(content), notes, published_hash)
+    return PreparedData(config, role, train, evaluation, counts, digest(content), notes, published_hash, hierarchy)
 
 
 def _load(config: DataConfig, split: SplitName, root: Path | None) -> ImageSet:

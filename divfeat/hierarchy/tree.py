@@ -167,7 +167,7 @@ class Hierarchy:
         missing = [name for name in class_names if name not in known]
         if missing:
             raise DataError(
-                f"{unknown('class', missing[0], known)} The hierarchy lacks {len(missing)} of the data set's "
+                f"{unknown('class', missing[0], known)}. The hierarchy lacks {len(missing)} of the data set's "
                 f"{len(class_names)} classes: {', '.join(missing[:5])}{', ...' if missing[5:] else ''}"
             )
         beyond = sorted(known.keys() - set(class_names))
@@ -186,6 +186,38 @@ class Hierarchy:
             tuple(self.parents[place] for place in order) + self.parents[self.num_classes :],
             self.num_classes,
         )
+
+    def pruned(self, names: Sequence[str]) -> Hierarchy:
+        """The tree above inner nodes (or classes) of these names, which become its classes in that order: coarse labels of a set
+        whose tree ends in its fine ones.
+
+        Raises:
+            ConfigError: no node of that name, or several.
+            DataError: one of them lies below another, or classes of the tree lie below none.
+        """
+        nodes = [self._node(name) for name in names]
+        above = [list(self.ancestors(node)) for node in nodes]
+        for node, way in zip(nodes, above, strict=True):
+            if over := set(way[1:]) & set(nodes):
+                raise DataError(f"{self.path(node)} lies below {self.path(min(over))}: classes do not hold each other")
+        covered = self.subtrees()[nodes].any(0)
+        if not covered.all():
+            missing = [self.classes[label] for label in (~covered).nonzero().flatten().tolist()]
+            raise DataError(
+                f"{len(missing)} classes of the hierarchy lie below none of the {len(nodes)} labels, among them {missing[0]!r}"
+            )
+        return self._of_paths([tuple(self.names[node] for node in way[-2::-1]) for way in above], root=self.names[-1])
+
+    def of(self, labels: Sequence[str]) -> Hierarchy:
+        """The tree of a data set's labels, matched by name: its classes, or inner nodes that then are its classes.
+
+        Raises:
+            ConfigError, DataError: as `aligned`, or as `pruned` where the labels are inner nodes.
+        """
+        classes, inner = (
+            sum(name in known for name in labels) for known in (set(self.classes), set(self.names) - set(self.classes))
+        )
+        return self.pruned(labels) if inner > classes else self.aligned(labels)
 
     # --- what follows ---------------------------------------------------------------------------------------------------
 
@@ -236,6 +268,9 @@ class Hierarchy:
         Raises:
             ConfigError: no such node, or several.
         """
+        return self.subtrees()[self._node(name)]
+
+    def _node(self, name: str) -> int:
         found = [node for node in range(len(self.names)) if name in (self.names[node], self.path(node))]
         if not found:
             raise ConfigError(unknown("node of the hierarchy", name, dict.fromkeys(self.names)))
@@ -244,7 +279,7 @@ class Hierarchy:
                 f"{len(found)} nodes of the hierarchy are called {name!r}; give a path: "
                 + ", ".join(repr(self.path(node)) for node in found)
             )
-        return self.subtrees()[found[0]]
+        return found[0]
 
     def path(self, node: int) -> str:
         """Names from below the root down to a node; the root's own for the root."""

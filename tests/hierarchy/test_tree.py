@@ -202,3 +202,32 @@ def test_the_tree_of_cifar10() -> None:
     assert tree.subtree("vehicle").sum() == 4
     with pytest.raises(ConfigError, match="cifar100"):
         shipped("cifar1000")
+
+
+@given(trees(), st.integers(1, 4))
+def test_a_level_as_classes_keeps_the_tree_above_it(tree: Hierarchy, level: int) -> None:
+    nodes = list(dict.fromkeys(tree.nodes_at(min(level, len(tree.levels())))))
+    if len(nodes) < 2:
+        return
+    cut = tree.pruned([tree.path(node) for node in nodes])
+    assert cut.classes == tuple(tree.names[node] for node in nodes)
+    assert cut.sizes == tree.sizes[: len(cut.sizes)]
+    ways = [[*tree.ancestors(node)] for node in nodes]
+    assert [[cut.names[one] for one in cut.ancestors(k)] for k in range(len(nodes))] == [
+        [tree.names[one] for one in way] for way in ways
+    ]
+
+
+def test_labels_of_either_kind_find_their_tree() -> None:
+    tree = shipped("cifar100")
+    coarse = sorted({tree.names[node] for node in tree.nodes_at(4)})
+    assert tree.of(coarse).sizes == [2, 4, 8, 20] and tree.of(coarse).classes == tuple(coarse)
+    assert tree.of(tree.classes[::-1]).classes == tree.classes[::-1]
+    with pytest.raises(ConfigError, match=r"node of the hierarchy 'Fish'. Did you mean 'fish'"):
+        tree.of(["Fish" if name == "fish" else name for name in coarse])
+    with pytest.raises(
+        DataError, match="95 classes of the hierarchy lie below none of the 1 labels, among them 'apple'"
+    ):
+        tree.pruned(["fish"])
+    with pytest.raises(DataError, match="living > animals > water_animals > fish lies below living > animals"):
+        tree.pruned(["animals", "fish"])
