@@ -79,9 +79,9 @@ def events(folder: Path) -> list[dict[str, Any]]:
 FAULTS = "faults.jsonl"
 
 
-def note_fault(folder: Path, kind: str, cause: str) -> None:
+def note_fault(folder: Path, kind: str, cause: str, **more: Any) -> None:
     """Note what took a trial from its place without being its doing."""
-    append_line(folder / FAULTS, fault(kind, cause))
+    append_line(folder / FAULTS, fault(kind, cause) | more)
 
 
 def fault(kind: str, cause: str) -> dict[str, Any]:

@@ -138,6 +138,8 @@ def wait_for_trial(
             if stopping():
                 return False
             now = capacity()
+            if now.fewest is not None and now.trials:
+                return True  # with fewer workers than were asked for
             who = scaler or "no autoscaler was found"
             if waited >= seconds:
                 raise ConfigError(

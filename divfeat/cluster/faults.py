@@ -32,6 +32,10 @@ ABOUT: dict[Kind, str] = {
     "network": "a connection broke",
     "memory": "it was killed for memory",
 }
+#: The most telling first.
+_TELLING: tuple[Kind, ...] = ("storage", "memory", "node", "object", "hung", "worker", "network")
+#: Where Ray Train's exceptions keep what they wrap.
+_WRAPPED = ("controller_failure", "health_check_failure", "_base_exc")
 #: Exceptions by name, the more special ones first: Ray has moved them before, and this room need not import it.
 _BY_NAME: tuple[tuple[str, Kind], ...] = (
     ("OutOfMemoryError", "memory"),
@@ -67,7 +71,15 @@ class Fault:
 
 
 def fault_from(error: BaseException) -> Fault:
-    """The fault that an exception tells of, Ray's or one of the trial that is not its own doing."""
+    """The fault that an exception tells of, Ray's or one of the trial that is not its own doing.
+
+    Of several workers' the most telling: where one is gone the others lose their connections.
+    """
+    if failures := getattr(error, "worker_failures", None):
+        return min(map(fault_from, failures.values()), key=lambda fault: _TELLING.index(fault.kind))
+    for name in _WRAPPED:
+        if isinstance(inner := getattr(error, name, None), BaseException):
+            return fault_from(inner)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = lines[0] if lines else type(error).__name__
     text = " ".join(lines).lower()

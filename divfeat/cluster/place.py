@@ -151,15 +151,23 @@ class Outside:
             self.store.get(_EVENTS, top / _EVENTS)
             return len(record.events(top))
 
-    def note_fault(self, kind: str, cause: str) -> None:
-        """What took it from its place."""
+    def note_fault(self, kind: str, cause: str, **more: Any) -> None:
+        """What took it from its place, after how many epochs, and whether it was given up."""
         if self.store is None:
-            record.note_fault(self.folder, kind, cause)
+            record.note_fault(self.folder, kind, cause, **more)
             return
         with scratch() as top:
             self.store.get(record.FAULTS, top / record.FAULTS)
-            record.note_fault(top, kind, cause)
+            record.note_fault(top, kind, cause, **more)
             self.store.put(record.FAULTS, top / record.FAULTS)
+
+    def faults(self) -> list[dict[str, Any]]:
+        """What `note_fault` noted, in order."""
+        if self.store is None:
+            return record.faults(self.folder)
+        with scratch() as top:
+            self.store.get(record.FAULTS, top / record.FAULTS)
+            return record.faults(top)
 
 
 def ray_storage(storage: Path | Store, name: str) -> dict[str, Any]:

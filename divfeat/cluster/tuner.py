@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from divfeat import environment
-from divfeat.cluster.faults import RETRIES, Fault
-from divfeat.cluster.place import ray_storage
+from divfeat.cluster.faults import Fault
+from divfeat.cluster.place import Outside, ray_storage
 from divfeat.cluster.source import JobSource
 from divfeat.cluster.spanning import run_spanning
 from divfeat.cluster.trial import TrialSpec
@@ -24,6 +25,8 @@ from divfeat.errors import StorageLostError
 from divfeat.storage import Store
 
 _TUNE_FOLDER = "tune"
+#: Processes that drive one trial, one after another: what its workers suffer is counted by them, from the last that got further.
+_DRIVERS = 30
 
 #: What Tune is told while it runs: no files of its own, no hand on SIGINT, nothing printed.
 _TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -49,11 +52,12 @@ def run_over_workers(
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
     """
     trains = ray_storage(storage, "train")
-    queue = _Queue(source)
+    since = time.time()
+    queue = _Queue(source, since)
     held = [data]
 
     def trainable(config: dict[str, Any]) -> None:
-        run_spanning(TrialSpec.from_json(config["spec"]), held[0], trains, progress_timeout)
+        run_spanning(TrialSpec.from_json(config["spec"]), held[0], trains, progress_timeout, since)
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([dict(driver)])),
@@ -66,7 +70,7 @@ def run_over_workers(
             verbose=0,
             progress_reporter=_Silent(),
             stop=_StopAll(source),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            failure_config=tune.FailureConfig(max_failures=_DRIVERS),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -107,10 +111,11 @@ class _Unpickled:
 class _Queue(_Unpickled, Searcher):
     """Tune's view of a source: suggestions are trials, results are epochs."""
 
-    def __init__(self, source: JobSource) -> None:
+    def __init__(self, source: JobSource, since: float) -> None:
         super().__init__(metric=None, mode=None)
-        self.source = source
+        self.source, self.since = source, since
         self.keys: dict[str, str] = {}
+        self.runs: dict[str, Outside] = {}
         self.placed: set[str] = set()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
@@ -125,6 +130,7 @@ class _Queue(_Unpickled, Searcher):
         if spec is None:
             return None if self.source.waiting else Searcher.FINISHED  # None: Tune asks again
         self.keys[trial_id] = spec.key
+        self.runs[trial_id] = Outside(spec.folder, spec.store)
         return {"spec": spec.to_json()}
 
     def heard(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -137,7 +143,12 @@ class _Queue(_Unpickled, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial has ended, whichever way."""
+        given_up = [
+            row for row in self.runs.pop(trial_id).faults() if row.get("given_up") and row["time"] >= self.since
+        ]
         lost = Fault("worker", "the process that drives its workers was lost again and again") if error else None
+        if given_up:
+            lost = Fault(given_up[-1]["kind"], given_up[-1]["cause"])
         self.source.ended(self.keys[trial_id], lost)
 
     def save(self, checkpoint_path: str) -> None:
