@@ -19,6 +19,7 @@ from divfeat.cluster.autoscaler import WAIT_SECONDS, Autoscaler, find_autoscaler
 from divfeat.cluster.capacity import DRIVER_RESOURCE, SMALLER, Capacity
 from divfeat.cluster.pool import Pool
 from divfeat.cluster.source import JobSource
+from divfeat.cluster.stall import STALL_SECONDS, Stall
 from divfeat.data.prepare import PreparedData
 from divfeat.errors import ConfigError
 from divfeat.provenance import COMMIT_VARIABLE, commit
@@ -79,6 +80,8 @@ class RayExecutor:
         if address is not None or not self._owns_cluster:
             self._scaler = find_autoscaler()
         self._wait_seconds = (WAIT_SECONDS if self._scaler else 0.0) if wait_for_nodes is None else wait_for_nodes
+        self._stall_seconds = self._wait_seconds if self._scaler or wait_for_nodes is not None else STALL_SECONDS
+        self._say: Callable[[str], None] = lambda text: None
         try:
             self.concurrent = self._concurrency(max_concurrent)
         except ConfigError:
@@ -121,6 +124,7 @@ class RayExecutor:
         Raises:
             ConfigError: none in time, with what is missing.
         """
+        self._say = say
         if self.capacity().trials < 1:
             wait_for_trial(self.capacity, self._scaler, self._wait_seconds, say, stopping)
 
@@ -134,9 +138,11 @@ class RayExecutor:
         self._data[role] = ray.put(data)
 
     def run(self, source: JobSource, role: str) -> None:
-        """Run everything `source` hands out on the data of `role`; returns when all have ended or it is stopping."""
+        """Run everything `source` hands out on the data of `role`; returns when all have ended, it is stopping, or no trial has
+        had a place for as long as one is waited for."""
+        stall = Stall(self.capacity, self._scaler, self._stall_seconds, self._say)
         if self._pool is not None:
-            self._pool.run(source, self._data[role])
+            self._pool.run(source, self._data[role], stall)
             return
         from divfeat.cluster.tuner import run_over_workers  # Tune and Train take a second to import
 
@@ -146,6 +152,7 @@ class RayExecutor:
             self.storage,
             concurrent=self.concurrent,
             driver=self.capacity().bundles[-1],
+            stall=stall,
             progress_timeout=self.progress_timeout,
         )
 

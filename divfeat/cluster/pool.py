@@ -17,6 +17,7 @@ import ray
 
 from divfeat.cluster.faults import Attempts, Fault, Patience, fault_from
 from divfeat.cluster.source import JobSource
+from divfeat.cluster.stall import Stall
 from divfeat.cluster.trial import TrialSpec, run_spec, warm_up
 from divfeat.data.prepare import PreparedData
 
@@ -113,9 +114,9 @@ class Pool:
         while len(self._idle) < number:
             self.rest(self._make())
 
-    def run(self, source: JobSource, data: ray.ObjectRef) -> None:
-        """Run everything `source` hands out on `data`; returns when all have ended or it is stopping."""
-        feeding = _Feeding(self, source, data)
+    def run(self, source: JobSource, data: ray.ObjectRef, stall: Stall) -> None:
+        """Run everything `source` hands out on `data`; returns when all have ended, it is stopping, or no trial gets a place."""
+        feeding = _Feeding(self, source, data, stall)
         try:
             feeding.go()
         finally:  # what they had finished is on disk, the rest goes on from its checkpoint
@@ -164,8 +165,8 @@ class Pool:
 class _Feeding:
     """One source on the actors of a pool."""
 
-    def __init__(self, pool: Pool, source: JobSource, data: ray.ObjectRef) -> None:
-        self.pool, self.source, self.data = pool, source, data
+    def __init__(self, pool: Pool, source: JobSource, data: ray.ObjectRef, stall: Stall) -> None:
+        self.pool, self.source, self.data, self.stall = pool, source, data, stall
         self.running: dict[ray.ObjectRef, _Running] = {}
         self.again: list[tuple[float, TrialSpec]] = []  # when a lost one is begun again; it keeps its place until then
         self.attempts = Attempts()
@@ -191,6 +192,11 @@ class _Feeding:
             else:
                 time.sleep(_ASK_SECONDS)
             self.pool.end_idle()
+            if (stuck := self.stall.look(self._any_placed)) is not None:
+                self.source.stuck(stuck)
+
+    def _any_placed(self) -> bool:
+        return not self.running or any(trial.since is not None for trial in self.running.values())
 
     def _begin(self, spec: TrialSpec) -> None:
         actor = self.pool.take()

@@ -31,5 +31,8 @@ class JobSource(Protocol):
     def ended(self, key: str, lost: Fault | None) -> None:
         """A trial has ended: with its record on disk, or `lost` for good to what is not its doing."""
 
+    def stuck(self, why: Exception) -> None:
+        """No trial has had a place for long, and none is to be waited for: stop, and end with `why`."""
+
     def stopping(self) -> bool:
         """Whether to start nothing more and stop what runs."""

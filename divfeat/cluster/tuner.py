@@ -20,6 +20,7 @@ from divfeat.cluster.faults import Fault
 from divfeat.cluster.place import Outside, ray_storage
 from divfeat.cluster.source import JobSource
 from divfeat.cluster.spanning import run_spanning
+from divfeat.cluster.stall import Stall
 from divfeat.cluster.trial import TrialSpec
 from divfeat.errors import StorageLostError
 from divfeat.storage import Store
@@ -39,6 +40,7 @@ def run_over_workers(
     *,
     concurrent: int,
     driver: Mapping[str, float],
+    stall: Stall,
     progress_timeout: float | None = None,
 ) -> None:
     """Run everything `source` hands out on `data`; returns when all have ended or it is stopping.
@@ -49,6 +51,7 @@ def run_over_workers(
         storage: The study's folder, or its store, for Ray's own files of it.
         concurrent: Trials at a time.
         driver: Resources of the process that drives a trial: where a cluster has safe nodes, those of a safe node.
+        stall: Says when no trial has a place.
         progress_timeout: Seconds of silence after which a trial is taken to hang; None follows what is heard.
     """
     trains = ray_storage(storage, "train")
@@ -69,7 +72,7 @@ def run_over_workers(
             **ray_storage(storage, _TUNE_FOLDER),
             verbose=0,
             progress_reporter=_Silent(),
-            stop=_StopAll(source),
+            stop=_StopAll(source, queue, stall),
             failure_config=tune.FailureConfig(max_failures=_DRIVERS),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
@@ -111,12 +114,12 @@ class _Unpickled:
 class _Queue(_Unpickled, Searcher):
     """Tune's view of a source: suggestions are trials, results are epochs."""
 
-    def __init__(self, source: JobSource, since: float) -> None:
+    def __init__(self, source: JobSource, since: float = 0.0) -> None:
         super().__init__(metric=None, mode=None)
         self.source, self.since = source, since
         self.keys: dict[str, str] = {}
         self.runs: dict[str, Outside] = {}
-        self.placed: set[str] = set()
+        self.placed: set[str] = set()  # that have spoken
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         """Nothing to take over: objectives are the source's business."""
@@ -149,6 +152,7 @@ class _Queue(_Unpickled, Searcher):
         lost = Fault("worker", "the process that drives its workers was lost again and again") if error else None
         if given_up:
             lost = Fault(given_up[-1]["kind"], given_up[-1]["cause"])
+        self.placed.discard(trial_id)
         self.source.ended(self.keys[trial_id], lost)
 
     def save(self, checkpoint_path: str) -> None:
@@ -174,8 +178,8 @@ class _Scheduler(_Unpickled, FIFOScheduler):
 class _StopAll(_Unpickled, Stopper):
     """Ends what runs once the source is stopping; checkpoints stay."""
 
-    def __init__(self, source: JobSource) -> None:
-        self.source = source
+    def __init__(self, source: JobSource, queue: _Queue, stall: Stall) -> None:
+        self.source, self.queue, self.stall = source, queue, stall
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Single trials are the scheduler's business."""
@@ -183,4 +187,10 @@ class _StopAll(_Unpickled, Stopper):
 
     def stop_all(self) -> bool:
         """Whether everything ends."""
+        if (stuck := self.stall.look(self._any_placed)) is not None:
+            self.source.stuck(stuck)
         return self.source.stopping()
+
+    def _any_placed(self) -> bool:
+        """Workers that are lost later are told by their process alone, which waits for others: then the nodes are counted."""
+        return not self.queue.runs or bool(self.queue.placed and self.stall.capacity().trials)

@@ -254,6 +254,10 @@ class JobQueue:
                 follower.stopped(jobs[0])
         self.running.clear()
 
+    def stuck(self, why: Exception) -> None:
+        """The cluster has no place for any trial, and the wait is over: the rest goes on another time."""
+        self.fatal = why
+
     def stopping(self) -> bool:
         """Whether to start nothing more."""
         return self.fatal is not None or self.interrupt.reason is not None

@@ -98,6 +98,10 @@ class HalvingSource:
             self._referee.pausing.remove(key)
             self._paused.add(key)
 
+    def stuck(self, why: Exception) -> None:
+        """Simulated nodes come back."""
+        raise why
+
     def stopping(self) -> bool:
         """Never."""
         return False

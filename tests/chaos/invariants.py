@@ -14,6 +14,8 @@ from mlflow.entities import ViewType
 
 from divfeat.files import read_json, read_lines
 
+#: Metric of what the chaos study searches for.
+_OBJECTIVE = "probe/fine_top1"
 #: What a record says of the clock and of where it ran.
 _OF_THE_CLOCK = ("finished", "provenance", "history")
 
@@ -71,6 +73,12 @@ def of_optuna(study: Path) -> list[str]:
             faults.append(f"Optuna's trial {trial.number} is {trial.state.name}")
         elif trial.number in proposals and trial.params != proposals[trial.number]["params"]:
             faults.append(f"Optuna's trial {trial.number} has other parameters than the ledger")
+        elif trial.number in proposals:
+            record = read_json(study / "runs" / proposals[trial.number]["key"] / "record.json") or {}
+            if trial.state.name != "COMPLETE" or trial.value != record.get("metrics", {}).get(_OBJECTIVE):
+                faults.append(
+                    f"Optuna's trial {trial.number} is {trial.state.name} with {trial.values}, unlike its record"
+                )
     return faults
 
 
@@ -96,9 +104,10 @@ def of_mlflow(study: Path, uri: str) -> list[str]:
         if run is None or record is None:
             faults.append(f"MLflow has no run of {key}")
             continue
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
-        if sorted(steps) != list(range(len(record["history"]))):
-            faults.append(f"MLflow's run of {key} has its losses at {steps}")
+        points = client.get_metric_history(run.info.run_id, "train/loss")
+        found = [(point.step, point.value) for point in points]
+        if found != [(row["epoch"], row["train/loss"]) for row in record["history"]]:
+            faults.append(f"MLflow's run of {key} has its losses as {found}, unlike its record")
         for name, value in record["metrics"].items():
             if value is not None and run.data.metrics.get(name) != value:
                 faults.append(f"MLflow's {name} of {key} is {run.data.metrics.get(name)}, the record's {value}")

@@ -12,8 +12,10 @@ import pytest
 
 from divfeat.cluster import faults
 from divfeat.cluster import pool as module
+from divfeat.cluster.capacity import Capacity
 from divfeat.cluster.faults import RETRIES
 from divfeat.cluster.pool import Pool, TrialRunner
+from divfeat.cluster.stall import Stall
 from divfeat.cluster.trial import TrialSpec
 
 
@@ -77,6 +79,10 @@ def test_what_infrastructure_broke_is_told_with_its_place(tmp_path, monkeypatch)
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------------
+
+
+#: Nobody waits so long here.
+PATIENT = Stall(lambda: Capacity([], 1, 1.0, 0.0), None, 600.0, print)
 
 
 class Source:
@@ -160,7 +166,7 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
         for phase in ("first", "second"):
             keys = [f"{phase}-{number}" for number in range(5)]
             source = Source([spec(tmp_path, key) for key in keys], stop_at=f"{phase}-1")
-            pool.run(source, ray.put(phase))
+            pool.run(source, ray.put(phase), PATIENT)
             assert source.ends == dict.fromkeys(keys) and source.most == 2
             assert source.heard_of == {key: [0] for key in keys}
             for key in keys:
@@ -172,7 +178,7 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
         monkeypatch.setattr(faults, "FIRST_SECONDS", 0.1)
         keys = ["dies-once", "breaks-once", "always-dies", "dies-after-getting-further", "well"]
         source = Source([spec(tmp_path, key) for key in keys])
-        pool.run(source, ray.put("images"))
+        pool.run(source, ray.put("images"), PATIENT)
         assert source.ends == dict.fromkeys(keys) | {"always-dies": "worker"}
         assert source.losses == {
             "dies-once": ["worker"],
@@ -192,12 +198,12 @@ def test_trials_share_processes_over_phases_and_lost_ones_are_begun_again(tmp_pa
         pool.close()  # its actors would hold the cores
         patient = Pool(2, cpus=1.0, gpus=0.0, progress_timeout=3.0)
         source = Source([spec(tmp_path, key) for key in ("hangs-once", "well-2")])
-        patient.run(source, ray.put("images"))
+        patient.run(source, ray.put("images"), PATIENT)
         assert source.losses == {"hangs-once": ["hung"]} and source.ends == {"hangs-once": None, "well-2": None}
         patient.close()
 
         monkeypatch.setattr(module, "IDLE_SECONDS", -1.0)
-        pool.run(Source([spec(tmp_path, "last")]), ray.put("images"))
+        pool.run(Source([spec(tmp_path, "last")]), ray.put("images"), PATIENT)
         assert pool._idle == []
         pool.close()
     finally:

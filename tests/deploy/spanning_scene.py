@@ -44,6 +44,10 @@ class One:
     def ended(self, key: str, fault: Any) -> None:
         self.ends.append(str(fault))
 
+    def stuck(self, why: Exception) -> None:
+        self.ends.append(str(why))
+        self.over = True
+
     def stopping(self) -> bool:
         return self.over
 

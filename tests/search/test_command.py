@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from divfeat.errors import StorageLostError
 from divfeat.search import command
-from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError
+from divfeat.search.interrupt import EXIT_CODES, Interrupt, StoppedError, TooManyFailuresError
 from divfeat.settings import make_configs
 
 
@@ -46,6 +47,50 @@ def test_what_differs_from_the_preset_is_said_below_its_text(tmp_path, monkeypat
     words = ["study", "folder", "line", "study", "changed", "search.objectives:", "train.epochs:", "folder", "line"]
     assert [line.split()[0] for line in said] == words
     assert "  search.objectives: ['balanced'] -> ['minor']" in said and "  train.epochs: 60 -> 15" in said
+
+
+def ended(tmp_path, monkeypatch, how) -> tuple[int, str]:
+    """Exit code of a study that ends so, and the line that was given."""
+    monkeypatch.setattr(command, "run_session", how)
+    study, execution, _ = make_configs("digits", {"execution": {"storage_path": str(tmp_path)}})
+    line = "python studies/tau_search.py --set 'search.own=[scale]'"
+    return command.run_installed(command.make_study(study, execution, Interrupt()), "digits", line), line
+
+
+def test_too_many_failures_are_code_3_with_their_cause_and_what_to_do(tmp_path, monkeypatch, capsys):
+    def end(runner, build):
+        raise TooManyFailuresError("8 runs of the phase 'search' failed in a row, 7 of them with: the loss became NaN")
+
+    code, line = ended(tmp_path, monkeypatch, end)
+    said = capsys.readouterr().err
+    assert (
+        code == 3 and "error: 8 runs of the phase 'search' failed in a row, 7 of them with: the loss became NaN" in said
+    )
+    assert f"/runs; mend the cause and repeat the line:\n  {line}\n" in said
+
+
+def test_storage_that_fails_is_a_stop_from_outside(tmp_path, monkeypatch, capsys):
+    def end(runner, build):
+        raise StorageLostError("s3://bucket: No space left on device")
+
+    code, line = ended(tmp_path, monkeypatch, end)
+    said = capsys.readouterr().err
+    assert code == 75 and "the study's storage fails: s3://bucket: No space left on device" in said
+    assert f"repeat the line:\n  {line}\n" in said
+
+
+@pytest.mark.parametrize("cut", ["time budget", "GPU-hour budget", "cost budget"])
+def test_a_budget_that_ended_the_search_early_is_code_4_with_a_verdict(cut, tmp_path, monkeypatch, capsys):
+    def end(runner, build):
+        runner.cut = cut
+        return SimpleNamespace(print=lambda console: console.print("the verdict"))
+
+    code, line = ended(tmp_path, monkeypatch, end)
+    said = capsys.readouterr().out
+    assert code == 4 and said.index("the verdict") < said.index(
+        f"the {cut} ended the search early; the verdict above holds"
+    )
+    assert said.endswith(f"To search on, give more of it:\n  {line}\n")
 
 
 @pytest.mark.parametrize("away", [True, False])
