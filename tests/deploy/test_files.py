@@ -339,3 +339,18 @@ def test_every_line_of_the_page_is_one_for_a_shell() -> None:
     for block in blocks:
         done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
         assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    """By the constraints of the repository, wherever a file under deploy/ installs packages."""
+    lines = [
+        (path.name, line.strip())
+        for path in [ROOT / "cluster.yaml", *sorted((ROOT / "deploy").rglob("*"))]
+        if path.is_file() and path.suffix in (".yaml", ".sh", ".py", "") and "__pycache__" not in path.parts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "pip install" in line and not line.lstrip().startswith("#")
+    ]
+    assert {"cluster.yaml", "Dockerfile", "setup_node.sh"} <= {name for name, _ in lines}
+    # uv, which installs the rest, comes from the machine's own pip: the first step of all.
+    free = [(name, line) for name, line in lines if "constraint" not in line and "--user uv" not in line]
+    assert free == []

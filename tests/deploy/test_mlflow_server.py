@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from divfeat.storage import open_store
 from tests.deploy.alone import ROOT
-from tests.servers import free_port, kill_tree
+from tests.servers import free_port, kill_tree, make_bucket, s3_server, s3_variables
 
 FOLDER = ROOT / "deploy" / "mlflow"
 
@@ -81,7 +82,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, st
 
 
 @pytest.fixture(scope="module")
-def server(database: tuple[int, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of a server whose artifacts go to S3."""
+    with s3_server(tmp_path_factory.mktemp("s3"), free_port()) as endpoint:
+        place = f"s3://{make_bucket(endpoint)}/mlflow"
+        yield s3_variables(endpoint) | {"MLFLOW_S3_ENDPOINT_URL": endpoint, "MLFLOW_ARTIFACTS": place}
+
+
+@pytest.fixture(scope="module")
+def server(
+    database: tuple[int, str], bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     port, word = database
     folder = tmp_path_factory.mktemp("mlflow")
     hidden = {
@@ -94,9 +105,8 @@ def server(database: tuple[int, str], tmp_path_factory: pytest.TempPathFactory) 
         "TMPDIR": str(folder),
         "MLFLOW_DB_PORT": str(port),
         "MLFLOW_PORT": str(free_port()),
-        "MLFLOW_ARTIFACTS": str(folder / "artifacts"),
         "MLFLOW_WORKERS": "1",
-    }
+    } | bucket
     for _ in range(2):  # again without harm
         subprocess.run(
             ["bash", str(FOLDER / "create_databases.sh")],
@@ -184,12 +194,15 @@ def client(server: Server, password: str, name: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-def test_a_run_and_its_artifact_go_through_the_server(server: Server) -> None:
+def test_a_run_and_its_artifact_go_through_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     done = client(server, server.secrets["MLFLOW_AUTH_ADMIN_PASSWORD"], "allowed")
     assert done.returncode == 0, done.stderr
     assert "URI mlflow-artifacts:/" in done.stdout and "READ rows" in done.stdout
-    (kept,) = Path(server.environment["MLFLOW_ARTIFACTS"]).rglob("table.txt")
-    assert kept.read_text() == "rows"
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, server.environment[name])
+    store = open_store(server.environment["MLFLOW_ARTIFACTS"])
+    (kept,) = [key for key in store.list() if key.endswith("/table.txt")]
+    assert store.read(kept) == b"rows"
 
 
 @pytest.mark.slow
