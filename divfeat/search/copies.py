@@ -12,12 +12,10 @@ import os
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from divfeat.errors import DivfeatError, disk_fault
-from divfeat.search.lease import BEAT_SECONDS, Lease
 from divfeat.storage import Entry, Store
 from divfeat.storage.keys import inside
 
@@ -31,16 +29,15 @@ _COPY_SECONDS = 120.0
 
 
 class Copies:
-    """A thread that copies, and says that the driver lives, within its `with` block; at the end everything is copied.
+    """A thread that copies within its `with` block; at the end everything is copied.
 
     Args:
         store: Of the study.
         home: The study's folder.
-        lease: Of this driver.
     """
 
-    def __init__(self, store: Store, home: Path, lease: Lease) -> None:
-        self.store, self.home, self.lease = store, home, lease
+    def __init__(self, store: Store, home: Path) -> None:
+        self.store, self.home = store, home
         self._copied: dict[Path, tuple[int, ...]] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="copies", daemon=True)
@@ -93,13 +90,9 @@ class Copies:
             self._date(sent)
 
     def _work(self) -> None:
-        due = time.monotonic() + _COPY_SECONDS
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(_COPY_SECONDS):
             try:
-                self.lease.beat()
-                if time.monotonic() >= due:
-                    self.copy()
-                    due = time.monotonic() + _COPY_SECONDS
+                self.copy()
             except (DivfeatError, OSError, sqlite3.Error) as error:  # what lasts the ledger's next write will meet
                 logger.warning("copying to %s: %s", self.store.uri, error)
 

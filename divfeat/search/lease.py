@@ -7,14 +7,18 @@ is gone, takes over. A driver that was taken for dead and was not finds out at i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
-from divfeat.errors import ConfigError, StorageLostError
+from divfeat.errors import ConfigError, DivfeatError, StorageLostError
 from divfeat.storage import Store
+
+logger = logging.getLogger(__name__)
 
 #: Between two words, and after the last of which a driver counts as gone.
 BEAT_SECONDS, GONE_SECONDS = 20.0, 90.0
@@ -22,7 +26,7 @@ _KEY = "driver.json"
 
 
 class Lease:
-    """The right to write a study's storage.
+    """The right to write a study's storage; while it is held a thread of its own says so, whatever else takes long.
 
     Args:
         store: Of the study.
@@ -33,6 +37,8 @@ class Lease:
         self.token = secrets.token_hex(16)
         self.lost: str | None = None
         self._held = False
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def take(self) -> None:
         """Become the study's driver.
@@ -50,8 +56,23 @@ class Lease:
                     f"{GONE_SECONDS - silent:.0f} s"
                 )
         self._say()
+        owner = self._owner()
+        if owner is not None and owner.get("token") != self.token:
+            raise ConfigError(
+                f"{self.store.uri}: process {owner.get('process')} on {owner.get('host')} began this study at the same moment; "
+                "wait for it, or use --name"
+            )
         self._held = True
-        self.check()
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._go_on, name="lease", daemon=True)
+        self._thread.start()
+
+    def _go_on(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                self.beat()
+            except (DivfeatError, OSError) as error:  # what lasts the ledger's next write will meet
+                logger.warning("telling %s that this driver lives: %s", self.store.uri, error)
 
     def beat(self) -> None:
         """Say that this driver lives; notes where another has taken over."""
@@ -74,6 +95,10 @@ class Lease:
 
     def release(self) -> None:
         """Let others drive the study."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         if self._held:
             self._held = False
             self.store.delete(_KEY)

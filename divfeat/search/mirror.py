@@ -88,7 +88,7 @@ class Mirror:
         self.lease.take()
         try:
             self._pull()
-            with Copies(self.store, self.home, self.lease):
+            with Copies(self.store, self.home):
                 yield
         finally:
             with suppress(StorageLostError):  # then it counts as given back after a while

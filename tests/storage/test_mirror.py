@@ -225,6 +225,48 @@ def test_one_driver_at_a_time(shared: Machine, monkeypatch: pytest.MonkeyPatch) 
     assert "driver.json" not in two.mirror.store.list()
 
 
+def test_a_driver_lives_however_long_its_copies_take(shared: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large study pulled at the start, and of features sent at the end."""
+    monkeypatch.setattr("divfeat.search.lease.BEAT_SECONDS", 0.05)
+    one = begin(shared("one"))
+    mirror = one.mirror
+    assert mirror is not None
+    beats: list[int] = []
+
+    def words() -> int:
+        found = mirror.store.stat("driver.json")
+        assert found is not None
+        return found.mtime
+
+    def slowly() -> None:
+        before, deadline = words(), time.monotonic() + 60
+        while words() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        beats.append(words() - before)
+
+    monkeypatch.setattr(mirror, "_pull", slowly)
+    monkeypatch.setattr("divfeat.search.copies.Copies.copy", lambda self: slowly())
+    with mirror.held():
+        pass
+    assert len(beats) == 2
+    assert "driver.json" not in mirror.store.list()
+
+
+def test_two_that_begin_at_the_same_moment_are_told_apart(shared: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = begin(shared("one")), shared("two")
+    assert one.mirror is not None and two.mirror is not None
+    say = one.mirror.lease._say
+
+    def both() -> None:
+        say()
+        two.mirror.lease._say()  # its word comes later, and counts
+
+    monkeypatch.setattr(one.mirror.lease, "_say", both)
+    with pytest.raises(ConfigError, match="began this study at the same moment; wait for it, or use --name"):
+        one.mirror.lease.take()
+
+
 DRIVER = """
 import json, sys
 from pathlib import Path
