@@ -1,7 +1,8 @@
 """What a study costs, over all its sessions, and when that is enough: time, GPU-hours, money.
 
 Time is that of one session. GPU-hours and money are the whole study's: what earlier sessions spent is on disk. A trial counts
-from the moment it has its place, a node from the moment it is there, whatever it does.
+from the moment it has its place (one over several workers from their first word to its end, also while it waits for lost ones), a
+node from the moment it is there, whatever it does; of a study's very first wait for a place nothing is kept if none comes.
 """
 
 from __future__ import annotations

@@ -115,6 +115,8 @@ def run_session(study: Study, report: Reporter) -> Any:
         if executor is not None:
             budget.open(ledger, executor.node_types)
             study.interrupt.budget = budget
+            if known:
+                budget.keep(ledger)  # a wait for nodes costs what the head costs
             executor.wait(study.say, lambda: study.interrupt.reason is not None)
         ledger.open(study.config)
         if executor is not None:

@@ -521,3 +521,38 @@ def test_a_node_type_without_a_price_is_told_before_anything_runs(world: World) 
         world.session(4, max_cost=3.0, prices={"head": 0.1})
     assert world.ran == [] and not (world.folder / "study.json").exists()
     world.session(1, max_cost=30.0, prices={"other": 0.1})
+
+
+def test_a_wait_for_nodes_is_charged_to_a_study_that_has_begun(world: World) -> None:
+    def nobody_comes() -> None:
+        world.seconds += 1800.0
+        raise ConfigError("no place for a trial after 1800 s")
+
+    world.wait = nobody_comes
+    with pytest.raises(ConfigError, match="no place for a trial"):
+        world.session(2, max_cost=30.0, prices=PRICES)
+    assert list(world.folder.glob("*")) in ([], [world.folder / "lock"])  # of a new one nothing is written
+    world.wait = lambda: None
+    world.session(2, max_cost=30.0, prices=PRICES)
+    before = world.ledger.spend()["cost"]
+    world.wait = nobody_comes
+    with pytest.raises(ConfigError, match="no place for a trial"):
+        world.session(3, max_cost=30.0, prices=PRICES)
+    assert world.ledger.spend()["cost"] == pytest.approx(before + 0.5 * (0.1 + 2 * 1.0))
+
+
+def test_a_study_whose_trials_have_no_place_any_more_ends_with_what_is_missing_and_goes_on(world: World) -> None:
+    plain, count = world.outcome, [0]
+
+    def gone_after_a_while(config: ExperimentConfig) -> Any:
+        count[0] += 1
+        return plain(config) if count[0] < 4 else "stuck"
+
+    world.outcome = gone_after_a_while
+    with pytest.raises(ConfigError, match="no trial has had a place for 600 s"):
+        world.session(6)
+    done = {path: path.read_bytes() for path in world.folder.glob("runs/*/record.json")}
+    assert len(done) == 3 and world.called("finish_study") != []
+    world.outcome = plain
+    world.session(6)
+    assert {path: path.read_bytes() for path in done} == done and verdicts(world) == ["completed"]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from divfeat.cluster.faults import Fault
 from divfeat.config import ExperimentConfig
+from divfeat.errors import ConfigError
 from divfeat.files import write_json
 from divfeat.search import session
 from divfeat.search.budget import Budget
@@ -52,6 +53,7 @@ class World:
         self.progress: Progress | None = None
         self.nodes = {"head": 1, "gpu": 2}
         self.seconds = 0.0  # on the clock of the budget; a run takes 100
+        self.wait: Callable[[], None] = lambda: None  # for the first place
         world = self
 
         class Executor:
@@ -59,7 +61,8 @@ class World:
 
             def __init__(self, **placement: Any) -> None: ...
 
-            def wait(self, *told: Any) -> None: ...
+            def wait(self, *told: Any) -> None:
+                world.wait()
 
             def begin(self) -> None: ...
 
@@ -113,6 +116,9 @@ class World:
             if found == "stop":
                 self.study.interrupt.signal = "SIGTERM"
                 return  # the executor kills what runs without a word
+            if found == "stuck":
+                source.stuck(ConfigError("no trial has had a place for 600 s"))
+                return
             if found != "lost":
                 if spec.keep:
                     write_json(Path(spec.folder) / "extractor" / "config.json", {})
