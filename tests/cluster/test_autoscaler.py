@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from divfeat.cluster import autoscaler as module
+from divfeat.cluster import autoscaler
 from divfeat.cluster.autoscaler import Autoscaler, _read, find_autoscaler
 from divfeat.cluster.capacity import DRIVER_CPUS, DRIVER_RESOURCE, Capacity
 from divfeat.cluster.executor import RayExecutor
@@ -56,9 +56,11 @@ def test_a_file_that_says_nothing_leaves_the_types_unknown(tmp_path: Path, text:
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     context = SimpleNamespace(gcs_address=ADDRESS)
-    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(module, "_reports", lambda address: False)
-    monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Labels": {"ray.io/node-group": "headgroup"}}])
+    monkeypatch.setattr(autoscaler.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(autoscaler, "_reports", lambda address: False)
+    monkeypatch.setattr(
+        autoscaler.ray, "nodes", lambda: [{"Alive": True, "Labels": {"ray.io/node-group": "headgroup"}}]
+    )
     return tmp_path
 
 
@@ -80,7 +82,7 @@ def test_the_process_that_scales_names_its_file(processes: Path, kind: str) -> N
 
 
 def test_a_cluster_that_was_started_by_hand_has_none(processes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_reports", lambda address: True)  # it reports nodes, and adds none
+    monkeypatch.setattr(autoscaler, "_reports", lambda address: True)  # it reports nodes, and adds none
     runs(processes, "python", "/site-packages/ray/autoscaler/v2/monitor.py", f"--gcs-address={ADDRESS}")
     assert find_autoscaler(processes) is None
 
@@ -88,9 +90,9 @@ def test_a_cluster_that_was_started_by_hand_has_none(processes: Path, monkeypatc
 def test_one_in_a_container_of_its_own_is_known_by_its_reports(
     processes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_reports", lambda address: address == ADDRESS)
+    monkeypatch.setattr(autoscaler, "_reports", lambda address: address == ADDRESS)
     assert find_autoscaler(processes) == Autoscaler({})
-    monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Labels": {}}])
+    monkeypatch.setattr(autoscaler.ray, "nodes", lambda: [{"Alive": True, "Labels": {}}])
     assert find_autoscaler(processes) is None  # nodes of no type: started by hand, seen from another machine
 
 
@@ -174,3 +176,28 @@ def test_what_no_node_could_ever_hold_is_told_at_once() -> None:
         executor([(0, 0)], SCALER, wait=9)._concurrency(7)
     with pytest.raises(ConfigError, match=r"no trial fits.*lower --workers-per-trial"):
         executor([(0, 0)], None)._concurrency(None)
+
+
+@pytest.mark.parametrize(("fewest", "found"), [(1, True), (None, False)])
+def test_a_wait_ends_when_the_fewest_workers_have_a_place(fewest, found, monkeypatch) -> None:
+    """What is asked for is a place for all of them, which does not come."""
+
+    class Asked:
+        def wait(self, seconds: float) -> bool:
+            nodes.append((1.0, 0.0))
+            return False
+
+    nodes: list[tuple[float, float]] = [(0.0, 0.0)]
+    asked, looks = [], []
+    monkeypatch.setattr(autoscaler, "placement_group", lambda bundles, strategy: asked.append(bundles) or Asked())
+    monkeypatch.setattr(autoscaler, "remove_placement_group", lambda group: None)
+
+    def capacity() -> Capacity:
+        return Capacity(nodes[:3], 4, 1.0, 0.0, drivers=1, fewest=fewest)
+
+    def stopping() -> bool:
+        looks.append(1)
+        return len(looks) > 5
+
+    assert autoscaler.wait_for_trial(capacity, None, 60.0, print, stopping) is found
+    assert len(asked[0]) == 5  # all workers, and what drives them

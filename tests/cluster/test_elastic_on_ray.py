@@ -59,7 +59,14 @@ class Run:
     """One trial on its way."""
 
     def __init__(
-        self, store: Store, cluster: Cluster, folder: Path, epochs: int, *, fewest: int, progress_timeout: float | None
+        self,
+        store: Store,
+        cluster: Cluster,
+        folder: Path,
+        epochs: int,
+        workers: int = 2,
+        fewest: int | None = None,
+        **how: Any,
     ) -> None:
         study = make_study(
             data={"train_size": 500, "val_per_class": 5},
@@ -71,11 +78,12 @@ class Run:
         self.config: ExperimentConfig = trial
         self.data: PreparedData = prepare(study.data, "search")
         self.store, self.folder = store.inside(f"runs/{trial.key}"), folder
-        words = {"workers": 2, "fewest": fewest}
+        words = {"workers": workers, "fewest": fewest}
         executor = RayExecutor(
-            **words, cpus=1.0, gpus=0.0, address=cluster.address, storage=store, max_concurrent=1,
-            progress_timeout=progress_timeout,
-        )  # fmt: skip
+            **words, cpus=1.0, gpus=0.0, address=cluster.address, storage=store, max_concurrent=1, **how
+        )
+        self.said: list[str] = []
+        executor.wait(self.said.append, lambda: False)
         executor.share("search", self.data)
         place = (trial.key, trial.to_dict(), f"runs/{trial.key}", "stages", store.address)
         self.source, self.executor = One(TrialSpec(*place, **words, checkpoint_seconds=2.0)), executor
@@ -128,7 +136,7 @@ def test_a_trial_takes_up_workers_with_the_nodes_that_come_and_go(
     store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     cluster.add_node(num_cpus=1)
-    trial = Run(store, cluster, tmp_path, epochs=100_000, fewest=1, progress_timeout=None)
+    trial = Run(store, cluster, tmp_path, epochs=100_000, fewest=1)
     trial.gets_on(1)
     second = cluster.add_node(num_cpus=1)
     trial.gets_on(2)
@@ -154,6 +162,20 @@ def test_a_trial_takes_up_workers_with_the_nodes_that_come_and_go(
         run(trial.config, trial.data, heard)
     assert losses == pytest.approx(alone, rel=1e-3)
     assert alone[0] > 1.01 * alone[len(losses) - 1]
+
+
+def test_a_trial_whose_only_node_goes_is_said_to_have_no_place_and_then_left(
+    store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
+    node = cluster.add_node(num_cpus=1)
+    trial = Run(store, cluster, tmp_path, epochs=100_000, workers=1, wait_for_nodes=40.0)
+    trial.until(lambda: len(trial.events) > 2)
+    assert trial.said == []
+    cluster.remove_node(node, allow_graceful=False)
+    trial.ended()
+    (why,) = trial.source.ends
+    assert "no trial has had a place for 4" in why and "a trial takes 1 CPUs and 0 GPUs, the nodes have 0 CPUs" in why
+    assert len(trial.said) == 1 and trial.said[0].startswith("no trial has a place, 3")
 
 
 def test_a_worker_that_hangs_is_found_by_what_the_store_has_of_it(
