@@ -338,7 +338,9 @@ class ExecutionConfig(Frozen):
     cpus_per_worker: float = Field(1.0, gt=0)
     address: str | None = None
     wait_for_nodes: float | None = Field(
-        None, ge=0, description="seconds for a first trial's place; default 1800 under an autoscaler, else 0"
+        None,
+        ge=0,
+        description="seconds without a place for any trial; default 1800 under an autoscaler, else 0 at first, 600 later",
     )
     storage_path: str = Field(
         "runs", description="folder of all studies, or shared storage: file:///..., s3://..., gs://..."

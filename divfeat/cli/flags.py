@@ -71,7 +71,7 @@ def add_study_flags(flags: argparse.ArgumentParser) -> None:
         "--wait-for-nodes",
         type=_not_negative,
         metavar="S",
-        help="seconds to wait for the place of a first trial; default 1800 on a cluster with an autoscaler, else 0",
+        help="seconds without a place for any trial, then give up; default 1800 under an autoscaler, else 0 at first, 600 later",
     )
     flags.add_argument(
         "--storage-path",
