@@ -168,14 +168,14 @@ def test_a_trial_whose_only_node_goes_is_said_to_have_no_place_and_then_left(
     store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     node = cluster.add_node(num_cpus=1)
-    trial = Run(store, cluster, tmp_path, epochs=100_000, workers=1, wait_for_nodes=40.0)
+    trial = Run(store, cluster, tmp_path, epochs=100_000, workers=1, wait_for_nodes=60.0)
     trial.until(lambda: len(trial.events) > 2)
     assert trial.said == []
     cluster.remove_node(node, allow_graceful=False)
     trial.ended()
     (why,) = trial.source.ends
-    assert "no trial has had a place for 4" in why and "a trial takes 1 CPUs and 0 GPUs, the nodes have 0 CPUs" in why
-    assert len(trial.said) == 1 and trial.said[0].startswith("no trial has a place, 3")
+    assert "no trial has had a place for" in why and "a trial takes 1 CPUs and 0 GPUs, the nodes have 0 CPUs" in why
+    assert trial.said and all(line.startswith("no trial has a place, ") for line in trial.said)
 
 
 def test_a_worker_that_hangs_is_found_by_what_the_store_has_of_it(
