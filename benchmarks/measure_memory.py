@@ -96,6 +96,9 @@ class FourTrials:
     def ended(self, key: str, lost: Fault | None) -> None:
         """Only by word of the driver."""
 
+    def stuck(self, why: Exception) -> None:
+        raise why
+
     def stopping(self) -> bool:
         """Whether enough was read."""
         return len(self.private) >= self.samples
