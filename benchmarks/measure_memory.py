@@ -97,6 +97,7 @@ class FourTrials:
         """Only by word of the driver."""
 
     def stuck(self, why: Exception) -> None:
+        """There is no place for a trial."""
         raise why
 
     def stopping(self) -> bool:
