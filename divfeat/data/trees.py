@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from divfeat.data.images import ImageSet, Level
+from divfeat.data.sources.request import data_root, places
 from divfeat.errors import ConfigError, DataError
 from divfeat.hierarchy import SHIPPED, Hierarchy, shipped
 
@@ -49,15 +49,13 @@ def _coarse(images: ImageSet, level: Level) -> Hierarchy:
 
 
 def _file(name: str, root: Path | None) -> Path:
-    if root is None and os.environ.get("DIVFEAT_DATA"):
-        root = Path(os.environ["DIVFEAT_DATA"])
-    path = Path(name).expanduser()
-    places = [path] if path.is_absolute() or root is None else [path, root / path]
-    for place in places:
+    root = data_root(root)
+    tried = places(name, root)
+    for place in tried:
         if place.is_file():
             return place
     raise ConfigError(
-        f"there is no file at {' nor '.join(str(place.absolute()) for place in places)}, and no tree of that name; known: "
+        f"there is no file at {' nor '.join(str(place.absolute()) for place in tried)}, and no tree of that name; known: "
         f"{', '.join((FLAT, COARSE, *SHIPPED))}"
         + ("" if root is not None else "; DIVFEAT_DATA names the folder that holds your data sets")
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from divfeat.data.images import ImageSet
 from divfeat.data.sources import digits, folder, lists, parquet, torchvision_sets
-from divfeat.data.sources.request import Request, SplitName
+from divfeat.data.sources.request import Request, SplitName, data_root
 from divfeat.errors import DataError, unknown
 
 __all__ = ["SOURCES", "Request", "Source", "SplitName", "find_source", "load_source"]
@@ -146,6 +145,4 @@ def _understand(
         owner = next(other for other in SOURCES if foreign[0] in SOURCES[other].takes)
         kind = "columns" if owner == "parquet" else "list files"
         raise DataError(f"{given} has no meaning for {spec!r}: only {owner} sources have {kind}; leave it out")
-    if root is None and os.environ.get("DIVFEAT_DATA"):
-        root = Path(os.environ["DIVFEAT_DATA"])
-    return source, Request(spec, argument, split, root, download, image_size, **own)
+    return source, Request(spec, argument, split, data_root(root), download, image_size, **own)

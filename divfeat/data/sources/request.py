@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,17 @@ from typing import Literal
 from divfeat.errors import DataError
 
 SplitName = Literal["train", "val", "test"]
+
+
+def data_root(root: Path | None = None) -> Path | None:
+    """The folder of local data sets: `root`, or what the environment variable DIVFEAT_DATA names, or None."""
+    return Path(os.environ["DIVFEAT_DATA"]) if root is None and os.environ.get("DIVFEAT_DATA") else root
+
+
+def places(path: str, root: Path | None) -> list[Path]:
+    """Where a path may lie: as it is (from the working directory), then under the root."""
+    found = Path(path).expanduser()
+    return [found] if found.is_absolute() or root is None else [found, root / found]
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,7 @@ class Request:
         """
         if not self.argument:
             raise DataError(f"{self.spec!r} names no path: write it after a colon, as in 'parquet:cifar10'")
-        path = Path(self.argument).expanduser()
-        return [path] if path.is_absolute() or self.root is None else [path, self.root / path]
+        return places(self.argument, self.root)
 
     def missing(self, what: str) -> DataError:
         """The error for a path that is in none of the candidate places."""
