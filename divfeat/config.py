@@ -12,7 +12,11 @@ from divfeat.validation import Frozen, Later, digest, without
 Release = Literal["paper", "theorem", "gate"]
 Level = Literal["coarse", "fine"]
 Loss = Literal["cross_entropy", "dot_regression"]
-Second = Literal["none", "crt", "lws", "tau_norm", "ncm", "post_hoc", "m2m", "oltr"]
+Second = Literal["none", "crt", "lws", "tau_norm", "ncm", "post_hoc", "m2m", "oltr", "crm"]
+Frame = Literal["simplex", "hierarchy", "orthonormal", "class_means"]
+Neck = Literal["linear", "transformation"]
+Levels = Literal["none", "flamingo", "hafeature"]
+CosineSchedule = Literal["constant", "rising", "falling"]
 Tail = Literal["exponential", "step"]
 Sampling = Literal["natural", "balanced", "square_root"]
 Policy = Literal["none", "flip", "crop_flip", "autoaugment", "randaugment"]
@@ -23,6 +27,7 @@ _NOT_OPTIONS: dict[str, str] = {
     "image_shape": "it follows the data; set data.image_size",
     "projector": "it follows the method; set method.name (ce_no_projector has none)",
     "projector_dim": "set model.projector_dim",
+    "neck": "set method.neck",
     "feature_norm": "set method.feature_norm",
     "mean": "it is measured on the training images",
     "std": "it is measured on the training images",
@@ -133,6 +138,8 @@ _PARTS = (
     *("logit_adjustment", "scale", "margin", "focal", "class_balanced", "deferred", "loss", "feature_norm"),
     *("closed_first", "closed_last"),
     *("mixup", "cutmix", "sampling"),
+    *("frame", "gamma", "s_min", "neck", "cosine", "cosine_schedule"),
+    *("soft_labels", "hierarchical_ce", "levels", "pair_margin"),
     *("second", "second_epochs", "second_lr", "exponent", "prior_strength"),
     *("m2m_start", "m2m_beta", "m2m_gamma", "m2m_lambda", "centroid_loss"),
 )
@@ -159,6 +166,28 @@ class MethodConfig(Frozen):
     deferred: float | None = Field(None, ge=0, lt=1, description="share of the epochs before class weights start")
     loss: Loss | None = Field(None, description="default: the method's own, mostly cross_entropy")
     feature_norm: bool | None = Field(None, description="batch norm on the features, after the projector")
+    frame: Frame | None = Field(None, description="of frozen axes; default simplex; divfeat.axes")
+    gamma: float | None = Field(None, gt=0, description="of the frame hierarchy: how fast cosines fall with distance")
+    s_min: float | Literal["exact", "grid"] | None = Field(
+        None,
+        description="of the frame hierarchy: least cosine; exact (closed form), grid (the published search), a number",
+    )
+    neck: Neck | None = Field(
+        None,
+        description="linear (the projector, where the method has one) or transformation (HAFrame's type II network)",
+    )
+    cosine: float | None = Field(None, ge=0, le=1, description="alpha of (1 - alpha) CE + alpha L_COS, on frozen axes")
+    cosine_schedule: CosineSchedule | None = Field(
+        None, description="of alpha: constant, or linear in the finished epochs, rising from 0 or falling to it"
+    )
+    soft_labels: float | None = Field(
+        None, ge=0, description="beta of targets exp(-beta d / d_max); 0 for one-hot ones"
+    )
+    hierarchical_ce: float | None = Field(None, ge=0, description="alpha of weights exp(-alpha (depth - 1)); 0 is CE")
+    levels: Levels | None = Field(None, description="classifiers for every level of the tree: flamingo or hafeature")
+    pair_margin: float | None = Field(
+        None, ge=0, description="of hafeature's pairs; above log 2, as the published 3, no pair reaches it"
+    )
     mixup: float | None = Field(None, ge=0, description="replaces train.mixup; default the method's own, mostly none")
     cutmix: float | None = Field(None, ge=0, description="replaces train.cutmix, as mixup does")
     sampling: Sampling | None = Field(None, description="replaces train.sampling, as mixup does")

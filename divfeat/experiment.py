@@ -78,8 +78,9 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
         ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, a cutout above the images' size,
             cones that open in no epoch, or a second stage that cannot work on these data.
     """
-    projector = method_named(config.method.name).projector
     parts = parts_of(config.method)
+    transformed = parts.neck == "transformation"
+    projector = method_named(config.method.name).projector or transformed
     if parts.second != "none":
         SECONDS[parts.second].check(_as_trained(config), parts, data.class_counts)
     height, width = data.train.image_shape[1:]
@@ -90,17 +91,40 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
         config.model.backbone,
         image_shape=data.train.image_shape,
         projector=projector,
-        projector_dim=config.model.projector_dim if projector else None,
+        # As published, a transformation layer has as many dimensions as there are classes.
+        projector_dim=config.model.projector_dim or (len(data.class_counts) if transformed else None)
+        if projector
+        else None,
+        neck=parts.neck,
         feature_norm=parts.feature_norm,
         mean=mean.tolist(),
         std=std.tolist(),
         seed=stream_seed(config.seed, "weights"),
         **config.model.options,  # type: ignore[arg-type]
     )
-    context = ThresholdContext(torch.as_tensor(data.class_counts), boundary=config.data.boundary)
+    context = class_context(data, config.data.boundary, means=parts.frame == "class_means")
     method = build_method(config.method, extractor.feature_dim, context, seed=stream_seed(config.seed, "frame"))
     _check_cones_open(parts, method.objective, config.train.epochs)
     return Learner(extractor, method.head), method
+
+
+def class_context(data: PreparedData, boundary: int, *, means: bool = False) -> ThresholdContext:
+    """What methods and thresholds may know of the classes.
+
+    Args:
+        data: Their images, counts and tree.
+        boundary: A class with at most this many training images is minor.
+        means: Whether to take the means of their training images too, pixel by pixel.
+    """
+    counts = torch.as_tensor(data.class_counts)
+    found = None
+    if means:
+        sums = np.zeros((len(counts), int(np.prod(data.train.image_shape))))
+        for k in range(len(counts)):
+            own = data.train.images[data.train_labels == k]
+            sums[k] = own.reshape(len(own), -1).mean(0, dtype=np.float64) if len(own) else np.nan
+        found = torch.from_numpy(sums)
+    return ThresholdContext(counts, boundary=boundary, hierarchy=data.hierarchy, class_means=found)
 
 
 def _check_cones_open(parts: Parts, objective: Objective, epochs: int) -> None:

@@ -157,6 +157,78 @@ def _grid_s_min(decay: Tensor) -> float:
     return found
 
 
+def orthonormal_frame(
+    num_classes: int, dim: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Random axes at right angles to each other: the first K columns of a rotation.
+
+    Args:
+        num_classes: K, at least 2.
+        dim: Feature dimension, at least K.
+        generator: Source of the rotation, on CPU; None draws from a fixed seed.
+        dtype: Of the result; the computation is float64.
+
+    Returns:
+        Tensor [dim, K]: unit columns, cosine 0 between any two.
+
+    Raises:
+        ConfigError: (a ValueError) fewer than two classes, or more than ``dim``.
+    """
+    if num_classes < 2 or dim < num_classes:
+        raise ConfigError(
+            f"{num_classes} classes do not get axes at right angles in dim={dim}: use at least 2 classes, and a feature "
+            f"dimension of at least {num_classes} (model.projector_dim)"
+        )
+    return random_orthonormal(dim, num_classes, generator=generator).to(dtype)
+
+
+def class_mean_frame(
+    means: Tensor, dim: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Axes at the angles that class means have from each other, seen from the mean of them all.
+
+    Args:
+        means: [K, M] of the classes in any space.
+        dim: Feature dimension, at least the rank of the centred means (K - 1 where M is large).
+        generator: Source of the rotation, on CPU; None draws from a fixed seed.
+        dtype: Of the result; the computation is float64.
+
+    Returns:
+        Tensor [dim, K]: unit columns with the cosines of the centred means.
+
+    Raises:
+        ConfigError: (a ValueError) a class without images, two classes of one direction, a class whose mean is the mean of
+            all, or dim below the rank.
+    """
+    means = means.detach().double().cpu()
+    if not means.isfinite().all():
+        absent = int((~means.isfinite().all(1)).nonzero()[0])
+        raise ConfigError(f"class {absent} has no training images, so that its mean gives no axis")
+    centred = means - means.mean(0)
+    lengths = centred.norm(dim=1)
+    if float(lengths.min()) <= _NO_DIRECTION * float(means.norm(dim=1).max()):
+        raise ConfigError(f"the mean of class {int(lengths.argmin())} is that of all classes, which gives no axis")
+    unit = centred / lengths[:, None]
+    closest = (unit @ unit.T).fill_diagonal_(-1.0)
+    if float(closest.max()) >= 1 - _NO_DIRECTION:
+        first, second = divmod(int(closest.argmax()), len(unit))
+        raise ConfigError(f"the means of classes {first} and {second} lie in one direction, which gives them one axis")
+    _, values, vectors = torch.linalg.svd(unit.T, full_matrices=False)
+    kept = values.square() > _NO_EIGENVALUE
+    rank = int(kept.sum())
+    if dim < rank:
+        raise ConfigError(
+            f"the means of {len(unit)} classes span {rank} dimensions and do not fit in dim={dim}: use a feature dimension of at "
+            f"least {rank} (model.projector_dim)"
+        )
+    frame = random_orthonormal(dim, rank, generator=generator) * values[kept] @ vectors[kept]
+    return (frame / frame.norm(dim=0)).to(dtype)
+
+
+#: Class means nearer to each other than this share of their length have no direction of their own.
+_NO_DIRECTION = 1e-9
+
+
 def simplex_angle(num_classes: int) -> float:
     """theta_K = arccos(-1 / (K - 1)), the angle between two axes of a simplex ETF, in radians (HingeCE, equation 4)."""
     return math.acos(-1.0 / (num_classes - 1))

@@ -1,4 +1,4 @@
-"""What a search may follow: accuracies of the scored images, and the geometry of the training features."""
+"""What a search may follow: accuracies and mistakes on the scored images, and the geometry of the training features."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ class Measure:
         return self.validation == self.test
 
     @property
+    def plain(self) -> bool:
+        """Whether a verdict says higher or lower of it, without a margin in points: of geometry, and of what is no share."""
+        return self.geometry or self.unit == "number"
+
+    @property
     def sign(self) -> int:
         """Times this, more is what a search looks for."""
         return 1 if self.direction == "maximize" else -1
@@ -65,6 +70,18 @@ def _group(name: str, what: str) -> Measure:
     )
 
 
+def _distance(k: int) -> Measure:
+    ranks = "the first rank" if k == 1 else f"the first {k} ranks"
+    return Measure(
+        f"val/hierarchical_distance_{k}",
+        f"test/hierarchical_distance_{k}",
+        f"hierarchical distance at {k}",
+        f"mean distance in the tree of {ranks} of the classifier",
+        "minimize",
+        "number",
+    )
+
+
 #: By name. What is searched for with geometry is diversity (figure 4 of the HingeCE paper), so NC1 and rank are maximised;
 #: the log norm is minimised, since the norm grows without bound where all logits are clamped.
 OBJECTIVES: dict[str, Measure] = {
@@ -83,6 +100,17 @@ OBJECTIVES: dict[str, Measure] = {
     "many": _group("many", "classes with more than 100 training images"),
     "medium": _group("medium", "classes with 20 to 100 training images"),
     "few": _group("few", "classes with fewer than 20 training images"),
+    "severity": Measure(
+        "val/mistake_severity",
+        "test/mistake_severity",
+        "mistake severity",
+        "mean distance in the tree of the wrong predictions of the classifier",
+        "minimize",
+        "number",
+    ),
+    "distance": _distance(1),
+    "distance_5": _distance(5),
+    "distance_20": _distance(20),
     "nc1": Measure(
         "collapse/nc1",
         "collapse/nc1",
@@ -112,6 +140,9 @@ OBJECTIVES: dict[str, Measure] = {
         "number",
     ),
 }
+
+#: Those that need a tree of the classes (`data.hierarchy`), and the deepest rank each looks at.
+OF_TREES: dict[str, int] = {"severity": 1, "distance": 1, "distance_5": 5, "distance_20": 20}
 
 #: Metrics of an epoch, on which a training can be ended (`search.stop`). Those that begin with `followed/` are measured on
 #: up to 1,000 training images after 1, 2, 4, 8, ... epochs and the last.

@@ -12,11 +12,10 @@ from torch import Tensor
 from divfeat.config import ExperimentConfig
 from divfeat.data.prepare import PreparedData
 from divfeat.features import extract
-from divfeat.metrics.summary import collapse_summary
 from divfeat.objectives import OBJECTIVES
 from divfeat.pretrain import Learner
 from divfeat.probe import linear_probe
-from divfeat.scoring import check_finite, classifier_scores
+from divfeat.scoring import check_finite, collapse_of, objective_scores
 from divfeat.seeding import stream_seed
 
 #: Images of the fixed training subset on which collapse is followed during training.
@@ -65,7 +64,7 @@ class Observer:
                 axes = learner.head.axes.detach()
                 labels = seen.labels(self.config.data.train_level)
                 tau = self.tau_plus.to(seen.after.device)
-                found = collapse_summary(seen.after, labels, axes, tau, bias=learner.head.bias)
+                found = collapse_of(seen.after, labels, axes, tau, learner.head.bias, self.config, self.data)
                 metrics.update({f"followed/{name}": value for name, value in found.items()})
         if finished in self.rungs and finished < self.config.train.epochs:
             metrics.update(self._objectives(learner))
@@ -85,8 +84,7 @@ class Observer:
         check_finite({"validation": scored, "train": fitted})
         if self.rank != 0:
             return {}
-        labels = scored.labels(config.data.train_level)
-        scores = classifier_scores(scored.logits.argmax(-1), labels, data, config.data.boundary)
+        scores = objective_scores(scored, config, data)
         level = config.data.probe_level
         found = linear_probe(
             (fitted.after, fitted.labels(level)),
@@ -102,7 +100,7 @@ class Observer:
         assert found.val is not None
         tau = self.tau_plus.to(fitted.after.device)
         own = fitted.labels(config.data.train_level)
-        geometry = collapse_summary(fitted.after, own, learner.head.axes.detach(), tau)
+        geometry = collapse_of(fitted.after, own, learner.head.axes.detach(), tau, None, config, data)
         return {
             **{f"val/{name}": value for name, value in scores.items()},
             "probe/fine_top1": found.val.top1,

@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from divfeat.config import Loss, Sampling, Second
+from divfeat.config import CosineSchedule, Frame, Levels, Loss, Neck, Sampling, Second
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a method adds to cross-entropy on a head: fields of `MethodConfig` of the same names, each off by default.
 
-    The last three replace settings of the study's training; at None these are as `train` says.
+    `mixup`, `cutmix` and `sampling` replace settings of the study's training; at None these are as `train` says.
     """
 
     closed_first: float = 0.0
@@ -27,6 +27,16 @@ class Parts:
     deferred: float = 0.0
     loss: Loss = "cross_entropy"
     feature_norm: bool = False
+    frame: Frame = "simplex"
+    gamma: float = 0.0
+    s_min: float | str = "exact"
+    neck: Neck = "linear"
+    cosine: float = 0.0
+    cosine_schedule: CosineSchedule = "constant"
+    soft_labels: float = 0.0
+    hierarchical_ce: float = 0.0
+    levels: Levels = "none"
+    pair_margin: float = 0.0
     mixup: float | None = None
     cutmix: float | None = None
     sampling: Sampling | None = None

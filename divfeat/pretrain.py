@@ -28,7 +28,7 @@ from divfeat.errors import DataError, NonFiniteError
 from divfeat.files import replacing
 from divfeat.losses.functional import at_least_float32
 from divfeat.losses.objective import Objective
-from divfeat.models import FeatureExtractor, Head, Taps, convert_batchnorm, with_channels_last
+from divfeat.models import FeatureExtractor, Head, Outputs, Taps, convert_batchnorm, with_channels_last
 from divfeat.thresholds import MovingThresholds
 
 #: Optimizer steps between checks for NaN on an accelerator, where reading a value waits for the device.
@@ -53,16 +53,16 @@ class Learner(nn.Module):
         self.extractor = extractor
         self.head = head
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 images [B, C, H, W] to (features [B, D], logits [B, K]), both float32 or wider.
+    def forward(self, images: Tensor) -> Outputs:
+        """uint8 images [B, C, H, W] to the head's outputs, float32 or wider.
 
         Autocast ends before the head: logits in bfloat16 would be too coarse for a loss, and the hinge, which computes
         its own in float32, would differ from CE+ETF by precision alone.
         """
         taps = self.extractor(images)
         with torch.autocast(images.device.type, enabled=False):
-            outputs = self.head(Taps(*map(at_least_float32, taps)))
-        return outputs.features, outputs.logits
+            outputs: Outputs = self.head(Taps(*map(at_least_float32, taps)))
+        return outputs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer takes: parameters that learn, where they do so slower with the `multiple` of the learning rate."""
@@ -200,8 +200,9 @@ def train(
                 images = translation(images, batch, epoch)
             images = with_channels_last(images) if config.channels_last else images.contiguous()
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-                features, logits = runner(images)
-            losses, weights = _losses(objective, features, logits, targets, epoch / config.epochs)
+                outputs: Outputs = runner(images)
+            features, logits = outputs.features, outputs.logits
+            losses, weights = _losses(objective, outputs, targets, epoch / config.epochs)
             # DDP averages gradients over ranks; the loss is the (weighted) mean over the global batch.
             if weights is None:
                 loss = losses.sum() * (world / batch.global_size)
@@ -247,19 +248,21 @@ def train(
     return result
 
 
-def _losses(
-    objective: Objective, features: Tensor, logits: Tensor, targets: Targets, progress: float
-) -> tuple[Tensor, Tensor | None]:
+def _losses(objective: Objective, outputs: Outputs, targets: Targets, progress: float) -> tuple[Tensor, Tensor | None]:
     """Loss of each sample [B], and what it weighs in the mean, [B] or None where all weigh alike.
 
     A mixed sample's loss is the mean of its two labels' losses by their shares, each with its label's weight; the
     weights' share-weighted mean is the sample's.
     """
-    losses = objective(features, logits, targets.labels, progress)
+
+    def of(labels: Tensor) -> Tensor:
+        return objective(outputs.features, outputs.logits, labels, progress, outputs.coarse, outputs.penalty)
+
+    losses = of(targets.labels)
     weights = objective.weights(targets.labels, progress)
     if targets.others is None or targets.share is None:
         return losses, weights
-    others = objective(features, logits, targets.others, progress)
+    others = of(targets.others)
     other_weights = objective.weights(targets.others, progress)
     own, other = targets.share, 1 - targets.share
     if weights is None or other_weights is None:

@@ -53,6 +53,16 @@ RANGES: dict[str, Range] = {
     "scale": Range(8.0, 64.0, log=True),
     # 0.5 (Cao et al. 2019, largest margin).
     "margin": Range(0.05, 1.0),
+    # 1, 2, 3 and 5 on their sets (Liang and Davis 2023).
+    "gamma": Range(0.5, 8.0, log=True),
+    # 0.4 and 0.5 (Liang and Davis 2023).
+    "cosine": Range(0.05, 0.95),
+    # 4 to 30 (Bertinetto et al. 2020, soft labels).
+    "soft_labels": Range(2.0, 40.0, log=True),
+    # 0.1 to 0.6 (Bertinetto et al. 2020, HXE).
+    "hierarchical_ce": Range(0.02, 1.0, log=True),
+    # 3 (Garg et al. 2022), which no pair reaches, down to what pairs do reach.
+    "pair_margin": Range(0.05, 5.0, log=True),
     # Their sweep ends at 5 (Lin et al. 2018, table 1b).
     "focal": Range(0.1, 5.0, log=True),
     # 0.9, 0.99, 0.999, 0.9999 (Cui et al. 2019), and one step further.

@@ -15,7 +15,7 @@ from divfeat.data.prepare import PreparedData
 from divfeat.errors import NonFiniteError
 from divfeat.features import FeatureSet
 from divfeat.hierarchy import Hierarchy
-from divfeat.methods import parts_of
+from divfeat.methods import method_named, parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import expected_calibration_error
@@ -78,18 +78,15 @@ def measure(
     tau = tau_plus.to(train_set.after.device)
     metrics = result.metrics
     metrics["train/accuracy_eval"] = float((train_set.logits.argmax(-1) == train_labels).double().mean())
-    metrics.update(collapse_summary(train_set.after, train_labels, axes, tau, bias=bias))
+    metrics.update(collapse_of(train_set.after, train_labels, axes, tau, bias, config, data))
     if parts_of(config.method).second != "none":  # whose logits need not be linear in the features
         agreed = nearest_mean_agreement(train_set.after, train_labels, train_set.logits.argmax(-1))
         metrics["collapse/nc4"] = float(agreed)
 
     predictions = scored.logits.argmax(-1)
-    classifier = classifier_scores(predictions, labels, data, config.data.boundary)
-    metrics.update({f"{name}/{key}": value for key, value in classifier.items()})
-    if data.hierarchy is not None:
-        mistakes = mistake_scores(scored.logits, labels, data.hierarchy)
-        metrics.update({f"{name}/{key}": value for key, value in mistakes.items()})
-    metrics[f"{name}/calibration_error"] = float(expected_calibration_error(scored.logits.softmax(-1), labels))
+    metrics.update({f"{name}/{key}": value for key, value in objective_scores(scored, config, data).items()})
+    if parts_of(config.method).second != "crm":  # whose scores are risks: a softmax of them is no probability
+        metrics[f"{name}/calibration_error"] = float(expected_calibration_error(scored.logits.softmax(-1), labels))
     result.correct["label"] = labels.cpu().numpy()
     result.correct["fine"] = scored.fine.cpu().numpy()
     result.correct["accuracy"] = (predictions == labels).cpu().numpy()
@@ -117,6 +114,30 @@ def measure(
             "defined, and tables of classes leave it empty"
         )
     return result
+
+
+def collapse_of(
+    features: Tensor,
+    labels: Tensor,
+    axes: Tensor,
+    tau_plus: Tensor,
+    bias: Tensor | None,
+    config: ExperimentConfig,
+    data: PreparedData,
+) -> dict[str, float]:
+    """`collapse_summary` of an experiment's features, with what its method and its tree add.
+
+    Args:
+        features: [N, D].
+        labels: int64 [N] at the trained level.
+        axes: [D, K].
+        tau_plus: [K] radians, on the features' device.
+        bias: [K] of the classifier, or None.
+        config: Of the experiment.
+        data: Its images.
+    """
+    frozen = method_named(config.method.name).frame
+    return collapse_summary(features, labels, axes, tau_plus, bias=bias, frozen=frozen, hierarchy=data.hierarchy)
 
 
 @dataclass(frozen=True)
@@ -185,6 +206,13 @@ def unseen_probe(features: Tensor, labels: Tensor, strength: float, config: Expe
         assert found.test is not None
         hits += found.test.top1 * len(score)
     return hits / len(labels)
+
+
+def objective_scores(scored: FeatureSet, config: ExperimentConfig, data: PreparedData) -> dict[str, float]:
+    """What the classifier does on the scored images: accuracies and, with a tree, mistakes, by name without the split."""
+    labels = scored.labels(config.data.train_level)
+    found = classifier_scores(scored.logits.argmax(-1), labels, data, config.data.boundary)
+    return found if data.hierarchy is None else found | mistake_scores(scored.logits, labels, data.hierarchy)
 
 
 def classifier_scores(predictions: Tensor, labels: Tensor, data: PreparedData, boundary: int) -> dict[str, float]:

@@ -118,7 +118,7 @@ class SearchConfig(Frozen):
 
     method: MethodConfig = Field(
         MethodConfig(),
-        description="whose thresholds: hinge_ce, hinge_la, or one with further parts, by name or mapping",
+        description="whose thresholds: hinge_ce, hinge_la, hinge_haf, or one with further parts, by name or mapping",
     )
     own: tuple[str, ...] = Field((), description="parts of it whose values are searched together with the thresholds")
     family: str = "global"

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from divfeat import config as module
 from divfeat.config import ExperimentConfig, MethodConfig, ModelConfig, ProbeConfig, ThresholdSpec, deciding
 from divfeat.errors import ConfigError, unknown
-from divfeat.objectives import OBJECTIVES
+from divfeat.objectives import OBJECTIVES, OF_TREES
 from divfeat.second import SECONDS
 from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
 from divfeat.study_config import AshaConfig, ExecutionConfig, SearchConfig, StopConfig, StudyConfig
@@ -503,6 +503,16 @@ OTHER: dict[str, Any] = {
     "method.closed_last": 0.2,
     "method.loss": "dot_regression",
     "method.feature_norm": True,
+    "method.frame": "orthonormal",
+    "method.gamma": 2.0,
+    "method.s_min": "grid",
+    "method.neck": "transformation",
+    "method.cosine": 0.4,
+    "method.cosine_schedule": "rising",
+    "method.soft_labels": 10.0,
+    "method.hierarchical_ce": 0.1,
+    "method.levels": "flamingo",
+    "method.pair_margin": 3.0,
     "method.mixup": 1.0,
     "method.cutmix": 1.0,
     "method.sampling": "balanced",
@@ -529,6 +539,9 @@ ALONG: dict[str, dict[str, Any]] = {
     "search.own": {"search": {"method": {"name": "hinge_la"}}},
     "search.promote": {"search": {"asha": {"first_rung": 2}}},
     "search.method.margin": {"search": {"method": {"scale": 30}}},
+    "search.method.gamma": {"search": {"method": {"frame": "hierarchy"}}},
+    "search.method.s_min": {"search": {"method": {"frame": "hierarchy", "gamma": 1.0}}},
+    "search.method.cosine_schedule": {"search": {"method": {"cosine": 0.4}}},
     "search.method.deferred": {"search": {"method": {"class_balanced": 0.9999}}},
     **{
         f"search.method.{name}": {"search": {"method": {"second": second}}}
@@ -581,7 +594,10 @@ NO_RESULT = {("data", "download"): True, ("data", "expected_split"): "0123456789
 #: They are what is searched, or mean nothing on frozen axes, and are refused where they are given.
 SEARCHED = [
     ("search", "method", *rest)
-    for rest in (("thresholds", "family"), ("thresholds", "angles"), ("release",), ("exponent",))
+    for rest in (
+        *(("thresholds", "family"), ("thresholds", "angles"), ("release",), ("exponent",)),
+        *(("levels",), ("pair_margin",)),
+    )
 ]
 STUDY_FIELDS = [path for path in leaves(study()) if path not in (("preset",), *NO_RESULT, *SEARCHED)]
 EXPERIMENT_FIELDS = [path for path in leaves(experiment()) if path not in NO_RESULT]
@@ -713,12 +729,14 @@ def test_a_stop_reason_names_what_was_measured() -> None:
     assert below.reached({"followed/collapse/nc1": 0.1}) is None
 
 
-def test_every_score_is_a_share_to_be_maximised() -> None:
+def test_every_score_is_a_share_to_be_maximised_or_a_distance_to_be_minimised() -> None:
     for name, measure in OBJECTIVES.items():
-        assert measure.geometry or (measure.unit, measure.direction) == ("share", "maximize"), name
+        kind = ("number", "minimize") if name in OF_TREES else ("share", "maximize")
+        assert measure.geometry or (measure.unit, measure.direction) == kind, name
+        assert measure.plain == (measure.geometry or name in OF_TREES)
         assert measure.scale == (100 if measure.unit == "share" else 1)
         assert measure.sign == (1 if measure.direction == "maximize" else -1)
-    assert [name for name, measure in OBJECTIVES.items() if measure.sign < 0] == ["log_norm"]
+    assert [name for name, measure in OBJECTIVES.items() if measure.sign < 0] == [*OF_TREES, "log_norm"]
 
 
 def test_identity_ignores_how_a_study_is_run() -> None:

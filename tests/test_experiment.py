@@ -21,7 +21,7 @@ from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.losses import RELEASES
 from divfeat.methods import METHODS
-from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
+from divfeat.objectives import EPOCH_METRICS, OBJECTIVES, OF_TREES
 from divfeat.parts import OFF
 from divfeat.scoring import classifier_scores, unseen_probe
 from divfeat.seeding import stream_seed
@@ -98,10 +98,12 @@ SEARCH_METRICS = {
     "feature/norm",
 }
 #: Objectives that these digits have: about 50 images a class make no class of many or few.
-FOLLOWED = [one for name, one in OBJECTIVES.items() if name not in ("many", "medium", "few")]
-HINGED = [name for name, method in METHODS.items() if method.hinge]
-TWO_STAGES = [name for name, method in METHODS.items() if method.parts.second != "none"]
-EVERY_METHOD = [(name, "paper") for name in METHODS if name not in TWO_STAGES] + [
+FOLLOWED = [one for name, one in OBJECTIVES.items() if name not in ("many", "medium", "few", *OF_TREES)]
+#: Those over a tree run in tests/test_tree_methods.py.
+PLAIN = [name for name, method in METHODS.items() if not method.tree]
+HINGED = [name for name in PLAIN if METHODS[name].hinge]
+TWO_STAGES = [name for name in PLAIN if METHODS[name].parts.second != "none"]
+EVERY_METHOD = [(name, "paper") for name in PLAIN if name not in TWO_STAGES] + [
     (name, way) for name in HINGED for way in RELEASES[1:]
 ]
 

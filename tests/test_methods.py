@@ -109,7 +109,11 @@ def test_without_cones_hinge_ce_is_ce_etf(release: str) -> None:
 HEADS = {(True, False): FrameHead, (True, True): FrameHead, (False, False): LinearHead, (False, True): CosineHead}
 
 
-@pytest.mark.parametrize("name", METHODS)
+#: What needs a tree, or belongs beside it, is looked at in tests/test_tree_methods.py.
+PLAIN = [name for name, method in METHODS.items() if not method.tree]
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_what_a_name_fixes(name: str) -> None:
     method = method_named(name)
     built = build_method(config(name), DIM, CONTEXT, seed=0)
@@ -123,7 +127,7 @@ def test_what_a_name_fixes(name: str) -> None:
 
 
 def names(condition: Callable[[Method], object]) -> set[str]:
-    return {name for name, method in METHODS.items() if condition(method)}
+    return {name for name in PLAIN if condition(METHODS[name])}
 
 
 def test_the_table_of_methods() -> None:
@@ -133,7 +137,7 @@ def test_the_table_of_methods() -> None:
         *("ce_etf", "ce_etf_smooth", "hinge_ce", "etf_dr", "ce_etf_la", "hinge_la"),
     }
     assert names(lambda method: method.hinge) == {"hinge_ce", "hinge_la"}
-    on = {name: method.parts.other_than(OFF) for name, method in METHODS.items()}
+    on = {name: METHODS[name].parts.other_than(OFF) for name in PLAIN}
     assert {name: parts for name, parts in on.items() if parts} == {
         "ce_smooth": {"label_smoothing": 0.1},
         "ce_etf_smooth": {"label_smoothing": 0.1},

@@ -183,7 +183,7 @@ def test_metrics_of_an_epoch_against_their_definitions() -> None:
     (row,) = fit(learner, built, config, batches=whole).history
     images, labels = (torch.from_numpy(array) for array in pictures())
     with torch.no_grad():
-        features, logits = learner.train()(images)
+        features, logits, *_ = learner.train()(images)
         losses = built.objective(features, logits, labels)
     axes = learner.head.axes
     loss = hits = positive = negative = inside = norm = plain = taken = 0.0
@@ -268,7 +268,7 @@ def test_class_weights_give_the_weighted_mean_over_the_batch() -> None:
     config = settings(**plain, batch_size=N, schedule="constant", channels_last=False)
     train(learner, Objective(class_weights=weights), whole, config, seed=0, tau_plus=built.tau_plus)
     images, labels = (torch.from_numpy(array) for array in pictures())
-    _, logits = reference.train()(images)
+    logits = reference.train()(images).logits
     nn.functional.cross_entropy(logits, labels, weight=weights).backward()
     for (name, ours), theirs in zip(learner.named_parameters(), reference.parameters(), strict=True):
         assert theirs.grad is not None
@@ -318,7 +318,7 @@ def test_every_part_learns_in_both_precisions(name: str, precision: str) -> None
     learner, result = fresh(settings(epochs=12, augment="none", precision=precision), MethodConfig(name=name))
     assert result.history[-1]["train/accuracy"] > 0.8 > result.history[0]["train/accuracy"]
     assert {value.dtype for value in learner.parameters()} == {torch.float32}
-    features, logits = learner(torch.from_numpy(pictures()[0]))
+    features, logits, *_ = learner(torch.from_numpy(pictures()[0]))
     assert features.dtype == logits.dtype == torch.float32
     if learner.head.length is not None:
         torch.testing.assert_close(features.norm(dim=1), torch.full((N,), learner.head.length))
@@ -337,7 +337,7 @@ def test_mixed_images_have_the_mean_of_two_losses(alphas: dict[str, float], weig
     batch = next(whole.epoch(0))
     images, targets = Mix(config.mixup, config.cutmix, seed=7)(batch.images, batch, 0)
     assert targets.others is not None and targets.share is not None
-    _, logits = reference.train()(images)
+    logits = reference.train()(images).logits
     soft = nn.functional.one_hot(targets.labels, CLASSES) * targets.share[:, None]
     soft = soft + nn.functional.one_hot(targets.others, CLASSES) * (1 - targets.share)[:, None]
     soft = soft if weights is None else soft * weights
@@ -351,7 +351,7 @@ def test_statistics_of_mixed_images_go_by_the_heavier_label() -> None:
     learner, built = build(method("ce"))
     whole = Batches(*pictures(), batch_size=N, seed=3, paired=True)
     config = settings(epochs=1, batch_size=N, augment="none", warmup_epochs=0, mixup=1.0)
-    _, logits = build(method("ce"))[0].train()(Mix(1.0, 0.0, seed=7)(*_first(whole))[0])
+    logits = build(method("ce"))[0].train()(Mix(1.0, 0.0, seed=7)(*_first(whole))[0]).logits
     targets = Mix(1.0, 0.0, seed=7)(*_first(whole))[1]
     result = train(learner, built.objective, whole, config, seed=7, tau_plus=built.tau_plus)
     assert result.history[0]["train/accuracy"] == pytest.approx(
@@ -437,7 +437,7 @@ def test_bfloat16_trains_float32_weights_with_float32_logits() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         images = torch.from_numpy(pictures()[0])
         assert learner.extractor(images).after.dtype == torch.bfloat16  # the network does run in half precision
-        features, logits = learner(images)
+        features, logits, *_ = learner(images)
     assert features.dtype == logits.dtype == torch.float32
     plain, _ = fresh(settings(epochs=8, augment="none"))
     assert not same(plain.state_dict(), learner.state_dict())
@@ -469,9 +469,9 @@ class NaNAfter(Objective):
         super().__init__()
         self.at, self.value, self.calls = call, value, 0
 
-    def forward(self, features: Tensor, logits: Tensor, labels: Tensor, progress: float | None = None) -> Tensor:
+    def forward(self, *given: Any) -> Tensor:
         self.calls += 1
-        losses = super().forward(features, logits, labels)
+        losses = super().forward(*given)
         return (
             losses + torch.where(torch.arange(len(losses)) == 1, self.value, 0.0) if self.calls == self.at else losses
         )

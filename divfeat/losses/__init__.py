@@ -7,6 +7,7 @@ from divfeat.losses.focal import Focal
 from divfeat.losses.functional import cross_entropy
 from divfeat.losses.hierarchical import HierarchicalCrossEntropy
 from divfeat.losses.hinge import RELEASES, ConeGate, Hinge, HingeCE, hinge_logits, inside_cone, theorem_tau_minus
+from divfeat.losses.levels import HierarchyAwareFeatures, LevelCrossEntropy
 from divfeat.losses.logit_adjustment import LogitAdjustment
 from divfeat.losses.margin import Margin
 from divfeat.losses.objective import CrossEntropy, Objective
@@ -20,8 +21,10 @@ __all__ = [
     "DotRegression",
     "Focal",
     "HierarchicalCrossEntropy",
+    "HierarchyAwareFeatures",
     "Hinge",
     "HingeCE",
+    "LevelCrossEntropy",
     "LogitAdjustment",
     "Margin",
     "Objective",

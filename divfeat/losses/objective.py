@@ -2,18 +2,37 @@
 
 A transform maps (features, labels, logits) to logits: the hinge is one, margins and logit adjustment are others. A
 criterion maps (features, labels, transformed logits) to one loss a sample: cross-entropy, focal loss, dot regression. A
-gate maps (features, labels, plain logits) to a bool mask of samples that leave the loss. Reduction belongs to the
-training loop, which alone knows the global batch and its weight.
+gate maps (features, labels, plain logits) to a bool mask of samples that leave the loss. A criterion whose `reads_step` is
+True also takes what it may want to know beside these, a `Step`. Reduction belongs to the training loop, which alone knows the
+global batch and its weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from divfeat.errors import ConfigError
 from divfeat.losses.functional import cross_entropy
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a criterion may read beside features, labels and logits.
+
+    Attributes:
+        progress: Share of the epochs that were finished when this one began, in [0, 1); None outside a training.
+        cones_open: Whether cones act in this epoch.
+        coarse: Scores [..., N, groups] of the levels above the classes, the coarsest first; of heads that have them.
+        penalty: Scalar that a head adds to every sample's loss, or None.
+    """
+
+    progress: float | None = None
+    cones_open: bool = True
+    coarse: Sequence[Tensor] = ()
+    penalty: Tensor | None = None
 
 
 class CrossEntropy(nn.Module):
@@ -78,7 +97,15 @@ class Objective(nn.Module):
         self.deferred = deferred
         self.closed = closed
 
-    def forward(self, features: Tensor, logits: Tensor, labels: Tensor, progress: float | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        progress: float | None = None,
+        coarse: Sequence[Tensor] = (),
+        penalty: Tensor | None = None,
+    ) -> Tensor:
         """One loss a sample, before `weights`.
 
         Args:
@@ -86,6 +113,8 @@ class Objective(nn.Module):
             logits: [..., N, K], as the head gives them.
             labels: int64 [..., N].
             progress: Share of the epochs that were finished when this one began, in [0, 1); None for open cones.
+            coarse: As the head gives them: scores of the levels above the classes.
+            penalty: As the head gives it.
 
         Returns:
             [..., N], float32 or wider; 0 for a sample that the gate drops.
@@ -95,7 +124,10 @@ class Objective(nn.Module):
         for transform in self.transforms:
             if open_ or not _is_cone(transform):
                 transformed = transform(features, labels, transformed)
-        loss = self.criterion(features, labels, transformed)
+        if getattr(self.criterion, "reads_step", False):
+            loss = self.criterion(features, labels, transformed, Step(progress, open_, coarse, penalty))
+        else:
+            loss = self.criterion(features, labels, transformed)
         if self.gate is not None and (open_ or not _is_cone(self.gate)):
             loss = loss.masked_fill(self.gate(features, labels, logits), 0.0)
         return loss

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import DataError
+from divfeat.hierarchy import Hierarchy
 from divfeat.metrics._inputs import check_features, chunks, class_count
+from divfeat.metrics.angular import angular_collapse, self_duality
 from divfeat.metrics.collapse import NC4Accumulator
 from divfeat.metrics.cones import ConeAccumulator, feature_norms
 from divfeat.metrics.rank import NumericalRankAccumulator
@@ -22,6 +24,9 @@ def collapse_summary(
     tau: float | Tensor | None = None,
     num_classes: int | None = None,
     bias: Tensor | None = None,
+    *,
+    frozen: bool = False,
+    hierarchy: Hierarchy | None = None,
 ) -> dict[str, float]:
     """All measures of collapse, cones and norms by flat name.
 
@@ -32,6 +37,10 @@ def collapse_summary(
         tau: thresholds in radians, a float or [K]. None leaves out `cone/occupancy` and `cone/clamped`.
         num_classes: K; None means the frame's, and without a frame one more than the largest label.
         bias: [K] of the classifier whose agreement with the nearest mean `collapse/nc4` is; None for a frame.
+        frozen: Whether the frame is one that features are to collapse onto: with `collapse/angular`, how far the angles of the
+            raw class means are from its (mean over pairs of the absolute difference of cosines), `collapse/angular_std` and
+            `collapse/angular_std_signed`, and `collapse/self_duality` with its square, which the published code logs.
+        hierarchy: Of the classes: with `collapse/nc1_level_<l>`, NC1 of the groups of each level above them.
 
     Returns:
         Name -> value, NaN where a measure is undefined for these features (a run that diverged or collapsed must not
@@ -75,6 +84,16 @@ def collapse_summary(
         "feature/norm": norm,
         "feature/log_norm": log_norm[statistics.present].mean(),
     }
+    if frozen and frame is not None:
+        angles = angular_collapse(statistics.means, frame)
+        values["collapse/angular"] = angles.mean_absolute
+        values["collapse/angular_std"] = angles.std_absolute
+        values["collapse/angular_std_signed"] = angles.std_signed
+        present = statistics.present.cpu()
+        duality = self_duality(statistics.means[statistics.present], frame[:, present.to(frame.device)])
+        values["collapse/self_duality"], values["collapse/self_duality_squared"] = duality, duality.square()
+    for level, groups in enumerate([] if hierarchy is None else hierarchy.levels()[:-1], 1):
+        values[f"collapse/nc1_level_{level}"] = _nc1(features, groups.to(labels.device)[labels], int(groups.max()) + 1)
     if frame is not None and agreement is not None and cones is not None:
         cone = cones.compute()
         values["collapse/nc3"] = statistics.nc3(frame)
@@ -85,3 +104,11 @@ def collapse_summary(
         if cone.occupancy is not None and cone.clamped is not None:
             values["cone/occupancy"], values["cone/clamped"] = cone.occupancy, cone.clamped
     return {name: float(value) for name, value in values.items()}
+
+
+def _nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Pooled NC1, NaN where it is undefined."""
+    variability = NC1Accumulator(class_statistics(features, labels, num_classes))
+    for batch in chunks(features, labels):
+        variability.update(*batch)
+    return variability.compute().pooled

@@ -5,6 +5,8 @@ from divfeat.models.batchnorm import convert_batchnorm
 from divfeat.models.extractor import FeatureExtractor, Taps, build_extractor
 from divfeat.models.heads import CosineHead, FrameHead, Head, LinearHead, Outputs
 from divfeat.models.layout import with_channels_last
+from divfeat.models.level_heads import FlamingoHead, HierarchyAwareHead
+from divfeat.models.necks import Transformation
 from divfeat.models.registry import BACKBONES
 
 __all__ = [
@@ -12,11 +14,14 @@ __all__ = [
     "Backbone",
     "CosineHead",
     "FeatureExtractor",
+    "FlamingoHead",
     "FrameHead",
     "Head",
+    "HierarchyAwareHead",
     "LinearHead",
     "Outputs",
     "Taps",
+    "Transformation",
     "build_extractor",
     "convert_batchnorm",
     "with_channels_last",

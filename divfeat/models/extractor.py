@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from divfeat.config import Neck
 from divfeat.errors import ConfigError, DataError
 from divfeat.models.backbone import Backbone, ImageShape, positive_int
 from divfeat.models.initialise import build_empty, initialise_linear, keyed_generator
+from divfeat.models.necks import Transformation
 from divfeat.models.registry import create_backbone
 
 
@@ -20,7 +22,7 @@ class Taps(NamedTuple):
 
     Attributes:
         before: [B, F], the backbone's pooled output.
-        after: [B, D], after projector and feature norm; the same tensor where there is neither.
+        after: [B, D], after projector (or what stands for it) and feature norm; the same tensor where there is neither.
     """
 
     before: Tensor
@@ -36,7 +38,7 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         backbone: Normalised images to pooled features.
-        projector: Linear F -> D, or None.
+        projector: Linear F -> D, or a transformation layer, or None.
         feature_norm: Batch norm of the D features, or None.
         mean, std: Buffers [C, 1, 1], for images in [0, 1].
         config: JSON-able arguments of `build_extractor`, every option filled in.
@@ -48,7 +50,7 @@ class FeatureExtractor(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        projector: nn.Linear | None,
+        projector: nn.Linear | Transformation | None,
         mean: Sequence[float],
         std: Sequence[float],
         config: Mapping[str, Any],
@@ -143,6 +145,7 @@ def build_extractor(
     projector: bool = True,
     projector_dim: int | None = None,
     projector_bias: bool = True,
+    neck: Neck = "linear",
     feature_norm: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -161,6 +164,7 @@ def build_extractor(
         projector_dim: D; by default F, the backbone's width.
         projector_bias: The paper does not say; True is what `torch.nn.Linear` does, and lets the projector move the
             mean of the non-negative features to the origin, from which the cones' angles are measured.
+        neck: What the projector is: `linear`, or the `transformation` of HAFrame's type II network.
         feature_norm: Whether a batch norm ends the extractor; it starts as the identity.
         mean: Per channel, for images in [0, 1]; by default 0.5.
         std: Per channel; by default 0.5, which with that mean maps images to [-1, 1].
@@ -182,8 +186,10 @@ def build_extractor(
     net, options = create_backbone(backbone, shape, options)
     net.initialise(keyed_generator(seed, "backbone"))
     width = net.out_dim
-    linear: nn.Linear | None = None
-    if projector:
+    linear: nn.Linear | Transformation | None = None
+    if projector and neck == "transformation":
+        linear = Transformation(width, projector_dim or width, keyed_generator(seed, "projector"))
+    elif projector:
         linear = build_empty(lambda: nn.Linear(width, projector_dim or width, bias=projector_bias))
         initialise_linear(linear, keyed_generator(seed, "projector"))
     norm = nn.BatchNorm1d(width if linear is None else linear.out_features) if feature_norm else None
@@ -193,6 +199,7 @@ def build_extractor(
         "projector": projector,
         "projector_dim": projector_dim,
         "projector_bias": projector_bias,
+        "neck": neck,
         "feature_norm": feature_norm,
         "mean": mean,
         "std": std,

@@ -19,10 +19,14 @@ class Outputs(NamedTuple):
     Attributes:
         features: [..., N, D], after the projector; at the head's own length where it fixes one.
         logits: [..., N, K] of these features, raw: no hinge, no margin, no prior.
+        coarse: Scores [..., N, groups] of the levels of a tree above the classes, the coarsest first; of heads that have them.
+        penalty: Scalar that is added to every sample's loss, or None.
     """
 
     features: Tensor
     logits: Tensor
+    coarse: tuple[Tensor, ...] = ()
+    penalty: Tensor | None = None
 
 
 class Head(nn.Module):

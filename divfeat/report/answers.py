@@ -46,9 +46,9 @@ class Answers:
 def read_answers(ledger: Ledger, runs: Runs, objective: str) -> Answers | None:
     """What the runs answered, image by image; None where no seed has it, or seeds saw different images.
 
-    Geometry has no answers: None.
+    Geometry has no answers, and distances in a tree are none that are right or wrong: None.
     """
-    if OBJECTIVES[objective].geometry:
+    if OBJECTIVES[objective].plain:
         return None
     # The array of `correct.npz` behind the score, and the labels whose classes it is about.
     array, level = ("fine_probe", "fine") if objective == "fine_probe" else ("accuracy", "label")

@@ -68,9 +68,7 @@ def _of_pairs(pairs: Pairs) -> Iterator[Differences]:
 def _group(title: str, measure: Measure, margin: float, rows: Mapping[str, Mapping[str, Any]]) -> Differences:
     unit = " (points)" if measure.unit == "share" else ""
     where = "on the training images" if measure.geometry else "on test"
-    return Differences(
-        title, f"{measure.short} {where}", unit, measure.digits, 0.0 if measure.geometry else margin, rows
-    )
+    return Differences(title, f"{measure.short} {where}", unit, measure.digits, 0.0 if measure.plain else margin, rows)
 
 
 def _has_angle(summary: StudySummary) -> bool:

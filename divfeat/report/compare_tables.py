@@ -162,14 +162,15 @@ def against_baselines(studies: Sequence[Titled]) -> Iterator[Block]:
         return
     yield Heading("Winner minus baselines")
     levels = sorted({f"{100 * (1 - o.verdict.alpha / o.verdict.looks):.4g} %" for *_, o in columns})
-    margins = sorted({f"±{o.verdict.margin:g}" for *_, o in columns if not o.measure.geometry})
+    margins = sorted({f"±{o.verdict.margin:g}" for *_, o in columns if not o.measure.plain})
     equivalent = f" Equivalent: within {' or '.join(margins)} points." if margins else ""
     yield _matrix(
         "winner minus",
         list(names),
         [(f"{title}: {objective.measure.short}", objective) for title, _, objective in columns],
         cell,
-        f"Test, points (geometry: training images, as it is), paired by seed. The intervals of one study hold together at "
+        "Test, points (what is no share as it is; geometry of the training images), paired by seed. The intervals of one study "
+        "hold together at "
         f"{' or '.join(levels)}, each study by itself.{equivalent} Empty: not in that study.",
     )
 

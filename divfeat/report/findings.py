@@ -92,6 +92,13 @@ def verdict(summary: StudySummary, plots: Plots) -> Iterator[Block]:
                 f" Of geometry ({listed(geometry)}) a verdict says higher, lower or not shown, by the same intervals: it is no "
                 "score, so nothing of it is better or equivalent."
             )
+        if counted := [
+            one.measure.short for one in summary.objectives if one.measure.plain and not one.measure.geometry
+        ]:
+            text += (
+                f" Of {listed(counted)}, which is no share and has no margin in points, a verdict says higher, lower or not "
+                "shown, by the same intervals; lower is better."
+            )
         for names in _one_training(summary):
             text += f" {listed(names)} are one training here: their rows say the same twice."
         if summary.coneless is None:
@@ -262,6 +269,8 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     names = list(scores)
     plain = [one.measure.short for one in summary.objectives if one.measure.geometry]
     geometry = f" ({listed(plain)}: of the training images)" if plain else ""
+    if counted := [one.measure.short for one in summary.objectives if one.measure.plain and not one.measure.geometry]:
+        geometry += f" ({listed(counted)}: as it is, lower is better)"
     yield Table(
         ["method", names[0], "sd", "seeds", *names[1:]],
         rows,
@@ -279,7 +288,7 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
             ],
             f"Training images: {objective.about}."
             if objective.measure.geometry
-            else f"Test, percent: {objective.about}.",
+            else f"Test{', percent' * (objective.measure.unit == 'share')}: {objective.about}.",
         )
     yield Heading("From search to confirmation", 3)
     steps: list[list[Cell]] = [
@@ -296,9 +305,10 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Table(
         ["winner's score", "search", "selection", "confirmation", "search − conf.", "selection − conf."],
         steps,
-        f"Percent{', geometry as it is' if plain else ''}: one search seed and the mean over the selection seeds, both on "
-        "validation; the mean over the confirmation seeds on test. The best of many trials flatters itself, by about what it "
-        "loses from search to selection; from validation to test the images change too, and the training set may grow.",
+        f"Percent{', what is no share as it is' if plain or counted else ''}: one search seed and the mean over the selection "
+        "seeds, both on validation; the mean over the confirmation seeds on test. The best of many trials flatters itself, by "
+        "about what it loses from search to selection; from validation to test the images change too, and the training set may "
+        "grow.",
     )
 
 

@@ -43,14 +43,14 @@ def of_many(summary: StudySummary, shown: Iterable[Runs]) -> str:
 
 
 def on_test(summary: StudySummary, runs: Runs) -> float:
-    """By which baselines are ranked: the primary objective or, where that is geometry, of which none is better, balanced
+    """By which baselines are ranked: the primary objective or, where that is geometry or a distance, balanced
     accuracy; -inf without a finished run."""
-    measure = OBJECTIVES["balanced"] if summary.measure.geometry else summary.measure
+    measure = OBJECTIVES["balanced"] if summary.measure.plain else summary.measure
     mean = mean_of(runs.values(measure.test))
     return -math.inf if math.isnan(mean) else mean
 
 
 def _rank(summary: StudySummary, runs: Runs) -> tuple[bool, float]:
-    measure = OBJECTIVES["balanced"] if summary.measure.geometry else summary.measure
+    measure = OBJECTIVES["balanced"] if summary.measure.plain else summary.measure
     mean = mean_of(runs.values(measure.validation))
     return runs.name != summary.coneless, math.inf if math.isnan(mean) else -mean

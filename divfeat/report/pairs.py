@@ -267,7 +267,7 @@ def _compared(one: _Matched, margin: float, alpha: float, looks: int, note: str)
             margin=margin,
             alpha=alpha,
             looks=looks,
-            measure=measure.short if measure.geometry else "",
+            measure=measure.short if measure.plain else "",
         )
         (found,) = (judged.withheld(note) if note else judged).comparisons
         found = replace(found, reason=note or _reason(found))

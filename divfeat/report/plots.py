@@ -71,7 +71,7 @@ def _confirmation(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
         where = "on the training images" if measure.geometry else "on test"
         words: dict[str, Any] = {
             "where": where,
-            "margin": 0.0 if measure.geometry else summary.config.protocol.margin,
+            "margin": 0.0 if measure.plain else summary.config.protocol.margin,
             "suffix": " (points)" if measure.unit == "share" else "",
         }
         yield (

@@ -312,8 +312,9 @@ class _Reader:
         if not family.one_angle:
             count = f"{len(family.parameters)} {'number' if family.others else 'angle'}{'s' * (len(family.parameters) != 1)}"
             return None, f"the family {family.name!r} has {count}, and the rule holds for one angle"
-        if self.measures[0].geometry:
-            return None, "the rule is one of scores, and the first objective is geometry"
+        if self.measures[0].plain:
+            what = "geometry" if self.measures[0].geometry else "no share"
+            return None, f"the rule is one of shares in points, and the first objective is {what}"
         if rules.grid_points == 0:
             return None, "the study measures no grid (protocol.grid_points = 0)"
         if phase is None:
@@ -342,7 +343,7 @@ class _Reader:
             alpha=rules.alpha,
             looks=self.looks,
             same_config=equals,
-            measure=measure.short if measure.geometry else "",
+            measure=measure.short if measure.plain else "",
         )
         if reason := short_of_published(rules, confirmed):
             found = found.withheld(reason)
@@ -359,7 +360,7 @@ class _Reader:
         self, objective: str, confirmed: Sequence[Runs], levels: Mapping[str, float]
     ) -> tuple[dict[str, CrossedInterval], str]:
         """Intervals over seeds and test images by baseline, and why some or all are left out."""
-        if OBJECTIVES[objective].geometry:
+        if OBJECTIVES[objective].plain:
             return {}, ""
         answers = {runs.name: read_answers(self.ledger, runs, objective) for runs in confirmed}
         winner = answers.pop(WINNER)

@@ -12,6 +12,7 @@ from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
 from divfeat.metrics.groups import by_boundary, by_shots
+from divfeat.objectives import OF_TREES
 from divfeat.search.jobs import SEARCH_SEED, baseline, experiment, seed_of, training_key
 from divfeat.search.subjects import baseline_subject, corners, own_space, search_space, threshold_method
 from divfeat.search.tuning import tunable
@@ -62,13 +63,21 @@ def check_study(study: StudyConfig, trials: int, root: Path | None = None) -> Pr
 
 
 def _check_groups(study: StudyConfig, data: PreparedData) -> None:
-    """Accuracies of a group need classes inside and outside it."""
+    """Accuracies of a group need classes inside and outside it; distances of mistakes need a tree."""
     search, source = study.search, study.data
     counts = torch.as_tensor(data.class_counts)
     masks = by_boundary(counts, source.boundary) | by_shots(counts)
     asked = {name: f"objective {name!r}" for name in search.objectives}
     asked = {one.metric: f"constraint {one.name!r}" for one in search.constraints} | asked
     for name, what in asked.items():
+        if name in OF_TREES and data.hierarchy is None:
+            raise ConfigError(
+                f"{what} needs a tree of the classes: set data.hierarchy to flat, coarse, cifar10, cifar100 or a file"
+            )
+        if OF_TREES.get(name, 0) > len(counts):
+            raise ConfigError(
+                f"{what} looks at the first {OF_TREES[name]} of only {len(counts)} classes; use distance or severity"
+            )
         if name not in masks or 0 < int(masks[name].sum()) < len(counts):
             continue
         if counts.min() == counts.max():

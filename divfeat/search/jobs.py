@@ -111,8 +111,10 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
 
 
 def every_baseline(study: StudyConfig) -> tuple[str, ...]:
-    """Names of all baselines that mean something beside each other: of two names of one training here the first."""
-    return distinct([name for name in (*METHODS, *_OF_THE_SEARCH) if name != "hinge_ce"], study)
+    """Names of all baselines that mean something beside each other: of two names of one training here the first, and what belongs
+    to tables over a tree where there is one."""
+    known = [name for name, method in METHODS.items() if not method.tree or study.data.hierarchy is not None]
+    return distinct([name for name in (*known, *_OF_THE_SEARCH) if name != "hinge_ce"], study)
 
 
 def distinct(names: Sequence[str], study: StudyConfig) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from divfeat.cluster.executor import RayExecutor
 from divfeat.config import MethodConfig, Release
 from divfeat.data.prepare import PreparedData, prepare
+from divfeat.experiment import class_context
 from divfeat.methods import method_named
 from divfeat.provenance import commit, versions
 from divfeat.search import protocol, workload
@@ -30,7 +30,6 @@ from divfeat.search.study import Study
 from divfeat.search.subjects import Subject, baseline_subject, threshold_subject
 from divfeat.search.tuning import AS_PUBLISHED, Tuned, tunable, tuned_methods
 from divfeat.statistics import noise_floor
-from divfeat.thresholds import ThresholdContext
 
 
 class Phases:
@@ -97,7 +96,7 @@ class Phases:
         self._search("search", proposals, trials)
 
     def _refinement(self) -> Refinement | None:
-        context = ThresholdContext(torch.as_tensor(self.data.class_counts), boundary=self.config.data.boundary)
+        context = class_context(self.data, self.config.data.boundary)
         return refinement(self.config.search, self.study.execution.trials, context)
 
     def _calibrate(self) -> None:

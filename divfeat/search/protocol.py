@@ -277,10 +277,10 @@ def seed_values(
 def grid_angles(study: StudyConfig) -> list[float]:
     """The fixed grid over the searched range, in radians; empty where the family has other than one angle.
 
-    Empty for geometry too: which angles are as good as the best is asked of a score.
+    Empty for geometry and distances too: which angles are as good as the best is asked of a share, in points.
     """
     points = study.protocol.grid_points
-    if points == 0 or objectives(study)[0].geometry or not family_named(study.search.family).one_angle:
+    if points == 0 or objectives(study)[0].plain or not family_named(study.search.family).one_angle:
         return []
     return [float(angle) for angle in np.linspace(study.search.low, study.search.high, points)]
 

@@ -3,6 +3,7 @@
 A second stage is a part of a method (`MethodConfig.second`): any first stage goes with any second where that has a meaning.
 """
 
+from divfeat.second.crm import LowestRisk
 from divfeat.second.crt import ClassifierRetraining
 from divfeat.second.lws import WeightScaling
 from divfeat.second.m2m import MajorToMinor
@@ -21,6 +22,7 @@ SECONDS: dict[str, SecondStage] = {
     "post_hoc": PostHocAdjustment(),
     "m2m": MajorToMinor(),
     "oltr": OpenLongTail(),
+    "crm": LowestRisk(),
 }
 
 __all__ = ["SECONDS", "FirstStage", "SecondStage"]

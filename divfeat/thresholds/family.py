@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import ConfigError
+from divfeat.hierarchy import Hierarchy
 
 #: Upper end of the searched angles, the end of the paper's own sweep (HingeCE, figure 3c).
 DEFAULT_HIGH = 17 / 36 * math.pi
@@ -28,11 +29,15 @@ class ThresholdContext:
         boundary: A class with at most this many training images is minor (HingeCE, appendix B: 50).
         own_angles: [K, bins], how many training features of each class lay at each angle from its axis in the last epoch, in
             bins of equal width from 0 to pi; None before there is one.
+        hierarchy: Tree of the classes, or None.
+        class_means: [K, M], means of the training images of each class, or None where nothing asks for them.
     """
 
     class_counts: Tensor
     boundary: int = 50
     own_angles: Tensor | None = None
+    hierarchy: Hierarchy | None = None
+    class_means: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
