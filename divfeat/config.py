@@ -216,6 +216,12 @@ class TrainConfig(Frozen):
     epochs: int = Field(ge=1)
     batch_size: int = Field(128, ge=2, description="images over all workers")
     lr: float = Field(0.1, gt=0)
+    backbone_lr: float = Field(1.0, gt=0, description="learning rate of the backbone as a multiple of lr")
+    neck_lr: float = Field(
+        1.0,
+        gt=0,
+        description="of what lies between backbone and classifier (projector, transformation layer), likewise",
+    )
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
@@ -300,7 +306,7 @@ class ExperimentConfig(Frozen):
 NEVER = ("download", "expected_split")
 LATER: Later = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy")),
-    "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix")),
+    "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix", "backbone_lr", "neck_lr")),
 }
 
 

@@ -49,7 +49,10 @@ class ExperimentResult:
         per_class: One row a trained class.
         provenance: Key, hashes, parameter count, feature dimension, seeds, epoch policy, commit, versions, device.
         features: `train` and `val` or `test`.
-        correct: bool [N] of the scored images: `fine_probe`, and `accuracy` of the classifier; and int64 `fine`, `label`.
+        correct: bool [N] of the scored images: `fine_probe`, and `accuracy` of the classifier; and int64 `fine`, `label`, and
+            `predicted` by the classifier.
+        angles: With a tree of the classes, float32 [K, K] cosines between class `axes` and between class `means` of the training
+            features; else empty.
         extractor: The trained network, on its device, in evaluation mode.
         axes: [D, K] class axes.
         notes: Sentences a reader of the numbers must know.
@@ -64,6 +67,7 @@ class ExperimentResult:
     extractor: FeatureExtractor
     axes: Tensor
     notes: list[str] = field(default_factory=list)
+    angles: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def _as_trained(config: ExperimentConfig) -> ExperimentConfig:
@@ -248,6 +252,7 @@ def run(
     if rank == 0:
         scores = measure(features, axes, learner.head.bias, config, data, method.tau_plus)
         result.metrics, result.per_class, result.correct = scores.metrics, scores.per_class, scores.correct
+        result.angles = scores.angles
         result.notes += scores.notes
         provenance["terminal_phase"] = result.metrics["train/accuracy_eval"] >= TERMINAL_ACCURACY
     for rows, prefix in ((trained.history, "train/"), (second.history, "second/")):

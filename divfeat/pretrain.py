@@ -64,9 +64,16 @@ class Learner(nn.Module):
             outputs: Outputs = self.head(Taps(*map(at_least_float32, taps)))
         return outputs
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """What the optimizer takes: parameters that learn, where they do so slower with the `multiple` of the learning rate."""
-        return [{"params": [value for value in self.parameters() if value.requires_grad]}]
+        backbone = set(self.extractor.backbone.parameters())
+        neck = set(self.extractor.parameters()) - backbone
+        groups: dict[float, list[nn.Parameter]] = {}
+        for value in self.parameters():
+            if value.requires_grad:
+                multiple = config.backbone_lr if value in backbone else config.neck_lr if value in neck else 1.0
+                groups.setdefault(multiple, []).append(value)
+        return [{"params": values, "multiple": multiple} for multiple, values in groups.items()]
 
 
 @dataclass
@@ -154,7 +161,7 @@ def train(
     if config.channels_last:
         learner.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
-        learner.parameter_groups(),
+        learner.parameter_groups(config),
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
@@ -230,7 +237,7 @@ def train(
                     last_save = mark = time.monotonic()
         metrics = _epoch_metrics(_all_reduced(sums, world), epoch)
         state.seconds += time.monotonic() - mark
-        metrics["train/lr"] = optimizer.param_groups[0]["lr"]
+        metrics["train/lr"] = optimizer.param_groups[0]["lr"] / optimizer.param_groups[0].get("multiple", 1.0)
         if moving is not None:
             metrics.update(moving.metrics())
         state.finish_epoch(metrics)

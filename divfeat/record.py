@@ -95,9 +95,12 @@ def faults(folder: Path) -> list[dict[str, Any]]:
 
 
 def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, features: bool) -> None:
-    """Files of an experiment: `correct.npz` always, `extractor/` and `features.parquet` where asked."""
+    """Files of an experiment: `correct.npz` always, `angles.npz` of a confirmation with a tree, `extractor/` and
+    `features.parquet` where asked."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "correct.npz", **result.correct)  # type: ignore[arg-type]
+    if result.angles and result.provenance["role"] == "confirm":
+        np.savez_compressed(folder / "angles.npz", **result.angles)  # type: ignore[arg-type]
     if weights:
         (folder / "extractor").mkdir(exist_ok=True)
         write_json(folder / "extractor" / "config.json", result.extractor.config)

@@ -17,11 +17,13 @@ from divfeat.features import FeatureSet
 from divfeat.hierarchy import Hierarchy
 from divfeat.methods import method_named, parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
+from divfeat.metrics.angular import cosines_between
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import expected_calibration_error
 from divfeat.metrics.collapse import nearest_mean_agreement
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.mistakes import MistakesAccumulator
+from divfeat.metrics.statistics import class_statistics
 from divfeat.metrics.summary import collapse_summary
 from divfeat.probe import ProbeResult, linear_probe
 from divfeat.seeding import stream_seed
@@ -49,6 +51,7 @@ class Scores:
     metrics: dict[str, float] = field(default_factory=dict)
     per_class: list[dict[str, Any]] = field(default_factory=list)
     correct: dict[str, np.ndarray] = field(default_factory=dict)
+    angles: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -90,6 +93,9 @@ def measure(
     result.correct["label"] = labels.cpu().numpy()
     result.correct["fine"] = scored.fine.cpu().numpy()
     result.correct["accuracy"] = (predictions == labels).cpu().numpy()
+    result.correct["predicted"] = predictions.cpu().numpy()
+    if data.hierarchy is not None:
+        result.angles = class_cosines(train_set.after, train_labels, axes)
 
     probe = _probe(config, train_set, scored, "after")
     before = _probe(config, train_set, scored, "before") if scored.before is not scored.after else probe
@@ -138,6 +144,22 @@ def collapse_of(
     """
     frozen = method_named(config.method.name).frame
     return collapse_summary(features, labels, axes, tau_plus, bias=bias, frozen=frozen, hierarchy=data.hierarchy)
+
+
+def class_cosines(features: Tensor, labels: Tensor, axes: Tensor) -> dict[str, np.ndarray]:
+    """What an experiment keeps of the angles between classes: float32 [K, K] cosines between `axes`, and between the raw `means`
+    of the features (NaN for a class without samples).
+
+    Args:
+        features: [N, D].
+        labels: int64 [N].
+        axes: [D, K].
+    """
+    means = class_statistics(features, labels, axes.shape[1]).means
+    return {
+        name: cosines_between(rows).float().cpu().numpy()
+        for name, rows in (("axes", axes.detach().T), ("means", means))
+    }
 
 
 @dataclass(frozen=True)

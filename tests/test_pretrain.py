@@ -175,6 +175,26 @@ def test_against_a_plain_loop(name: str) -> None:
         torch.testing.assert_close(learner.state_dict()[key], value, rtol=1e-4, atol=1e-6)
 
 
+def test_backbone_and_neck_learn_at_their_own_multiples_of_the_rate() -> None:
+    """One step without momentum is the gradient times the rate: the moves of each part, over those at multiples of 1."""
+
+    def moved(**multiples: float) -> dict[str, Tensor]:
+        learner, built = build(method("ce"))
+        before = {name: value.clone() for name, value in learner.state_dict().items()}
+        plain = {"momentum": 0, "nesterov": False, "weight_decay": 0, "warmup_epochs": 0, "schedule": "constant"}
+        whole = Batches(*pictures(), batch_size=N, seed=3)
+        config = settings(epochs=1, batch_size=N, augment="none", **plain, **multiples)
+        (row,) = fit(learner, built, config, batches=whole).history
+        assert row["train/lr"] == pytest.approx(config.lr)
+        return {name: value - before[name] for name, value in learner.named_parameters()}
+
+    even, uneven = moved(), moved(backbone_lr=0.1, neck_lr=0.5)
+    for name, move in uneven.items():
+        multiple = 0.1 if "backbone" in name else 0.5 if "projector" in name else 1.0
+        torch.testing.assert_close(move, multiple * even[name], rtol=1e-3, atol=1e-6)
+    assert {name.split(".")[1] for name in even} >= {"backbone", "projector", "linear"}
+
+
 def test_metrics_of_an_epoch_against_their_definitions() -> None:
     """At a vanishing learning rate and one step an epoch, a forward pass afterwards sees what the step saw."""
     learner, built = build(method(tau=1.3))

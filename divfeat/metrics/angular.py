@@ -46,7 +46,7 @@ def angular_collapse(means: Tensor, frame: Tensor) -> AngularCollapse:
             f"class means {tuple(means.shape)} and frame {tuple(frame.shape)}: they are [K, D] and [dim, K] for the same K >= 2"
         )
     rows, columns = torch.triu_indices(len(means), len(means), 1, device=means.device)
-    difference = (_cosines(means) - _cosines(frame.T.to(means.device)))[rows, columns]
+    difference = (cosines_between(means) - cosines_between(frame.T.to(means.device)))[rows, columns]
     difference = difference[~difference.isnan()]
     if not len(difference):
         nothing = torch.tensor(torch.nan, dtype=torch.float64)
@@ -75,6 +75,7 @@ def self_duality(means: Tensor, frame: Tensor, *, squared: bool = False) -> Tens
     return gap.square() if squared else gap
 
 
-def _cosines(rows: Tensor) -> Tensor:
+def cosines_between(rows: Tensor) -> Tensor:
+    """Cosines between the rows [K, D]: float64 [K, K]."""
     unit = torch.nn.functional.normalize(rows.double(), dim=1)
     return unit @ unit.T

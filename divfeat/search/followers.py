@@ -115,7 +115,7 @@ class TrackingFollower:
                 pq.write_table(pa.Table.from_pylist(record["per_class"]), half)
                 half.replace(table)
             files["per_class.parquet"] = table
-        for name in ("features.parquet", "axes.npy", "extractor", "correct.npz"):
+        for name in ("features.parquet", "axes.npy", "extractor", "correct.npz", "angles.npz"):
             if record.get("config", {}).get("role") == "confirm" and (folder / name).exists():
                 files[name] = folder / name
         return files

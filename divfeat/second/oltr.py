@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from divfeat.config import ExperimentConfig
+from divfeat.config import ExperimentConfig, TrainConfig
 from divfeat.features import extract
 from divfeat.losses.functional import at_least_float32, cross_entropy
 from divfeat.losses.objective import Objective
@@ -92,8 +92,8 @@ class CentroidLoss(nn.Module):
 class MemoryLearner(Learner):
     """Extractor and centroids learn slowly."""
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The head's parameters, and the slow ones."""
+    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """The head's parameters, and the slow ones; the first stage's multiples are not this one's."""
         assert isinstance(self.head, MemoryHead)
         slow = [*self.extractor.parameters(), self.head.centroids]
         fast = [value for value in self.head.parameters() if value is not self.head.centroids]

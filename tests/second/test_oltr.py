@@ -92,7 +92,7 @@ def test_the_stage_starts_from_the_first_and_leaves_it_alone(monkeypatch: pytest
 
     def watched(learner: MemoryLearner, *args: object, **options: object) -> object:
         started.update({name: value.clone() for name, value in learner.state_dict().items()})
-        groups = learner.parameter_groups()
+        groups = learner.parameter_groups(made.train)
         assert [group.get("multiple", 1.0) for group in groups] == [1.0, 0.1]
         assert {id(value) for group in groups for value in group["params"]} == {id(v) for v in learner.parameters()}
         assert any(value is learner.head.centroids for value in groups[1]["params"])
