@@ -28,6 +28,7 @@ from divfeat.thresholds.family import (
 from divfeat.thresholds.moving import QUANTILE, MovingThresholds
 from divfeat.thresholds.per_class import MOST_FREE, PER_CLASS, each_class
 from divfeat.thresholds.plain import GLOBAL, MAJOR_MINOR, NONE
+from divfeat.thresholds.trees import depths, subtrees
 
 __all__ = [
     "DEFAULT_HIGH",
@@ -35,6 +36,7 @@ __all__ = [
     "FEW",
     "MANY",
     "MOST_FREE",
+    "NUMBERED",
     "PAPER_ANGLE",
     "Dimension",
     "Family",
@@ -50,7 +52,7 @@ __all__ = [
     "shot_groups",
 ]
 
-#: By name; `each_K` besides, which depends on the number of classes.
+#: By name; those of `NUMBERED` besides, which depend on a number.
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (NONE, GLOBAL, MAJOR_MINOR, FREE_BOUNDARY, COUNT_CURVE, BENT_CURVE, GROUPS, PER_CLASS, QUANTILE)
@@ -66,15 +68,26 @@ def family_named(name: str) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     start, _, number = name.rpartition("_")
-    if start == "each" and number.isascii() and number.isdigit() and len(number) < 6 and number == str(int(number)):
-        return _each(int(number))
-    each = "each_K with the number of classes as K, e.g. each_10"
-    raise ConfigError(f"unknown threshold family {name!r}; known: {', '.join(FAMILIES)}, {each}")
+    if start in NUMBERED and number.isascii() and number.isdigit() and len(number) < 6 and number == str(int(number)):
+        return _numbered(start, int(number))
+    numbered = (
+        "each_K with the number of classes as K, e.g. each_10; over a tree of the classes subtrees_G with the groups of a level, "
+        "and depths_D"
+    )
+    raise ConfigError(f"unknown threshold family {name!r}; known: {', '.join(FAMILIES)}, {numbered}")
 
 
-@lru_cache(maxsize=8)
 def _each(num_classes: int) -> Family:
     return each_class(num_classes, tuple(f for f in FAMILIES.values() if f.parameters and not f.moves))
+
+
+#: Families whose name ends in a number, by what is before it.
+NUMBERED = {"each": _each, "subtrees": subtrees, "depths": depths}
+
+
+@lru_cache(maxsize=16)
+def _numbered(kind: str, number: int) -> Family:
+    return NUMBERED[kind](number)
 
 
 def resolve(spec: Mapping[str, Any], context: ThresholdContext) -> Tensor:
