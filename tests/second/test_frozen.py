@@ -46,7 +46,7 @@ def test_the_backbone_stays_bit_for_bit_and_the_head_learns(method: dict[str, An
 def test_a_gradient_of_lws_touches_the_factors_alone() -> None:
     first = first_stage(config(method={"name": "lws"}))
     learner = FrozenLearner(first.learner, ScaledHead(first.learner.head))
-    features, logits = learner.train()(torch.tensor(data().train.images[:20]))
+    features, logits, *_ = learner.train()(torch.tensor(data().train.images[:20]))
     assert not learner.extractor.training and learner.head.training
     assert not features.requires_grad
     logits.square().sum().backward()
