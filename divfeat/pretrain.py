@@ -340,8 +340,8 @@ class _State:
         payload: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if payload["guard"] != self.guard:
             raise DataError(
-                f"checkpoint {path} was written by another training configuration or on other images; remove it to start "
-                "afresh"
+                f"checkpoint {path} was written by another training configuration, on other images or with another tree of the "
+                "classes; remove it to start afresh"
             )
         self.learner.load_state_dict(payload["learner"])
         self.optimizer.load_state_dict(payload["optimizer"])

@@ -115,10 +115,12 @@ def _nest(keys: list[str], value: Any) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, mapping by mapping."""
+    """`over` laid over `base`, mapping by mapping; a method by its name alone is a mapping too where more is said of it."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
+        if key == "method" and isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name": old}
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 

@@ -865,3 +865,16 @@ def test_preset_files_hold_only_known_sections() -> None:
         loaded = load_preset(name)
         assert set(loaded) <= {*StudyConfig.model_fields, "execution", "about"}
         assert yaml.safe_load(yaml.safe_dump(loaded)) == loaded
+
+
+def test_what_is_said_of_a_method_keeps_its_name() -> None:
+    """In the order given: a name alone, then one of its numbers; a name alone replaces all that was said before."""
+    words = ["search.method=hinge_la", "search.method.logit_adjustment=2"]
+    made, _, _ = make_configs("digits", overrides=parse_assignments(words))
+    assert made.search.method == MethodConfig(name="hinge_la", logit_adjustment=2.0)
+    made, _, _ = make_configs("tin100-hierarchy-small", overrides=parse_assignments(["search.method.gamma=3"]))
+    assert made.search.method == MethodConfig(name="hinge_haf", gamma=3.0)
+    made, _, _ = make_configs(
+        "tin100-hierarchy-small", overrides=parse_assignments(["search.method=hinge_ce", "search.own=[]"])
+    )
+    assert made.search.method == MethodConfig()
