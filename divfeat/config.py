@@ -167,7 +167,7 @@ class MethodConfig(Frozen):
     loss: Loss | None = Field(None, description="default: the method's own, mostly cross_entropy")
     feature_norm: bool | None = Field(None, description="batch norm on the features, after the projector")
     frame: Frame | None = Field(None, description="of frozen axes; default simplex; divfeat.axes")
-    gamma: float | None = Field(None, gt=0, description="of the frame hierarchy: how fast cosines fall with distance")
+    gamma: float | None = Field(None, ge=0, description="of the frame hierarchy: how fast cosines fall with distance")
     s_min: float | Literal["exact", "grid"] | None = Field(
         None,
         description="of the frame hierarchy: least cosine; exact (closed form), grid (the published search), a number",

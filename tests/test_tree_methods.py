@@ -92,6 +92,8 @@ def test_spellings_of_one_training() -> None:
     assert plain(name="flamingo", neck="transformation") == MethodConfig(name="flamingo_type2")
     assert plain(name="ce_type2", neck="linear") == MethodConfig(name="ce")
     assert plain(name="ce_no_projector", soft_labels=10) == MethodConfig(name="tree_soft_labels")
+    assert plain(name="haframe", frame="simplex") == plain(name="ce_etf", neck="transformation", cosine=0.4)
+    assert plain(name="hafeature", levels="none") == MethodConfig(name="ce_no_projector")
     given = MethodConfig(name="ce_etf", frame="hierarchy", gamma=3.0, s_min="grid")
     assert parts_of(plain(**given.model_dump())) == parts_of(given)
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from divfeat.config import MethodConfig, TrainConfig
 from divfeat.methods.checks import check_parts
 from divfeat.methods.table import METHODS, SECOND_SETTINGS, method_named, with_second
-from divfeat.parts import Parts
+from divfeat.parts import OFF, Parts
 from divfeat.second import SECONDS
 from divfeat.thresholds import family_named
 
@@ -28,8 +28,10 @@ def parts_of(config: MethodConfig) -> Parts:
         base = with_second(base, config.second)
     parts = replace(base, **{name: value for name, value in given.items() if value is not None})
     check_parts(config.name, method, parts, given)
-    # Weights that are off start at no time: one spelling for one training.
-    return parts if parts.class_balanced else replace(parts, deferred=0.0)
+    # What nothing reads is off, so that one training has one spelling: the start of weights, numbers of another frame or head.
+    unread = {"deferred": not parts.class_balanced, "pair_margin": parts.levels != "hafeature"}
+    unread |= dict.fromkeys(("gamma", "s_min"), parts.frame != "hierarchy")
+    return replace(parts, **{name: getattr(OFF, name) for name, off in unread.items() if off})
 
 
 def train_of(config: MethodConfig, train: TrainConfig) -> TrainConfig:
