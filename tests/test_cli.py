@@ -60,7 +60,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # --- help ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["tau_search", "long_tail_table", "fixed_table"])
+@pytest.mark.parametrize("command", ["tau_search", "long_tail_table", "hierarchy_table", "fixed_table"])
 def test_help_answers_without_anything_heavy(command):
     script = (
         f"import sys\nfrom divfeat.cli.{command} import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"

@@ -173,7 +173,7 @@ def test_a_variation_is_a_study_of_its_own_name_without_methods_that_are_one_tra
 @pytest.mark.parametrize("base", ["hinge_ce", "hinge_la"])
 @pytest.mark.parametrize("preset", ["digits", "digits-lt", "cifar10-lt"])
 def test_every_baseline_is_each_training_once(preset: str, base: str) -> None:
-    """Each method but the searched HingeCE stands there, or another that is the same training."""
+    """Each method but the searched HingeCE, and those that need a tree, stands there, or another that is the same training."""
     study = make_configs(preset, {"search": {"method": base}})[0]
     names = every_baseline(study)
     trained = [canonical(baseline(name, study)) for name in names]

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from divfeat.cli.flags import (
-    EXIT_CODES_TEXT,
-    OK,
-    add_study_flags,
-    command_line,
-    configure,
-    guarded,
-    print_config,
-)
+from divfeat.cli.flags import EXIT_CODES_TEXT, add_study_flags
+from divfeat.cli.tables import add_table_flags, assigned_protocols, run_command, studies_of
 
 if TYPE_CHECKING:
-    from divfeat.study_config import ExecutionConfig, StudyConfig
+    from divfeat.search.table import Output, Planned
 
 #: The set that needs no download.
 DEFAULT = ("digits-lt",)
@@ -36,70 +29,40 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES_TEXT,
         allow_abbrev=False,
     )
-    flags.add_argument(
-        "--presets", nargs="+", metavar="NAME", default=DEFAULT, help="columns, one study each; default digits-lt"
-    )
-    flags.add_argument(
-        "--methods", nargs="+", metavar="NAME", help="baselines of every study, the rows; default every method there is"
-    )
-    flags.add_argument(
-        "--vary",
-        nargs="+",
-        action="append",
-        metavar=("NAME", "A.B=VALUE"),
-        help="a column of its own under this name, with these settings over those of --set; give it once a column, without a "
-        "setting for the preset as it is; of two --methods that a variation trains alike the first stands",
-    )
-    flags.add_argument("--publish", metavar="FOLDER", help="write the table there, naming no folder of this machine")
+    add_table_flags(flags, DEFAULT, "every method there is")
     flags.add_argument("--readme", metavar="FILE", help="show the table between its marks in this file")
     add_study_flags(flags)
     return flags
 
 
-def _columns(flags: argparse.Namespace) -> Iterator[tuple[StudyConfig, ExecutionConfig, str]]:
-    """A study a preset, or a study a preset and variation, which then names it."""
-    from divfeat.settings import merge, parse_assignments
-
-    variations = flags.vary or [[""]]
-    for words in (flags.set, *(assigned for _, *assigned in variations)):
-        _check_assigned(words)
-    for preset in flags.presets:
-        for name, *assigned in variations:
-            named = {"execution": {"name": f"{preset}-{name}"}} if name else {}
-            yield _column(flags, preset, merge(parse_assignments(assigned), named))
-
-
-def _column(
-    flags: argparse.Namespace, preset: str, over: Mapping[str, Any]
-) -> tuple[StudyConfig, ExecutionConfig, str]:
-    from divfeat.search.jobs import distinct, every_baseline
-    from divfeat.settings import merge
-
-    study, _, _ = configure(flags, preset, over, _SMOKE)
-    rows = tuple(flags.methods) if flags.methods else every_baseline(study)
-    if flags.vary:
-        rows = distinct(rows, study)
-    return configure(flags, preset, merge(over, {"protocol": {"baselines": list(rows), "tune": True}}), _SMOKE)
-
-
-def _check_assigned(assignments: Sequence[str]) -> None:
-    """Refuse words of the user's that the table would pass over.
+def _studies(flags: argparse.Namespace) -> list[Planned]:
+    """Every baseline tuned.
 
     Raises:
-        ConfigError: other baselines than `--methods`, or baselines as published.
+        ConfigError: as `studies_of`, or baselines as published.
     """
     from divfeat.errors import ConfigError
-    from divfeat.settings import parse_assignments
+    from divfeat.search.jobs import every_baseline
 
-    assigned = parse_assignments(assignments).get("protocol")
-    given = assigned if isinstance(assigned, dict) else {}
-    if "baselines" in given:
-        raise ConfigError("protocol.baselines: the baselines of a table are its rows; name them with --methods")
-    if given.get("tune") is False:
+    if any(given.get("tune") is False for given in assigned_protocols(flags)):
         raise ConfigError(
             "protocol.tune=false: every method of a table is tuned; for a study of baselines as published run "
             "tau_search.py"
         )
+    return studies_of(flags, every_baseline, protocol={"tune": True}, smoke=_SMOKE)
+
+
+def _output(flags: argparse.Namespace) -> Output:
+    from divfeat.report.long_tail import check_places, write_table
+    from divfeat.search.table import Output
+
+    publish, readme = (Path(given) if given else None for given in (flags.publish, flags.readme))
+    return Output(
+        "long-tail-table",
+        publish,
+        check=lambda place: check_places(place, readme),
+        write=lambda folders, place: write_table(folders, place, readme).markdown,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,20 +71,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    flags = parser().parse_args(arguments)
-
-    def action() -> int:
-        studies = list(_columns(flags))
-        if flags.print_config:
-            for place, (study, execution, _) in enumerate(studies):
-                if place:
-                    print("---")  # a YAML document each
-                print_config(study, execution)
-            return OK
-        from divfeat.search.table import run_table
-
-        line = command_line("long_tail_table.py", arguments)
-        publish, readme = (Path(given) if given else None for given in (flags.publish, flags.readme))
-        return run_table(studies, dry_run=flags.dry_run, command=line, publish=publish, readme=readme)
-
-    return guarded(action)
+    return run_command(parser().parse_args(arguments), arguments, "long_tail_table.py", _studies, _output)

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from divfeat.statistics import t_half_width
+
 Floats = NDArray[np.float64]
 
 
@@ -33,3 +35,9 @@ def mean_of(values: Floats) -> float:
 def sd_of(values: Floats) -> float:
     """Standard deviation of the finite values, NaN below two."""
     return float(mean_sd(values)[1])
+
+
+def half_width_of(values: Floats, level: float = 0.95) -> float:
+    """Half the width of the Student-t interval of the finite values' mean, NaN below two."""
+    count = int(np.isfinite(values).sum())
+    return t_half_width(sd_of(values) / math.sqrt(count), count - 1, level) if count > 1 else math.nan

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.methods import method_named
-from divfeat.report.arrays import Floats, mean_of, sd_of
+from divfeat.report.arrays import Floats, half_width_of, mean_of, sd_of
 from divfeat.report.document import Block, Heading, Paragraph, Table
 from divfeat.report.findings import Plots
 from divfeat.report.groups import BALANCED, PARTITIONS, GroupResults, group_results
@@ -113,10 +113,18 @@ def groups(summary: StudySummary, plots: Plots) -> Iterator[Block]:
 
 def spread(values: Floats, digits: int = 2) -> str | None:
     """'71.20 ± 0.42': mean and standard deviation over the seeds there are; None where there is none."""
-    mean, sd = mean_of(values), sd_of(values)
+    return _plus_minus(mean_of(values), sd_of(values), digits)
+
+
+def estimate(values: Floats, digits: int = 2) -> str | None:
+    """'71.20 ± 0.52': mean and half the width of its 95 % Student-t interval; the mean alone of one, None where there is none."""
+    return _plus_minus(mean_of(values), half_width_of(values), digits)
+
+
+def _plus_minus(mean: float, around: float, digits: int) -> str | None:
     if np.isnan(mean):
         return None
-    text = f"{mean:.{digits}f}" if np.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    text = f"{mean:.{digits}f}" if np.isnan(around) else f"{mean:.{digits}f} ± {around:.{digits}f}"
     return text.replace("-", "−")
 
 

@@ -20,17 +20,26 @@ import numpy as np
 from divfeat.errors import DataError, DivfeatError
 from divfeat.files import check_writable, finite, write_json, write_text
 from divfeat.report.arrays import Floats, mean_of, sd_of
-from divfeat.report.commands import study_command
+from divfeat.report.columns import (
+    WINNER_ROW,
+    confirmed_studies,
+    differences_to,
+    joint_level,
+    row_name,
+    rows_in_order,
+    source,
+    source_json,
+    trials_of,
+)
 from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, blocks_to_markdown
 from divfeat.report.effects import effects
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, group_masks, group_scores
 from divfeat.report.published import short_of_published
-from divfeat.report.several import read_several
-from divfeat.report.summary import WINNER, Runs, StudySummary
+from divfeat.report.summary import StudySummary
 from divfeat.search.jobs import name_of
 from divfeat.search.protocol import NOISE_METHOD
-from divfeat.statistics import Comparison, listed, verdict
+from divfeat.statistics import Comparison, listed
 from divfeat.thresholds.counts import FEW, MANY
 
 #: What every row is compared with, as in the paper.
@@ -40,8 +49,6 @@ BEGIN, END = "<!-- long-tail-table:begin -->", "<!-- long-tail-table:end -->"
 #: Test accuracy over all images, as a column beside `balanced` and the groups.
 ACCURACY = "accuracy"
 _SCORES = "Test, percent: mean and standard deviation over the confirmation seeds, last epoch."
-#: What the searched winner is called in a table of several studies, whose winners differ.
-WINNER_ROW = "winner of the search"
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,7 @@ class LongTailTable:
     @property
     def methods(self) -> list[str]:
         """Rows: every method confirmed in any study, in the order they are met, the winner last."""
-        names = dict.fromkeys(name for column in self.columns for name in column.entries)
-        return [*(name for name in names if name != WINNER_ROW), *(name for name in names if name == WINNER_ROW)]
+        return rows_in_order(name for column in self.columns for name in column.entries)
 
     @property
     def blocks(self) -> list[Block]:
@@ -116,12 +122,7 @@ def long_tail_table(folders: Sequence[str | Path]) -> LongTailTable:
     Raises:
         DataError: no study, one given twice or with its copy, or one that has confirmed nothing yet.
     """
-    if not folders:
-        raise DataError("a long-tail table needs the folder of at least one study")
-    studies = read_several(folders)
-    for _, summary in studies:
-        if not any(runs.completed for runs in summary.confirmed):
-            raise DataError(f"{summary.folder} has confirmed nothing yet; run the study to its end, or leave it out")
+    studies = confirmed_studies(folders, "a long-tail table")
     return LongTailTable(tuple(_column(title, summary) for title, summary in studies))
 
 
@@ -201,44 +202,20 @@ def rebuild_block(text: str, block: str) -> str:
 def _column(title: str, summary: StudySummary) -> Column:
     groups = (BALANCED, *group_masks(summary))
     note = short_of_published(summary.config.protocol, summary.confirmed)
-    gains = _gains(summary, note)
-    own = {one.name: one.trials for one in summary.own_numbers if one.trials}
-    entries = {}
+    gains = differences_to(REFERENCE, summary, lambda runs: runs.points(f"test/accuracy_{BALANCED}"), note=note)
+    trials, entries = trials_of(summary), {}
     for runs in summary.confirmed:
         facts = [record["provenance"] for record in runs.completed]
-        trials = len(summary.trials) if runs.name == WINNER else own.get(runs.name)
-        entries[WINNER_ROW if runs.name == WINNER else runs.name] = Entry(
+        entries[row_name(runs)] = Entry(
             configuration=name_of(runs.method),
             scores={ACCURACY: runs.points("test/accuracy"), **group_scores(runs, groups)},
             gain=gains.get(runs.name),
-            trials=trials,
+            trials=trials.get(runs.name),
             parameters=facts[0]["parameter_count"] if facts else None,
             feature_dim=facts[0]["feature_dim"] if facts else None,
             terminal=runs.terminal,
         )
     return Column(title, summary, groups, entries, note)
-
-
-def _gains(summary: StudySummary, note: str) -> dict[str, Comparison]:
-    """Each method against CE+ETF in balanced accuracy; the intervals of a study hold together; no verdict under a `note`."""
-    reference = summary.confirmed_as(REFERENCE)
-    others = [runs for runs in summary.confirmed if runs is not reference]
-    if reference is None or summary.primary is None:
-        return {}
-    rules, looks = summary.config.protocol, summary.primary.verdict.looks
-
-    def compare(runs: Runs) -> Comparison:
-        found = verdict(
-            runs.points(f"test/accuracy_{BALANCED}"),
-            {REFERENCE: reference.points(f"test/accuracy_{BALANCED}")},
-            seeds=runs.seeds,
-            margin=rules.margin,
-            alpha=rules.alpha,
-            looks=looks * len(others),
-        )
-        return (found.withheld(note) if note else found).comparisons[0]
-
-    return {runs.name: compare(runs) for runs in others}
 
 
 # --- as tables --------------------------------------------------------------------------------------------------------------
@@ -303,11 +280,10 @@ def _scores(column: Column) -> list[str]:
 def _told(column: Column) -> str:
     """Seeds and level in words."""
     summary = column.summary
-    rules, seeds = summary.config.protocol, len(summary.confirmed[0].seeds)
+    seeds = len(summary.confirmed[0].seeds)
     text = f"{seeds} seeds, {summary.config.train.epochs} epochs"
     if summary.primary is not None and any(entry.gain for entry in column.entries.values()):
-        level = 100 * (1 - rules.alpha / summary.primary.verdict.looks)
-        text += f", differences paired by seed with intervals that hold together at {level:.4g} %"
+        text += f", differences paired by seed with intervals that hold together at {joint_level(summary):.4g} %"
     return text
 
 
@@ -337,28 +313,12 @@ def _groups(column: Column, methods: Sequence[str]) -> list[Block]:
         f"few: below {FEW}. Terminal phase: training accuracy at least 99.9 %. Trials: that its own settings were tuned with."
     )
     headers = ["method", "configuration", *groups, "seeds", "terminal phase", "trials", "parameters", "feature dim."]
-    return [Heading(column.title, 4), Table(headers, rows, caption), Paragraph(f"Study {_source(column)}.")]
-
-
-def _source(column: Column) -> str:
-    facts = column.summary.provenance
-    commit = facts["commit"] if isinstance(facts["commit"], str) else ", ".join(facts["commit"] or ["unknown"])
-    seeds = column.summary.confirmed[0].seeds
-    return f"{column.summary.config.identity}, commit {commit}, seeds {seeds[0]} to {seeds[-1]}"
+    return [Heading(column.title, 4), Table(headers, rows, caption), Paragraph(f"Study {source(column.summary)}.")]
 
 
 def _column_json(column: Column) -> dict[str, Any]:
-    summary = column.summary
     return {
-        "title": column.title,
-        "study": summary.name,
-        "config_hash": summary.config.identity,
-        "command": study_command(summary, where=False),
-        "seeds": list(summary.confirmed[0].seeds),
-        "epochs": summary.config.train.epochs,
-        "provenance": dict(summary.provenance),
-        "test_reads": summary.test_reads,
-        "no_verdict": column.note or None,
+        **source_json(column.title, column.summary, column.note),
         "groups": list(column.groups),
         "methods": {
             name: {

@@ -117,6 +117,15 @@ def every_baseline(study: StudyConfig) -> tuple[str, ...]:
     return distinct([name for name in (*known, *_OF_THE_SEARCH) if name != "hinge_ce"], study)
 
 
+def every_tree_baseline(study: StudyConfig) -> tuple[str, ...]:
+    """Names of the baselines of tables over a tree: the plain network and the methods of such tables that have no thresholds, on
+    the plain network first, frozen axes last; of two names of one training here the first."""
+    known = [
+        name for name, method in METHODS.items() if (method.tree or name == "ce_no_projector") and not method.hinge
+    ]
+    return distinct(sorted(known, key=lambda name: METHODS[name].structure), study)
+
+
 def distinct(names: Sequence[str], study: StudyConfig) -> tuple[str, ...]:
     """Of baselines that this study trains alike under different names the first.
 

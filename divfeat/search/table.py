@@ -1,8 +1,9 @@
-"""Several studies, one after the other, and one table of them: what `studies/long_tail_table.py` does."""
+"""Several studies, one after the other, and one table of them: what `studies/*_table.py` with a study a column do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,27 +14,35 @@ from divfeat.search.interrupt import Interrupt
 from divfeat.search.plan import make_plan
 from divfeat.study_config import ExecutionConfig, StudyConfig
 
-#: Under the folder of all studies.
-TABLE = "long-tail-table"
+#: Identity of a study, how to run it, text of its preset.
+Planned = tuple[StudyConfig, ExecutionConfig, str]
 
 
-def run_table(
-    studies: Sequence[tuple[StudyConfig, ExecutionConfig, str]],
-    *,
-    dry_run: bool,
-    command: str,
-    publish: Path | None = None,
-    readme: Path | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Output:
+    """What becomes of finished studies; report/ is below search/, so that only commands join them.
+
+    Attributes:
+        folder: Of the table, under the folder of all studies, where it goes nowhere else.
+        publish: Folder for a table to show elsewhere, or None.
+        check: Refuses, before the first study, a folder that `write` could not write to (DivfeatError).
+        write: Writes the table of the studies in these folders into that one; returns its Markdown.
+    """
+
+    folder: str
+    publish: Path | None
+    check: Callable[[Path], None]
+    write: Callable[[Sequence[Path], Path], str]
+
+
+def run_table(studies: Sequence[Planned], output: Output, *, dry_run: bool, command: str) -> int:
     """Run what is left of every study, then write the table.
 
     Args:
-        studies: One a column: identity, how to run it, text of its preset. All have the same time budget, which is that of
-            the command.
+        studies: All have the same time budget, which is that of the command.
+        output: The table.
         dry_run: Print the plans only.
         command: The line that resumes, printed when it stops early.
-        publish: Folder for a table to show elsewhere, or None, which writes it beside the studies.
-        readme: File whose marked block shows the table, or None.
 
     Returns:
         Exit code: that of the first study that did not come to its end, else 0.
@@ -42,8 +51,6 @@ def run_table(
         DivfeatError: bad configuration or data of any study, or a place the table cannot be written to, before the first
             study starts.
     """
-    from divfeat.report.long_tail import check_places, write_table  # report/ is below search/; only commands join them
-
     interrupt = Interrupt(studies[0][1].time_budget)
     runners = [make_study(study, execution, interrupt) for study, execution, _ in studies]
     names = [runner.name for runner in runners]
@@ -51,8 +58,8 @@ def run_table(
         raise ConfigError(
             f"the study {twice[0]} stands for two columns; name each preset and each variation once, and leave out execution.name"
         )
-    place = publish or folder_of_studies(studies[0][1]) / TABLE
-    check_places(place, readme)
+    place = output.publish or folder_of_studies(studies[0][1]) / output.folder
+    output.check(place)
     if dry_run:
         for runner in runners:
             make_plan(runner).print(runner.console)
@@ -66,6 +73,6 @@ def run_table(
         code = run_installed(runner, about, command)
         if code:
             return code
-    table = write_table([runner.folder for runner in runners], place, readme)
-    Console().print(f"\n{table.markdown}\n\ntable  {place}", highlight=False, markup=False, soft_wrap=True)
+    text = output.write([runner.folder for runner in runners], place)
+    Console().print(f"\n{text}\n\ntable  {place}", highlight=False, markup=False, soft_wrap=True)
     return 0
