@@ -15,6 +15,7 @@ Loss = Literal["cross_entropy", "dot_regression"]
 Second = Literal["none", "crt", "lws", "tau_norm", "ncm", "post_hoc", "m2m", "oltr", "crm"]
 Frame = Literal["simplex", "hierarchy", "orthonormal", "class_means"]
 Neck = Literal["linear", "transformation"]
+PlainNeck = Literal["none", "elu"]
 Levels = Literal["none", "flamingo", "hafeature"]
 CosineSchedule = Literal["constant", "rising", "falling"]
 Tail = Literal["exponential", "step"]
@@ -46,6 +47,9 @@ class DataConfig(Frozen):
     train_level: Level = Field("fine", description="labels the network is trained on")
     probe_level: Level = Field("fine", description="labels the linear probe predicts")
     image_size: int | None = Field(None, ge=8, description="pixels; needed where images differ in size")
+    crop_bottom: int = Field(
+        0, ge=0, description="pixels cut off at the bottom before that: 20 for FGVC-Aircraft's banner"
+    )
     image_column: str | None = Field(None, description="Parquet column of the images; default img or image")
     fine_column: str | None = Field(None, description="of the fine labels; default fine_label or label")
     coarse_column: str | None = Field(None, description="of the coarse labels; default coarse_label, if there is one")
@@ -58,7 +62,8 @@ class DataConfig(Frozen):
     tail: Tail = Field("exponential", description="long tail: counts that fall from class to class, or in one step")
     n_max: int | None = Field(None, ge=1, description="long tail: images of the largest class; default all")
     hierarchy: str | None = Field(
-        None, description="tree of the trained labels: flat, coarse (the set's own), cifar10, cifar100, or a file"
+        None,
+        description="tree of the trained labels: flat, coarse (the set's own), aircraft, cifar10, cifar100, or a file",
     )
     boundary: int = Field(50, ge=0, description="a class with at most this many training images is minor")
     val_per_class: int | None = Field(
@@ -105,6 +110,19 @@ class ModelConfig(Frozen):
         None, ge=1, description="features after the projector; default the backbone's width"
     )
     options: dict[str, int | float | str | bool] = Field(default_factory=dict, description="passed to the backbone")
+    plain_neck: PlainNeck = Field(
+        "none",
+        description="what follows the backbone in methods without a projector; elu: HAFrame's type I network of larger images "
+        "(max-pool, batch norm, linear layer, batch norm, ELU)",
+    )
+    hidden_units: int = Field(600, ge=1, description="features after plain_neck=elu")
+    weights: str | None = Field(
+        None,
+        description="file of the backbone's first weights, as torchvision's: from the working directory or DIVFEAT_DATA",
+    )
+    weights_hash: str | None = Field(
+        None, pattern="^[0-9a-f]{16}$", description="refuse a file whose SHA-256 begins otherwise"
+    )
 
     @field_validator("options")
     @classmethod
@@ -113,6 +131,16 @@ class ModelConfig(Frozen):
             if name in _NOT_OPTIONS:
                 raise ValueError(f"{name!r} is no option of a backbone: {_NOT_OPTIONS[name]}")
         return value
+
+    @model_validator(mode="after")
+    def _nothing_alone(self) -> ModelConfig:
+        if self.hidden_units != type(self).model_fields["hidden_units"].default and self.plain_neck == "none":
+            raise ValueError(
+                f"hidden_units={self.hidden_units} belongs to plain_neck=elu; set that too, or leave it out"
+            )
+        if self.weights_hash is not None and self.weights is None:
+            raise ValueError(f"weights_hash={self.weights_hash} is of no file: set weights too, or leave it out")
+        return self
 
 
 class ThresholdSpec(Frozen):
@@ -305,7 +333,8 @@ class ExperimentConfig(Frozen):
 #: Settings that only let a set be fetched, or refuse one: they decide no result.
 NEVER = ("download", "expected_split")
 LATER: Later = {
-    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy")),
+    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy", "crop_bottom")),
+    "model": (ModelConfig, ("plain_neck", "hidden_units", "weights", "weights_hash")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix", "backbone_lr", "neck_lr")),
 }
 

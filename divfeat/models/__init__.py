@@ -6,8 +6,9 @@ from divfeat.models.extractor import FeatureExtractor, Taps, build_extractor
 from divfeat.models.heads import CosineHead, FrameHead, Head, LinearHead, Outputs
 from divfeat.models.layout import with_channels_last
 from divfeat.models.level_heads import FlamingoHead, HierarchyAwareHead
-from divfeat.models.necks import Transformation
+from divfeat.models.necks import HiddenLayer, Transformation
 from divfeat.models.registry import BACKBONES
+from divfeat.models.weights import load_weights
 
 __all__ = [
     "BACKBONES",
@@ -17,6 +18,7 @@ __all__ = [
     "FlamingoHead",
     "FrameHead",
     "Head",
+    "HiddenLayer",
     "HierarchyAwareHead",
     "LinearHead",
     "Outputs",
@@ -24,5 +26,6 @@ __all__ = [
     "Transformation",
     "build_extractor",
     "convert_batchnorm",
+    "load_weights",
     "with_channels_last",
 ]
