@@ -36,7 +36,7 @@ _HEADERS = {
     "test/accuracy_many": "many",
     "test/accuracy_medium": "medium",
     "test/accuracy_few": "few",
-    **{measure.test: measure.short for measure in OBJECTIVES.values() if measure.geometry},
+    **{measure.test: measure.short for measure in OBJECTIVES.values() if measure.plain},
 }
 _PROBES = ("test/fine_top1", "test/fine_top1_before", "test/unseen_top1", "test/unseen_top1_before")
 #: Classes up to which a table has a row for each.
