@@ -13,13 +13,15 @@ import yaml
 
 from divfeat.cli.long_tail_table import main
 from divfeat.methods import METHODS, canonical
-from divfeat.report.long_tail import BEGIN, END
+from divfeat.report.long_tail import BLOCK
 from divfeat.search import table
 from divfeat.search.jobs import baseline, every_baseline
 from divfeat.search.study import Study
 from divfeat.settings import make_configs
 from divfeat.study_config import StudyConfig
 from divfeat.validation import build
+
+BEGIN, END = BLOCK.begin, BLOCK.end
 
 TWO = ["--presets", "digits-lt", "digits"]
 

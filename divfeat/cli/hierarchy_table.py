@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from divfeat.cli.flags import EXIT_CODES_TEXT, add_study_flags
-from divfeat.cli.tables import add_table_flags, run_command, studies_of
+from divfeat.cli.tables import add_table_flags, output_of, run_command, studies_of
 
 if TYPE_CHECKING:
     from divfeat.search.table import Output, Planned
@@ -59,15 +58,9 @@ def _studies(flags: argparse.Namespace) -> list[Planned]:
 
 
 def _output(flags: argparse.Namespace) -> Output:
-    from divfeat.report.hierarchy import check_place, write_table
-    from divfeat.search.table import Output
+    from divfeat.report.hierarchy import check_places, write_table
 
-    return Output(
-        "hierarchy-table",
-        Path(flags.publish) if flags.publish else None,
-        check=check_place,
-        write=lambda folders, place: write_table(folders, place).markdown,
-    )
+    return output_of(flags, "hierarchy-table", check_places, write_table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from divfeat.cli.flags import EXIT_CODES_TEXT, add_study_flags
-from divfeat.cli.tables import add_table_flags, assigned_protocols, run_command, studies_of
+from divfeat.cli.tables import add_table_flags, assigned_protocols, output_of, run_command, studies_of
 
 if TYPE_CHECKING:
     from divfeat.search.table import Output, Planned
@@ -30,7 +29,6 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_table_flags(flags, DEFAULT, "every method there is")
-    flags.add_argument("--readme", metavar="FILE", help="show the table between its marks in this file")
     add_study_flags(flags)
     return flags
 
@@ -54,15 +52,8 @@ def _studies(flags: argparse.Namespace) -> list[Planned]:
 
 def _output(flags: argparse.Namespace) -> Output:
     from divfeat.report.long_tail import check_places, write_table
-    from divfeat.search.table import Output
 
-    publish, readme = (Path(given) if given else None for given in (flags.publish, flags.readme))
-    return Output(
-        "long-tail-table",
-        publish,
-        check=lambda place: check_places(place, readme),
-        write=lambda folders, place: write_table(folders, place, readme).markdown,
-    )
+    return output_of(flags, "long-tail-table", check_places, write_table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

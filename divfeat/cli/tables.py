@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from divfeat.cli.flags import OK, command_line, configure, guarded, print_config
 
 if TYPE_CHECKING:
     from divfeat.search.table import Output, Planned
     from divfeat.study_config import StudyConfig
+
+
+class Shown(Protocol):
+    """A table that was written."""
+
+    @property
+    def markdown(self) -> str:
+        """Its text."""
+        ...
+
+
+#: (folder of the table, page that shows it or None): refuses either.
+Check = Callable[[Path, "Path | None"], None]
+#: (folders of the studies, folder of the table, page that shows it or None) to what was written.
+Write = Callable[[Sequence[Any], Path, "Path | None"], Shown]
 
 
 def add_table_flags(flags: argparse.ArgumentParser, presets: Sequence[str], rows: str) -> None:
@@ -36,6 +52,7 @@ def add_table_flags(flags: argparse.ArgumentParser, presets: Sequence[str], rows
         "setting for the preset as it is; of two --methods that a variation trains alike the first stands",
     )
     flags.add_argument("--publish", metavar="FOLDER", help="write the table there, naming no folder of this machine")
+    flags.add_argument("--readme", metavar="FILE", help="show the table between its marks in this file")
 
 
 def assigned_protocols(flags: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
@@ -86,6 +103,26 @@ def studies_of(
             rules = {"baselines": list(rows), **(protocol or {})}
             found.append(configure(flags, preset, merge(over, {"protocol": rules}), smoke))
     return found
+
+
+def output_of(flags: argparse.Namespace, folder: str, check: Check, write: Write) -> Output:
+    """Where the table goes, as `--publish` and `--readme` say.
+
+    Args:
+        flags: Of `add_table_flags`.
+        folder: Under the folder of all studies, where no other is named.
+        check: Refuses places that could not be written to.
+        write: Writes the table of these studies.
+    """
+    from divfeat.search.table import Output
+
+    publish, readme = (Path(given) if given else None for given in (flags.publish, flags.readme))
+    return Output(
+        folder,
+        publish,
+        check=lambda place: check(place, readme),
+        write=lambda folders, place: write(folders, place, readme).markdown,
+    )
 
 
 def run_command(

@@ -31,8 +31,19 @@ from divfeat.report.columns import (
     trials_of,
 )
 from divfeat.report.commands import study_command
-from divfeat.report.document import Block, Cell, Code, Document, Heading, Paragraph, Table, to_markdown
+from divfeat.report.document import (
+    Block,
+    Cell,
+    Code,
+    Document,
+    Heading,
+    Paragraph,
+    Table,
+    blocks_to_markdown,
+    to_markdown,
+)
 from divfeat.report.group_words import difference, estimate
+from divfeat.report.marked import MarkedBlock
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import Runs, StudySummary
 from divfeat.search.jobs import name_of
@@ -41,6 +52,7 @@ from divfeat.statistics import Comparison, listed
 #: What every row is compared with: cross-entropy on the plain network.
 REFERENCE = "ce_no_projector"
 TEXT, NUMBERS = "hierarchy.md", "hierarchy.json"
+BLOCK = MarkedBlock("hierarchy-table")
 ACCURACY, SEVERITY = "test/accuracy", "test/mistake_severity"
 #: Compared with the reference, and what a verdict calls the one that is no score.
 _COMPARED = {ACCURACY: "", SEVERITY: "mistake severity"}
@@ -117,26 +129,36 @@ def hierarchy_table(folders: Sequence[str | Path]) -> HierarchyTable:
     return HierarchyTable(tuple(_section(title, summary) for title, summary in studies))
 
 
-def write_table(folders: Sequence[str | Path], place: Path) -> HierarchyTable:
+def write_table(folders: Sequence[str | Path], place: Path, readme: Path | None = None) -> HierarchyTable:
     """Write the tables of the studies in `folders` as `hierarchy.md` and `hierarchy.json` under `place`, made where missing.
 
+    Args:
+        folders: One study a section.
+        place: Of both files.
+        readme: A file whose marked block shows the first study's first table, or None.
+
     Raises:
-        DataError: as `hierarchy_table` and `check_place`, with nothing written.
+        DataError: as `hierarchy_table` and `check_places`, with nothing written.
     """
     table = hierarchy_table(folders)
-    check_place(place)
+    check_places(place, readme)
     write_text(place / TEXT, table.markdown + "\n")
     write_json(place / NUMBERS, table.to_dict())
+    if readme is not None:
+        first = blocks_to_markdown([_mistakes(table.sections[0])])
+        BLOCK.show(readme, first, "Differences by seed, collapse, provenance", place / TEXT)
     return table
 
 
-def check_place(place: Path) -> None:
-    """Refuse a folder that `write_table` could not write to; it can be asked before the studies are run.
+def check_places(place: Path, readme: Path | None = None) -> None:
+    """Refuse places that `write_table` could not write to; it can be asked before the studies are run.
 
     Raises:
-        DataError: `place` is no folder or cannot be made.
+        DataError: `place` is no folder or cannot be made, or `readme` is missing or lacks its marks.
     """
     check_writable(place, "the table's folder")
+    if readme is not None:
+        BLOCK.read(readme)
 
 
 # --- from ledgers -----------------------------------------------------------------------------------------------------------
@@ -303,9 +325,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(prog="python -m divfeat.report.hierarchy", description=main.__doc__)
     flags.add_argument("studies", nargs="+", metavar="STUDY", help="folder of a study whose classes have a tree")
     flags.add_argument("--out", metavar="FOLDER", required=True, help=f"of {TEXT} and {NUMBERS}")
+    flags.add_argument(
+        "--readme", metavar="FILE", help="show the first study's first table between its marks in this file"
+    )
     given = flags.parse_args(arguments)
     try:
-        print(write_table(given.studies, Path(given.out)).markdown)
+        print(write_table(given.studies, Path(given.out), Path(given.readme) if given.readme else None).markdown)
     except DivfeatError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

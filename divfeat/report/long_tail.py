@@ -8,7 +8,6 @@ rebuilt from the written one.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from divfeat.report.document import Block, Cell, Heading, Paragraph, Table, bloc
 from divfeat.report.effects import effects
 from divfeat.report.group_words import difference, spread
 from divfeat.report.groups import BALANCED, group_masks, group_scores
+from divfeat.report.marked import MarkedBlock
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import StudySummary
 from divfeat.search.jobs import name_of
@@ -45,7 +45,7 @@ from divfeat.thresholds.counts import FEW, MANY
 #: What every row is compared with, as in the paper.
 REFERENCE = NOISE_METHOD
 TEXT = "long_tail.md"
-BEGIN, END = "<!-- long-tail-table:begin -->", "<!-- long-tail-table:end -->"
+BLOCK = MarkedBlock("long-tail-table")
 #: Test accuracy over all images, as a column beside `balanced` and the groups.
 ACCURACY = "accuracy"
 _SCORES = "Test, percent: mean and standard deviation over the confirmation seeds, last epoch."
@@ -152,12 +152,11 @@ def rebuild_readme(readme: Path, place: Path) -> None:
     Raises:
         DataError: a file is missing, or the marks are.
     """
-    text = _check_marks(readme)
+    BLOCK.read(readme)
     if not (place / TEXT).is_file():
         raise DataError(f"{place / TEXT}: there is no such file; give the studies to make the table from")
     overview = (place / TEXT).read_text(encoding="utf-8").partition("\n#### ")[0].strip()
-    link = Path(os.path.relpath(place / TEXT, readme.parent)).as_posix()
-    write_text(readme, rebuild_block(text, f"{overview}\n\nBy groups of classes, with provenance: [{link}]({link})."))
+    BLOCK.show(readme, overview, "By groups of classes, with provenance", place / TEXT)
 
 
 def check_places(place: Path, readme: Path | None) -> None:
@@ -168,32 +167,7 @@ def check_places(place: Path, readme: Path | None) -> None:
     """
     check_writable(place, "the table's folder")
     if readme is not None:
-        _check_marks(readme)
-
-
-def _check_marks(readme: Path) -> str:
-    if not readme.is_file():
-        raise DataError(f"--readme {readme}: there is no such file")
-    text = readme.read_text(encoding="utf-8")
-    try:
-        rebuild_block(text, "")
-    except DataError as error:
-        raise DataError(f"--readme {readme}: {error}") from error
-    return text
-
-
-def rebuild_block(text: str, block: str) -> str:
-    """`text` with what stands between the two marks replaced by `block`; doing it again changes nothing.
-
-    Raises:
-        DataError: the marks are missing, doubled or in the wrong order.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise DataError(
-            f"the text needs the lines {BEGIN} and {END} once each, in this order, around the table's place"
-        )
-    before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+        BLOCK.read(readme)
 
 
 # --- from ledgers -----------------------------------------------------------------------------------------------------------
@@ -346,7 +320,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="STUDY",
         help="folder of a study, one a data set; without any, --out has the table",
     )
-    flags.add_argument("--readme", metavar="FILE", help=f"rebuild the block between {BEGIN} and {END} in this file")
+    flags.add_argument(
+        "--readme", metavar="FILE", help=f"rebuild the block between {BLOCK.begin} and {BLOCK.end} in this file"
+    )
     flags.add_argument("--out", metavar="FOLDER", required=True, help="of long_tail.md and long_tail.json")
     given = flags.parse_args(arguments)
     try:

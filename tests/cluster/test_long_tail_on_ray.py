@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from divfeat.files import read_json
-from divfeat.report.long_tail import BEGIN, END, WINNER_ROW
+from divfeat.report.long_tail import BLOCK, WINNER_ROW
 from tests.cluster.conftest import Command, records, wait_for_records
+
+BEGIN, END = BLOCK.begin, BLOCK.end
 
 pytestmark = pytest.mark.slow
 

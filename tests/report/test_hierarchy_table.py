@@ -11,7 +11,7 @@ from scipy import stats
 from divfeat.errors import DataError
 from divfeat.report.arrays import half_width_of
 from divfeat.report.columns import WINNER_ROW
-from divfeat.report.hierarchy import REFERENCE, hierarchy_table, main, write_table
+from divfeat.report.hierarchy import BLOCK, REFERENCE, hierarchy_table, main, write_table
 from divfeat.search import protocol
 from divfeat.search.jobs import name_of
 from tests.report.studies import Studied, completed, ended, noise
@@ -277,3 +277,21 @@ def test_what_cannot_be_a_section_is_refused(tmp_path, study, capsys):
         write_table([folder], tmp_path / "file")
     assert main([str(tmp_path / "flat"), "--out", str(tmp_path / "out")]) == 1
     assert "error: " in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_page_shows_the_first_table_between_its_marks(study, table, tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n\n{BLOCK.begin}\nold\n{BLOCK.end}\n\nafter\n", encoding="utf-8")
+    write_table([study.ledger.folder], tmp_path / "out", page)
+    once = page.read_text(encoding="utf-8")
+    first = table.markdown.split("\n\n| method | accuracy minus")[0].partition("\n## ")[2].partition("\n\n")[2]
+    assert first.partition("\n\n")[0] in once and "| winner of the search |" in once
+    assert (
+        once.startswith("before\n\n") and once.endswith("after\n") and "[out/hierarchy.md](out/hierarchy.md)." in once
+    )
+    write_table([study.ledger.folder], tmp_path / "out", page)
+    assert page.read_text(encoding="utf-8") == once
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(DataError, match=r"--readme .*: the text needs the lines <!-- hierarchy-table:begin -->"):
+        write_table([study.ledger.folder], tmp_path / "new", page)
+    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())

@@ -9,10 +9,12 @@ from scipy import stats
 
 from divfeat.config import MethodConfig
 from divfeat.errors import DataError
-from divfeat.report.long_tail import BEGIN, END, WINNER_ROW, LongTailTable, long_tail_table, main, rebuild_block
+from divfeat.report.long_tail import BLOCK, WINNER_ROW, LongTailTable, long_tail_table, main
 from divfeat.search import protocol
 from divfeat.search.jobs import name_of
 from tests.report.studies import Studied, completed, ended
+
+BEGIN, END = BLOCK.begin, BLOCK.end
 
 
 def record(job):
@@ -239,7 +241,7 @@ def test_the_command_rebuilds_a_block_and_writes_both_files(tmp_path, runs, tabl
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}"])
 def test_a_text_without_both_marks_in_order_is_left_alone(text):
     with pytest.raises(DataError, match="once each, in this order"):
-        rebuild_block(text, "table")
+        BLOCK.rebuilt(text, "table")
 
 
 def test_what_cannot_be_a_column_is_refused(tmp_path, runs, capsys):
