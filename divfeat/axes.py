@@ -55,6 +55,7 @@ def tree_of(name: str, why: str, hierarchy: Hierarchy | None) -> Hierarchy:
     """
     if hierarchy is None:
         raise ConfigError(
-            f"{name!r} ({why}) needs a tree of the classes: set data.hierarchy to flat, coarse, cifar10, cifar100 or a file"
+            f"{name!r} ({why}) needs a tree of the classes: set data.hierarchy to flat, coarse, aircraft, cifar10, cifar100 or a "
+            "file"
         )
     return hierarchy

@@ -58,7 +58,8 @@ class DataConfig(Frozen):
     tail: Tail = Field("exponential", description="long tail: counts that fall from class to class, or in one step")
     n_max: int | None = Field(None, ge=1, description="long tail: images of the largest class; default all")
     hierarchy: str | None = Field(
-        None, description="tree of the trained labels: flat, coarse (the set's own), cifar10, cifar100, or a file"
+        None,
+        description="tree of the trained labels: flat, coarse (the set's own), aircraft, cifar10, cifar100, or a file",
     )
     boundary: int = Field(50, ge=0, description="a class with at most this many training images is minor")
     val_per_class: int | None = Field(

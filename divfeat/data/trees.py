@@ -8,17 +8,20 @@ from divfeat.data.images import ImageSet, Level
 from divfeat.data.sources.request import data_root, places
 from divfeat.errors import ConfigError, DataError
 from divfeat.hierarchy import SHIPPED, Hierarchy, shipped
+from divfeat.hierarchy.aircraft import aircraft
 
 #: Made from the labels alone: one root for all; or the set's own coarse labels above its fine ones.
 FLAT, COARSE = "flat", "coarse"
+#: FGVC-Aircraft's, from the annotations beside its images.
+AIRCRAFT = "aircraft"
 
 
 def tree_of(name: str, images: ImageSet, level: Level, root: Path | None = None) -> Hierarchy:
     """The tree of the labels of a level, in their order.
 
     Args:
-        name: `flat`, `coarse`, one of `divfeat.hierarchy.SHIPPED`, or a file (`divfeat.hierarchy.reading.load`) from the working
-            directory or below the folder of local data sets.
+        name: `flat`, `coarse`, `aircraft`, one of `divfeat.hierarchy.SHIPPED`, or a file (`divfeat.hierarchy.reading.load`) from
+            the working directory or below the folder of local data sets.
         images: With the class names.
         level: Whose names the tree's classes are matched with; inner nodes of those names will do.
         root: Folder of local data sets; None takes the environment variable DIVFEAT_DATA.
@@ -32,6 +35,8 @@ def tree_of(name: str, images: ImageSet, level: Level, root: Path | None = None)
             return Hierarchy.flat(names)
         if name == COARSE:
             return _coarse(images, level)
+        if name == AIRCRAFT:
+            return _aircraft(level, root).aligned(names)
         return (shipped(name) if name in SHIPPED else Hierarchy.load(_file(name, root))).of(names)
     except (ConfigError, DataError) as error:
         raise type(error)(f"data.hierarchy={name}: {error}") from error
@@ -48,6 +53,13 @@ def _coarse(images: ImageSet, level: Level) -> Hierarchy:
     )
 
 
+def _aircraft(level: Level, root: Path | None) -> Hierarchy:
+    root = data_root(root)
+    if root is None:
+        raise ConfigError("its annotations lie below the folder of local data sets: set DIVFEAT_DATA to it")
+    return aircraft(root, "variant" if level == "fine" else "family")
+
+
 def _file(name: str, root: Path | None) -> Path:
     root = data_root(root)
     tried = places(name, root)
@@ -56,6 +68,6 @@ def _file(name: str, root: Path | None) -> Path:
             return place
     raise ConfigError(
         f"there is no file at {' nor '.join(str(place.absolute()) for place in tried)}, and no tree of that name; known: "
-        f"{', '.join((FLAT, COARSE, *SHIPPED))}"
+        f"{', '.join((FLAT, COARSE, AIRCRAFT, *SHIPPED))}"
         + ("" if root is not None else "; DIVFEAT_DATA names the folder that holds your data sets")
     )

@@ -67,7 +67,7 @@ def test_the_tree_is_part_of_the_data(tree_file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("nowhere.json", {}, r"data.hierarchy=nowhere.json: there is no file at .*nowhere.json.* known: flat, coarse, cifar10"),
+        ("nowhere.json", {}, r"data.hierarchy=nowhere.json: there is no file at .*nowhere.json.* known: flat, coarse, aircraft"),
         ("cifar10", {}, r"data.hierarchy=cifar10: unknown class '0'.*lacks 10 of the data set's 10 classes"),
         ("coarse", {"train_level": "coarse"}, "data.hierarchy=coarse: the set's coarse labels have no tree above them"),
     ],

@@ -59,6 +59,21 @@ def test_categories_of_inaturalist(tmp_path: Path) -> None:
         Hierarchy.load(written(tmp_path, "categories.json", json.dumps(rows)))
 
 
+def test_relations_of_inaturalist_and_tiered_imagenet(tmp_path: Path) -> None:
+    """As they come with "Making Better Mistakes": one root, classes by their number, chains of one child; WordNet's, ragged."""
+    nature = "root node_AB\nnode_AB node_CD\nnode_CD nat0001\nnode_CD nat0000\nnode_AB node_EF\nnode_EF nat0002\n"
+    tree = Hierarchy.load(written(tmp_path, "nature_isa.txt", nature)).of(["nat0000", "nat0001", "nat0002"])
+    assert tree.distances().tolist() == [[0, 1, 2], [1, 0, 2], [2, 2, 0]] and tree.height == 3
+    relations = [
+        *("n00000001 n00000002", "n00000002 n00000003", "n00000003 n00000010", "n00000003 n00000011"),
+        *("n00000002 n00000012", "n00000001 n00000020", "n00000020 n00000021"),
+    ]
+    words = ["n00000021", "n00000012", "n00000011", "n00000010"]
+    tree = Hierarchy.load(written(tmp_path, "tiered_isa.txt", "\n".join(relations))).of(words)
+    assert tree.classes == tuple(words) and tree.names[-1] == "n00000001" and tree.sizes == [2, 3, 4]
+    assert tree.distances().tolist() == [[0, 3, 3, 3], [3, 0, 2, 2], [3, 2, 0, 1], [3, 2, 1, 0]]
+
+
 def test_the_tree_of_tin100(real_data: Path) -> None:
     tree = Hierarchy.load(real_data / "tin100" / "hierarchy.json")
     names = json.loads(pq.read_schema(real_data / "tin100" / "test-00000-of-00001.parquet").metadata[b"huggingface"])
