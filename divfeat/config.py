@@ -15,6 +15,7 @@ Loss = Literal["cross_entropy", "dot_regression"]
 Second = Literal["none", "crt", "lws", "tau_norm", "ncm", "post_hoc", "m2m", "oltr", "crm"]
 Frame = Literal["simplex", "hierarchy", "orthonormal", "class_means"]
 Neck = Literal["linear", "transformation"]
+PlainNeck = Literal["none", "elu"]
 Levels = Literal["none", "flamingo", "hafeature"]
 CosineSchedule = Literal["constant", "rising", "falling"]
 Tail = Literal["exponential", "step"]
@@ -106,6 +107,12 @@ class ModelConfig(Frozen):
         None, ge=1, description="features after the projector; default the backbone's width"
     )
     options: dict[str, int | float | str | bool] = Field(default_factory=dict, description="passed to the backbone")
+    plain_neck: PlainNeck = Field(
+        "none",
+        description="what follows the backbone in methods without a projector; elu: HAFrame's type I network of larger images "
+        "(max-pool, batch norm, linear layer, batch norm, ELU)",
+    )
+    hidden_units: int = Field(600, ge=1, description="features after plain_neck=elu")
 
     @field_validator("options")
     @classmethod
@@ -114,6 +121,14 @@ class ModelConfig(Frozen):
             if name in _NOT_OPTIONS:
                 raise ValueError(f"{name!r} is no option of a backbone: {_NOT_OPTIONS[name]}")
         return value
+
+    @model_validator(mode="after")
+    def _units_of_a_neck(self) -> ModelConfig:
+        if self.hidden_units != type(self).model_fields["hidden_units"].default and self.plain_neck == "none":
+            raise ValueError(
+                f"hidden_units={self.hidden_units} belongs to plain_neck=elu; set that too, or leave it out"
+            )
+        return self
 
 
 class ThresholdSpec(Frozen):
@@ -307,6 +322,7 @@ class ExperimentConfig(Frozen):
 NEVER = ("download", "expected_split")
 LATER: Later = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy")),
+    "model": (ModelConfig, ("plain_neck", "hidden_units")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix", "backbone_lr", "neck_lr")),
 }
 

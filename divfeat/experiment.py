@@ -83,8 +83,6 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
             cones that open in no epoch, or a second stage that cannot work on these data.
     """
     parts = parts_of(config.method)
-    transformed = parts.neck == "transformation"
-    projector = method_named(config.method.name).projector or transformed
     if parts.second != "none":
         SECONDS[parts.second].check(_as_trained(config), parts, data.class_counts)
     height, width = data.train.image_shape[1:]
@@ -94,12 +92,7 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     extractor = build_extractor(
         config.model.backbone,
         image_shape=data.train.image_shape,
-        projector=projector,
-        # As published, a transformation layer has as many dimensions as there are classes.
-        projector_dim=config.model.projector_dim or (len(data.class_counts) if transformed else None)
-        if projector
-        else None,
-        neck=parts.neck,
+        **_neck(config, parts, len(data.class_counts)),
         feature_norm=parts.feature_norm,
         mean=mean.tolist(),
         std=std.tolist(),
@@ -110,6 +103,18 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     method = build_method(config.method, extractor.feature_dim, context, seed=stream_seed(config.seed, "frame"))
     _check_cones_open(parts, method.objective, config.train.epochs)
     return Learner(extractor, method.head), method
+
+
+def _neck(config: ExperimentConfig, parts: Parts, classes: int) -> dict[str, Any]:
+    """What stands between backbone and classifier, as `build_extractor` takes it."""
+    model, dim = config.model, config.model.projector_dim
+    if parts.neck == "transformation":  # as published it has as many dimensions as there are classes
+        return {"projector": True, "neck": parts.neck, "projector_dim": dim or classes}
+    if method_named(config.method.name).projector:
+        return {"projector": True, "projector_dim": dim}
+    if model.plain_neck == "elu":
+        return {"projector": True, "neck": model.plain_neck, "projector_dim": model.hidden_units}
+    return {"projector": False}
 
 
 def class_context(data: PreparedData, boundary: int, *, means: bool = False) -> ThresholdContext:

@@ -63,7 +63,7 @@ def extract(learner: Learner, images: ImageSet, *, batch_size: int = 512, channe
             batch = with_channels_last(batch)
         extractor = learner.extractor
         parts = batch.split(_CPU_IMAGES) if device.type == "cpu" else (batch,)
-        taps = extractor.project(torch.cat([extractor.backbone(extractor.normalise(part)) for part in parts]))
+        taps = extractor.project(torch.cat([extractor.pooled(part) for part in parts]))
         columns["before"].append(taps.before.float())
         if taps.after is not taps.before:
             columns["after"].append(taps.after.float())

@@ -16,13 +16,14 @@ from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec
 from divfeat.data.prepare import PreparedData, prepare
 from divfeat.errors import ConfigError
 from divfeat.experiment import ExperimentResult, class_context, run
+from divfeat.experiment import build as assembled
 from divfeat.frames import class_mean_frame, hierarchy_similarity, orthonormal_frame, simplex_etf
 from divfeat.hierarchy import Hierarchy
 from divfeat.losses import RELEASES, ConeGate, CosineToFrame, Hinge
 from divfeat.losses.objective import Step
 from divfeat.methods import METHODS, OFF, build_method, canonical, parts_of
 from divfeat.metrics import lowest_risk
-from divfeat.models import Taps
+from divfeat.models import HiddenLayer, Taps
 from divfeat.parts import Parts
 from divfeat.settings import merge
 from divfeat.stages import stage_key
@@ -298,6 +299,21 @@ def test_every_name_runs_to_its_end(name: str) -> None:
         assert "followed/collapse/angular" in found.history[-1]
     assert found.provenance["feature_dim"] == (10 if METHODS[name].parts.neck == "transformation" else 64)
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_the_plain_network_of_larger_images_is_that_of_the_methods_without_a_projector() -> None:
+    neck = {"plain_neck": "elu", "hidden_units": 20}
+    for name in ON_TREES:
+        method = METHODS[name]
+        extractor = assembled(config(method={"name": name}, model=neck), prepared())[0].extractor
+        assert isinstance(extractor.projector, HiddenLayer) == (not method.projector and method.parts.neck == "linear")
+        assert extractor.feature_dim == (10 if method.parts.neck == "transformation" else 20)
+    plain = assembled(config(method={"name": "ce"}, model=neck), prepared())[0].extractor
+    assert isinstance(plain.projector, nn.Linear) and plain.feature_dim == 64
+    found = run(config(method={"name": "flamingo"}, model=neck), prepared())
+    assert found.metrics["train/accuracy"] > 0.3 and found.provenance["feature_dim"] == 20
+    images = torch.from_numpy(prepared().evaluation.images)
+    torch.testing.assert_close(found.features["val"].before, found.extractor(images).before)
 
 
 def test_crm_ranks_what_the_plain_network_knows() -> None:

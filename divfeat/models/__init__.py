@@ -6,7 +6,7 @@ from divfeat.models.extractor import FeatureExtractor, Taps, build_extractor
 from divfeat.models.heads import CosineHead, FrameHead, Head, LinearHead, Outputs
 from divfeat.models.layout import with_channels_last
 from divfeat.models.level_heads import FlamingoHead, HierarchyAwareHead
-from divfeat.models.necks import Transformation
+from divfeat.models.necks import HiddenLayer, Transformation
 from divfeat.models.registry import BACKBONES
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "FlamingoHead",
     "FrameHead",
     "Head",
+    "HiddenLayer",
     "HierarchyAwareHead",
     "LinearHead",
     "Outputs",

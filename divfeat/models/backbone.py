@@ -1,4 +1,4 @@
-"""What every backbone is: normalised images in, pooled features out."""
+"""What every backbone is: normalised images in, feature maps and their average out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ImageShape = tuple[int, int, int]
 
 
 class Backbone(nn.Module):
-    """Base of the backbones: `forward` maps normalised images [B, C, H, W] to pooled features [B, out_dim].
+    """Base of the backbones: normalised images [B, C, H, W] to `maps`, whose global average is what `forward` returns.
 
-    A subclass takes `image_shape` first and its options by keyword, sets `out_dim`, and ends in a ReLU and a global
-    average, so its features are non-negative (which is why an ETF head needs the projector).
+    A subclass takes `image_shape` first and its options by keyword, sets `out_dim`, and ends its maps in a ReLU, so that
+    features are non-negative (which is why an ETF head needs the projector).
 
     Attributes:
         out_dim: Width of the pooled features.
@@ -34,10 +34,23 @@ class Backbone(nn.Module):
         """Fills every parameter and buffer, drawing from `generator` alone."""
         initialise(self, generator, self.fan)
 
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, out_dim, H', W'], before pooling."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, out_dim]."""
+        return global_average(self.maps(images))
+
 
 def global_average(maps: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, C]."""
     return maps.mean((2, 3))
+
+
+def global_maximum(maps: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C]."""
+    return maps.amax((2, 3))
 
 
 def positive_int(name: str, value: object) -> int:

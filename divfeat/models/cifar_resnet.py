@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from divfeat.errors import ConfigError
-from divfeat.models.backbone import Backbone, ImageShape, global_average, positive_int
+from divfeat.models.backbone import Backbone, ImageShape, positive_int
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -85,6 +85,6 @@ class CifarResNet(Backbone):
         first = BasicBlock(out // 2, out, 2) if stage else BasicBlock(base, base, 1)
         return nn.Sequential(first, *(BasicBlock(out, out, 1) for _ in range(blocks - 1)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 64 x width]."""
-        return global_average(self.stages(F.relu(self.bn1(self.conv1(images)))))
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 64 x width, H / 4, W / 4]."""
+        return self.stages(F.relu(self.bn1(self.conv1(images))))

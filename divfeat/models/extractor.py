@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from divfeat.config import Neck
 from divfeat.errors import ConfigError, DataError
-from divfeat.models.backbone import Backbone, ImageShape, positive_int
+from divfeat.models.backbone import Backbone, ImageShape, global_maximum, positive_int
 from divfeat.models.initialise import build_empty, initialise_linear, keyed_generator
-from divfeat.models.necks import Transformation
+from divfeat.models.necks import HiddenLayer, Transformation
 from divfeat.models.registry import create_backbone
 
 
@@ -38,7 +38,8 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         backbone: Normalised images to pooled features.
-        projector: Linear F -> D, or a transformation layer, or None.
+        projector: Linear F -> D, or a transformation layer, or a hidden layer (which takes the maximum over the maps where the
+            others take the average), or None.
         feature_norm: Batch norm of the D features, or None.
         mean, std: Buffers [C, 1, 1], for images in [0, 1].
         config: JSON-able arguments of `build_extractor`, every option filled in.
@@ -50,7 +51,7 @@ class FeatureExtractor(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        projector: nn.Linear | Transformation | None,
+        projector: nn.Linear | Transformation | HiddenLayer | None,
         mean: Sequence[float],
         std: Sequence[float],
         config: Mapping[str, Any],
@@ -61,6 +62,7 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
         self.backbone = backbone
         self.projector = projector
+        self.max_pooled = isinstance(projector, HiddenLayer)
         self.feature_norm = feature_norm
         self.config = dict(config)
 
@@ -130,7 +132,22 @@ class FeatureExtractor(nn.Module):
         Raises:
             DataError: As `normalise`.
         """
-        return self.project(self.backbone(self.normalise(images)))
+        return self.project(self.pooled(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Features before the projector.
+
+        Args:
+            images: As `forward` takes them.
+
+        Returns:
+            [B, F].
+
+        Raises:
+            DataError: As `normalise`.
+        """
+        normal = self.normalise(images)
+        return global_maximum(self.backbone.maps(normal)) if self.max_pooled else self.backbone(normal)
 
     def project(self, before: Tensor) -> Taps:
         """What follows the backbone: [B, F] to both taps."""
@@ -145,7 +162,7 @@ def build_extractor(
     projector: bool = True,
     projector_dim: int | None = None,
     projector_bias: bool = True,
-    neck: Neck = "linear",
+    neck: Neck | Literal["elu"] = "linear",
     feature_norm: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -164,7 +181,8 @@ def build_extractor(
         projector_dim: D; by default F, the backbone's width.
         projector_bias: The paper does not say; True is what `torch.nn.Linear` does, and lets the projector move the
             mean of the non-negative features to the origin, from which the cones' angles are measured.
-        neck: What the projector is: `linear`, or the `transformation` of HAFrame's type II network.
+        neck: What the projector is: `linear`, the `transformation` of HAFrame's type II network, or `elu`, the max-pool and
+            hidden layer of its type I network.
         feature_norm: Whether a batch norm ends the extractor; it starts as the identity.
         mean: Per channel, for images in [0, 1]; by default 0.5.
         std: Per channel; by default 0.5, which with that mean maps images to [-1, 1].
@@ -186,9 +204,10 @@ def build_extractor(
     net, options = create_backbone(backbone, shape, options)
     net.initialise(keyed_generator(seed, "backbone"))
     width = net.out_dim
-    linear: nn.Linear | Transformation | None = None
-    if projector and neck == "transformation":
-        linear = Transformation(width, projector_dim or width, keyed_generator(seed, "projector"))
+    linear: nn.Linear | Transformation | HiddenLayer | None = None
+    if projector and neck != "linear":
+        layer = Transformation if neck == "transformation" else HiddenLayer
+        linear = layer(width, projector_dim or width, keyed_generator(seed, "projector"))
     elif projector:
         linear = build_empty(lambda: nn.Linear(width, projector_dim or width, bias=projector_bias))
         initialise_linear(linear, keyed_generator(seed, "projector"))

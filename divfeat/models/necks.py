@@ -1,4 +1,4 @@
-"""What may stand between backbone and classifier in place of the projector: HAFrame's transformation layer."""
+"""What may stand between backbone and classifier in place of the projector: the layers of HAFrame's two networks."""
 
 from __future__ import annotations
 
@@ -55,14 +55,41 @@ class Transformation(nn.Module):
                 TransformationBlock(dim),
             )
         )
-        for layer in self.layers.modules():
-            if isinstance(layer, nn.Linear):
-                initialise_linear(layer, generator)
-            elif isinstance(layer, nn.BatchNorm1d):
-                layer.reset_parameters()
-            elif isinstance(layer, nn.PReLU):
-                nn.init.constant_(layer.weight, _SLOPE)
+        _fill(self.layers, generator)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """[B, F] -> [B, D]."""
         return self.layers(pooled)
+
+
+class HiddenLayer(nn.Module):
+    """The type I network's on larger images: batch norm, a linear layer to D units, batch norm, ELU, after the maximum over the
+    maps (a 7x7 max-pool at 224 pixels; released code of HAFrame, after Flamingo's).
+
+    Args:
+        width: F, of the pooled features.
+        dim: D; 600 as published.
+        generator: Of the initial weights.
+    """
+
+    def __init__(self, width: int, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.in_features, self.out_features = width, dim
+        self.layers = build_empty(
+            lambda: nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, dim), nn.BatchNorm1d(dim), nn.ELU())
+        )
+        _fill(self.layers, generator)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[B, F] -> [B, D]."""
+        return self.layers(pooled)
+
+
+def _fill(layers: nn.Module, generator: torch.Generator) -> None:
+    for layer in layers.modules():
+        if isinstance(layer, nn.Linear):
+            initialise_linear(layer, generator)
+        elif isinstance(layer, nn.BatchNorm1d):
+            layer.reset_parameters()
+        elif isinstance(layer, nn.PReLU):
+            nn.init.constant_(layer.weight, _SLOPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from divfeat.models.backbone import Backbone, ImageShape, global_average
+from divfeat.models.backbone import Backbone, ImageShape
 from divfeat.models.cifar_resnet import BasicBlock, conv3x3
 
 
@@ -20,9 +20,9 @@ class DigitsCNN(Backbone):
         self.layers = nn.Sequential(*layers)
         self.out_dim = 64
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 64]."""
-        return global_average(self.layers(images))
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 64, H / 4, W / 4]."""
+        return self.layers(images)
 
 
 class Compact(Backbone):
@@ -39,6 +39,6 @@ class Compact(Backbone):
         self.stages = nn.Sequential(BasicBlock(16, 32, 2), BasicBlock(32, 64, 2), BasicBlock(64, 128, 2))
         self.out_dim = 128
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 128]."""
-        return global_average(self.stages(F.relu(self.bn1(self.conv1(images)))))
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 128, H / 16, W / 16]."""
+        return self.stages(F.relu(self.bn1(self.conv1(images))))

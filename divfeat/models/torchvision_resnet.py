@@ -58,6 +58,7 @@ class TorchvisionResNet(Backbone):
             net.maxpool = nn.Identity()
         self.net = net
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, out_dim]."""
-        return self.net(images)
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, out_dim, H', W']; 7 x 7 maps of 224 pixels with the large stem."""
+        net = self.net
+        return net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images))))))))

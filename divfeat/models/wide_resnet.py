@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from divfeat.errors import ConfigError
-from divfeat.models.backbone import Backbone, ImageShape, global_average, positive_int
+from divfeat.models.backbone import Backbone, ImageShape, positive_int
 from divfeat.models.cifar_resnet import conv3x3
 
 
@@ -71,6 +71,6 @@ class WideResNet(Backbone):
         self.bn = nn.BatchNorm2d(widths[-1])
         self.out_dim = widths[-1]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 64k]."""
-        return global_average(F.relu(self.bn(self.stages(self.conv1(images)))))
+    def maps(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 64k, H / 4, W / 4]."""
+        return F.relu(self.bn(self.stages(self.conv1(images))))

@@ -196,6 +196,16 @@ def test_shapes(name: str, shape: tuple[int, int, int]) -> None:
     assert float(features.max()) > 0
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["digits_cnn", "compact", "resnet8", "resnet18", "wrn10_1"])
+def test_features_are_the_average_of_the_maps(name: str) -> None:
+    net = backbone(name).eval()
+    images = torch.rand(2, *IMAGE)
+    maps = net.maps(images)
+    assert maps.shape[:2] == (2, net.out_dim) and maps.shape[2] > 1
+    assert torch.equal(net(images), maps.mean((2, 3)))
+
+
 def test_shapes_of_the_wide_resnet_of_haframe() -> None:
     with torch.inference_mode():
         assert backbone("wrn28_8").eval()(torch.rand(1, *IMAGE)).shape == (1, 512)
