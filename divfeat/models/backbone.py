@@ -62,3 +62,14 @@ def positive_int(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} = {value!r}: must be a whole number of at least 1")
     return value
+
+
+def number_in(name: str, value: object, low: float, high: float) -> float:
+    """Returns `value` as a float.
+
+    Raises:
+        ConfigError: It is no number from `low` to `high`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{name} = {value!r}: must be a number from {low:g} to {high:g}")
+    return float(value)

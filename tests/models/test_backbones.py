@@ -158,6 +158,28 @@ def test_wide_resnet_projects_the_activated_input() -> None:
     torch.testing.assert_close(block(x), expected)
 
 
+def test_wide_resnet_with_the_slope_and_the_momentum_of_haframe() -> None:
+    extractor = build_extractor("wrn10_1", image_shape=IMAGE, projector=False, negative_slope=0.1, bn_momentum=0.001)
+    assert (extractor.config["negative_slope"], extractor.config["bn_momentum"]) == (0.1, 0.001)
+    net, plain = extractor.backbone, backbone("wrn10_1")
+    assert {layer.momentum for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)} == {0.001}
+    assert {layer.momentum for layer in plain.modules() if isinstance(layer, nn.BatchNorm2d)} == {0.1}
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))  # the same start
+
+    def leaky(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, 0.1 * x)
+
+    images = torch.randn(2, *IMAGE)
+    x = net.eval().conv1(images)
+    for block in (stage[0] for stage in net.stages):
+        active = leaky(block.bn1(x))
+        way = x if block.shortcut is None else block.shortcut(active)
+        x = block.conv2(leaky(block.bn2(block.conv1(active)))) + way
+    expected = leaky(net.bn(x))
+    torch.testing.assert_close(net.maps(images), expected)
+    assert bool((expected < 0).any()) and bool((plain.eval().maps(images) >= 0).all())
+
+
 @pytest.mark.parametrize("depth", [18, 50])
 def test_large_stem_is_torchvisions_net(depth: int) -> None:
     net = backbone(f"resnet{depth}", stem="large").eval()
@@ -267,6 +289,9 @@ def test_a_layer_without_a_rule_is_refused_rather_than_left_uninitialised() -> N
         ("wrn28_8_1", {}, "unknown backbone"),
         ("wrn27_8", {}, "6n \\+ 4"),
         ("wrn28_0", {}, "k of wrn28_0 = 0"),
+        ("wrn10_1", {"negative_slope": -0.1}, "negative_slope = -0.1: must be a number from 0 to 1"),
+        ("wrn10_1", {"bn_momentum": True}, "bn_momentum = True: must be a number from 0 to 1"),
+        ("wrn10_1", {"bn_momentun": 0.1}, "Did you mean 'bn_momentum'"),
         ("resnet32", {"widht": 2}, "unknown option of backbone 'resnet32' 'widht'. Did you mean 'width'"),
         ("resnet32", {"depth": 20}, "unknown option of backbone 'resnet32' 'depth'"),
         ("resnet32", {"width": 1.5}, "width = 1.5: must be a whole number"),
