@@ -113,6 +113,13 @@ class ModelConfig(Frozen):
         "(max-pool, batch norm, linear layer, batch norm, ELU)",
     )
     hidden_units: int = Field(600, ge=1, description="features after plain_neck=elu")
+    weights: str | None = Field(
+        None,
+        description="file of the backbone's first weights, as torchvision's: from the working directory or DIVFEAT_DATA",
+    )
+    weights_hash: str | None = Field(
+        None, pattern="^[0-9a-f]{16}$", description="refuse a file whose SHA-256 begins otherwise"
+    )
 
     @field_validator("options")
     @classmethod
@@ -123,11 +130,13 @@ class ModelConfig(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _units_of_a_neck(self) -> ModelConfig:
+    def _nothing_alone(self) -> ModelConfig:
         if self.hidden_units != type(self).model_fields["hidden_units"].default and self.plain_neck == "none":
             raise ValueError(
                 f"hidden_units={self.hidden_units} belongs to plain_neck=elu; set that too, or leave it out"
             )
+        if self.weights_hash is not None and self.weights is None:
+            raise ValueError(f"weights_hash={self.weights_hash} is of no file: set weights too, or leave it out")
         return self
 
 
@@ -322,7 +331,7 @@ class ExperimentConfig(Frozen):
 NEVER = ("download", "expected_split")
 LATER: Later = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy")),
-    "model": (ModelConfig, ("plain_neck", "hidden_units")),
+    "model": (ModelConfig, ("plain_neck", "hidden_units", "weights", "weights_hash")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix", "backbone_lr", "neck_lr")),
 }
 

@@ -20,11 +20,12 @@ from torch import Tensor
 from divfeat.config import ExperimentConfig
 from divfeat.data.batches import Batches
 from divfeat.data.prepare import PreparedData, prepare
+from divfeat.data.sources.request import data_root, found_file
 from divfeat.errors import ConfigError
 from divfeat.features import FeatureSet, extract
 from divfeat.losses.objective import Objective
 from divfeat.methods import BuiltMethod, build_method, method_named, parts_of, train_of
-from divfeat.models import FeatureExtractor, build_extractor
+from divfeat.models import FeatureExtractor, build_extractor, load_weights
 from divfeat.observer import Observer, OnEpoch
 from divfeat.parts import Parts
 from divfeat.pretrain import CHECKPOINT_SECONDS, Learner, TrainResult, train
@@ -47,7 +48,8 @@ class ExperimentResult:
         metrics: Flat names to numbers, used unchanged by Optuna, MLflow and the report; accuracies are shares in [0, 1].
         history: One mapping an epoch (`epoch`, `time` in unix milliseconds, metrics).
         per_class: One row a trained class.
-        provenance: Key, hashes, parameter count, feature dimension, seeds, epoch policy, commit, versions, device.
+        provenance: Key, hashes (`weights_hash` of the file of first weights, where there is one), parameter count, feature
+            dimension, seeds, epoch policy, commit, versions, device.
         features: `train` and `val` or `test`.
         correct: bool [N] of the scored images: `fine_probe`, and `accuracy` of the classifier; and int64 `fine`, `label`, and
             `predicted` by the classifier.
@@ -79,8 +81,8 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     """Network and method, initialised from streams of `config.seed` that do not depend on each other.
 
     Raises:
-        ConfigError: unknown backbone or method, thresholds or dimensions that do not fit, a cutout above the images' size,
-            cones that open in no epoch, or a second stage that cannot work on these data.
+        ConfigError: unknown backbone or method, weights, thresholds or dimensions that do not fit, a cutout above the images'
+            size, cones that open in no epoch, or a second stage that cannot work on these data.
     """
     parts = parts_of(config.method)
     if parts.second != "none":
@@ -99,10 +101,19 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
         seed=stream_seed(config.seed, "weights"),
         **config.model.options,  # type: ignore[arg-type]
     )
+    if config.model.weights is not None:
+        load_weights(extractor.backbone, _weights(config.model.weights), config.model.weights_hash)
     context = class_context(data, config.data.boundary, means=parts.frame == "class_means")
     method = build_method(config.method, extractor.feature_dim, context, seed=stream_seed(config.seed, "frame"))
     _check_cones_open(parts, method.objective, config.train.epochs)
     return Learner(extractor, method.head), method
+
+
+def _weights(name: str) -> Path:
+    try:
+        return found_file(name, data_root())
+    except ConfigError as error:
+        raise ConfigError(f"model.weights={name}: {error}") from error
 
 
 def _neck(config: ExperimentConfig, parts: Parts, classes: int) -> dict[str, Any]:
@@ -240,6 +251,7 @@ def run(
         "evaluation_images": len(data.evaluation),
         "parameter_count": learner.extractor.parameter_count,
         "feature_dim": learner.extractor.feature_dim,
+        **({"weights_hash": weights} if (weights := learner.extractor.backbone.weights_hash) else {}),
         "fine_names": list(data.train.fine_names),
         "seed": config.seed,
         "role": config.role,

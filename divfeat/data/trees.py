@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from divfeat.data.images import ImageSet, Level
-from divfeat.data.sources.request import data_root, places
+from divfeat.data.sources.request import data_root, found_file
 from divfeat.errors import ConfigError, DataError
 from divfeat.hierarchy import SHIPPED, Hierarchy, shipped
 from divfeat.hierarchy.aircraft import aircraft
@@ -62,12 +62,10 @@ def _aircraft(level: Level, root: Path | None) -> Hierarchy:
 
 def _file(name: str, root: Path | None) -> Path:
     root = data_root(root)
-    tried = places(name, root)
-    for place in tried:
-        if place.is_file():
-            return place
-    raise ConfigError(
-        f"there is no file at {' nor '.join(str(place.absolute()) for place in tried)}, and no tree of that name; known: "
-        f"{', '.join((FLAT, COARSE, AIRCRAFT, *SHIPPED))}"
-        + ("" if root is not None else "; DIVFEAT_DATA names the folder that holds your data sets")
-    )
+    try:
+        return found_file(name, root)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}, and no tree of that name; known: {', '.join((FLAT, COARSE, AIRCRAFT, *SHIPPED))}"
+            + ("" if root is not None else "; DIVFEAT_DATA names the folder that holds your data sets")
+        ) from error

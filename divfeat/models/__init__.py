@@ -8,6 +8,7 @@ from divfeat.models.layout import with_channels_last
 from divfeat.models.level_heads import FlamingoHead, HierarchyAwareHead
 from divfeat.models.necks import HiddenLayer, Transformation
 from divfeat.models.registry import BACKBONES
+from divfeat.models.weights import load_weights
 
 __all__ = [
     "BACKBONES",
@@ -25,5 +26,6 @@ __all__ = [
     "Transformation",
     "build_extractor",
     "convert_batchnorm",
+    "load_weights",
     "with_channels_last",
 ]

@@ -24,11 +24,18 @@ class Backbone(nn.Module):
         out_dim: Width of the pooled features.
         fan: Which fan its He initialisation counts.
         resolved: Options that were left to "auto" and what became of them, for the recorded config.
+        weights_hash: Of the file that the weights began from (`divfeat.models.weights`), or None.
     """
 
     out_dim: int
     fan: FanMode = "fan_in"
     resolved: Mapping[str, object] = {}
+    weights_hash: str | None = None
+
+    @property
+    def pretrained(self) -> nn.Module:
+        """What a file of weights is the state dict of."""
+        return self
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fills every parameter and buffer, drawing from `generator` alone."""

@@ -70,6 +70,8 @@ class FeatureExtractor(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> FeatureExtractor:
         """Rebuilds an extractor, with its initial weights, from its `config` or that after a trip through JSON.
 
+        Weights that came from a file are not read again: load the state dict.
+
         Raises:
             ConfigError: As `build_extractor`.
         """

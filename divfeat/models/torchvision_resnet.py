@@ -58,6 +58,11 @@ class TorchvisionResNet(Backbone):
             net.maxpool = nn.Identity()
         self.net = net
 
+    @property
+    def pretrained(self) -> nn.Module:
+        """torchvision's net."""
+        return self.net
+
     def maps(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, out_dim, H', W']; 7 x 7 maps of 224 pixels with the large stem."""
         net = self.net

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from divfeat.errors import DataError
+from divfeat.errors import ConfigError, DataError
 
 SplitName = Literal["train", "val", "test"]
 
@@ -21,6 +21,19 @@ def places(path: str, root: Path | None) -> list[Path]:
     """Where a path may lie: as it is (from the working directory), then under the root."""
     found = Path(path).expanduser()
     return [found] if found.is_absolute() or root is None else [found, root / found]
+
+
+def found_file(path: str, root: Path | None) -> Path:
+    """The first of `places` where there is a file.
+
+    Raises:
+        ConfigError: there is none: names the places.
+    """
+    tried = places(path, root)
+    for place in tried:
+        if place.is_file():
+            return place
+    raise ConfigError(f"there is no file at {' nor '.join(str(place.absolute()) for place in tried)}")
 
 
 @dataclass(frozen=True)
