@@ -47,6 +47,9 @@ class DataConfig(Frozen):
     train_level: Level = Field("fine", description="labels the network is trained on")
     probe_level: Level = Field("fine", description="labels the linear probe predicts")
     image_size: int | None = Field(None, ge=8, description="pixels; needed where images differ in size")
+    crop_bottom: int = Field(
+        0, ge=0, description="pixels cut off at the bottom before that: 20 for FGVC-Aircraft's banner"
+    )
     image_column: str | None = Field(None, description="Parquet column of the images; default img or image")
     fine_column: str | None = Field(None, description="of the fine labels; default fine_label or label")
     coarse_column: str | None = Field(None, description="of the coarse labels; default coarse_label, if there is one")
@@ -330,7 +333,7 @@ class ExperimentConfig(Frozen):
 #: Settings that only let a set be fetched, or refuse one: they decide no result.
 NEVER = ("download", "expected_split")
 LATER: Later = {
-    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy")),
+    "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy", "crop_bottom")),
     "model": (ModelConfig, ("plain_neck", "hidden_units", "weights", "weights_hash")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix", "backbone_lr", "neck_lr")),
 }

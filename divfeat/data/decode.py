@@ -23,7 +23,12 @@ _CHUNK = 128
 
 
 def decode_images(
-    count: int, open_image: Callable[[int], Image], where: Callable[[int], str], *, image_size: int | None = None
+    count: int,
+    open_image: Callable[[int], Image],
+    where: Callable[[int], str],
+    *,
+    image_size: int | None = None,
+    crop_bottom: int = 0,
 ) -> np.ndarray:
     """Decode images 0..count-1 to RGB.
 
@@ -36,21 +41,23 @@ def decode_images(
         where: names image i for a message (file and row).
         image_size: side in pixels: the shorter side is scaled to it (bicubic) and the centre cut out. None keeps the
             images as they are, which must then share one size.
+        crop_bottom: rows of pixels cut off at the bottom first: a banner.
 
     Returns:
         uint8 [count, 3, H, W].
 
     Raises:
-        DataError: an image that cannot be read, or images of different sizes without ``image_size``.
+        DataError: an image that cannot be read or is no higher than ``crop_bottom``, or images of different sizes without
+            ``image_size``.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size={image_size} must be at least 1 pixel")
-    width, height, pixels = _load(0, open_image, where, image_size)[1:]
+    width, height, pixels = _load(0, open_image, where, image_size, crop_bottom)[1:]
     images = np.empty((count, 3, height, width), dtype=np.uint8)
 
     def fill(start: int) -> None:
         for i in range(start, min(start + _CHUNK, count)):
-            data, w, h, _ = _load(i, open_image, where, image_size)
+            data, w, h, _ = _load(i, open_image, where, image_size, crop_bottom)
             if (w, h) != (width, height):
                 raise DataError(
                     f"{where(i)} is {w} x {h} pixels but {where(0)} is {width} x {height}: set image_size to bring "
@@ -70,12 +77,15 @@ def decode_images(
     return images
 
 
-def resize_images(images: np.ndarray, image_size: int | None) -> np.ndarray:
+def resize_images(images: np.ndarray, image_size: int | None, crop_bottom: int = 0) -> np.ndarray:
     """Bring uint8 [N, C, H, W] to ``image_size`` (side in pixels) as :func:`decode_images` would; C stays.
 
     Raises:
-        DataError: an ``image_size`` below 1 pixel.
+        DataError: an ``image_size`` below 1 pixel, or images no higher than ``crop_bottom``.
     """
+    if crop_bottom:
+        _check_crop(crop_bottom, images.shape[2], "the images")
+        images = images[:, :, :-crop_bottom]
     if image_size is None or images.shape[2:] == (image_size, image_size):
         return np.ascontiguousarray(images)
     from PIL import Image
@@ -90,7 +100,7 @@ def resize_images(images: np.ndarray, image_size: int | None) -> np.ndarray:
 
 
 def _load(
-    i: int, open_image: Callable[[int], Image], where: Callable[[int], str], image_size: int | None
+    i: int, open_image: Callable[[int], Image], where: Callable[[int], str], image_size: int | None, crop_bottom: int
 ) -> tuple[bytes, int, int, int]:
     """RGB bytes, width, height of image i, and the pixels it had before resizing."""
     from PIL import Image as pil
@@ -101,6 +111,9 @@ def _load(
             image.load()
             pixels = image.width * image.height
             rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, where(i))
+            if crop_bottom:
+                _check_crop(crop_bottom, rgb.height, where(i))
+                rgb = rgb.crop((0, 0, rgb.width, rgb.height - crop_bottom))
             if image_size is not None and rgb.size != (image_size, image_size):
                 rgb = ImageOps.fit(rgb, (image_size, image_size), method=pil.Resampling.BICUBIC)
             return rgb.tobytes(), *rgb.size, pixels
@@ -108,6 +121,11 @@ def _load(
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, pil.DecompressionBombError) as error:
         raise DataError(f"{where(i)} is not a readable image ({error}): mend or remove it") from error
+
+
+def _check_crop(crop_bottom: int, height: int, name: str) -> None:
+    if crop_bottom >= height:
+        raise DataError(f"crop_bottom={crop_bottom} leaves nothing of {name}, {height} pixels high: set it lower")
 
 
 def _to_rgb(image: Image, name: str) -> Image:

@@ -147,6 +147,7 @@ def _load(config: DataConfig, split: SplitName, root: Path | None) -> ImageSet:
         root=root,
         download=config.download,
         image_size=config.image_size,
+        crop_bottom=config.crop_bottom,
         **config.columns,
         **config.lists,
     )

@@ -38,6 +38,23 @@ def test_threads_keep_the_order() -> None:
     assert out[:, 0, 50, 50].tolist() == [i % 256 for i in range(300)]
 
 
+@pytest.mark.parametrize("image_size", [None, 4])
+def test_rows_are_cut_off_at_the_bottom_before_resizing(image_size: int | None) -> None:
+    pixels = [random_image(i, (7, 5)) for i in range(3)]
+    cut = [encode(p[:3]) for p in pixels]
+    whole = [Image.open(io.BytesIO(encode(p))) for p in pixels]
+    out = decode_images(3, lambda i: whole[i], lambda i: f"row {i}", image_size=image_size, crop_bottom=2)
+    np.testing.assert_array_equal(out, decode(cut, image_size))
+    array = np.stack(pixels).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(resize_images(array, image_size, 2), out)
+    with pytest.raises(DataError, match="crop_bottom=5 leaves nothing of row 0, 5 pixels high: set it lower"):
+        decode_images(
+            1, lambda i: Image.open(io.BytesIO(encode(pixels[0]))), lambda i: f"row {i}", image_size=4, crop_bottom=5
+        )
+    with pytest.raises(DataError, match="crop_bottom=9 leaves nothing of the images, 5 pixels high"):
+        resize_images(array, None, 9)
+
+
 def test_modes_become_rgb() -> None:
     gray = random_image(0)[:, :, 0]
     np.testing.assert_array_equal(decode([encode(gray)])[0], np.stack([gray] * 3))

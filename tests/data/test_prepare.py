@@ -103,9 +103,10 @@ def test_settings_reach_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.setattr(module, "load_source", load)
     columns = {"image_column": "photo", "fine_column": "species", "coarse_column": None}
-    prepare(config(val_per_class=2, download=True, image_size=16, **columns), "confirm", root=tmp_path)
+    prepare(config(val_per_class=2, download=True, image_size=16, crop_bottom=3, **columns), "confirm", root=tmp_path)
     lists = dict.fromkeys(("train_list", "val_list", "test_list"))
-    common = {"spec": "made", "root": tmp_path, "download": True, "image_size": 16, **columns, **lists}
+    common = {"spec": "made", "root": tmp_path, "download": True, "image_size": 16, "crop_bottom": 3}
+    common |= columns | lists
     assert seen == [{**common, "split": "train"}, {**common, "split": "test"}]
 
 

@@ -49,6 +49,7 @@ def load_source(
     root: Path | None = None,
     download: bool = False,
     image_size: int | None = None,
+    crop_bottom: int = 0,
     image_column: str | None = None,
     fine_column: str | None = None,
     coarse_column: str | None = None,
@@ -65,6 +66,7 @@ def load_source(
         root: folder of local data sets; None takes the environment variable DIVFEAT_DATA.
         download: let torchvision fetch what is missing (the other sources are local).
         image_size: side in pixels to bring the images to; None keeps them, if they share one size.
+        crop_bottom: rows of pixels to cut off at the bottom before that: a banner.
         image_column, fine_column, coarse_column: Parquet columns, where the usual names do not fit.
         train_list, val_list, test_list: files of the source ``lists``.
 
@@ -77,6 +79,7 @@ def load_source(
         root,
         download,
         image_size,
+        crop_bottom,
         image_column=image_column,
         fine_column=fine_column,
         coarse_column=coarse_column,
@@ -130,7 +133,13 @@ def find_source(
 
 
 def _understand(
-    spec: str, split: SplitName, root: Path | None, download: bool, image_size: int | None = None, **own: str | None
+    spec: str,
+    split: SplitName,
+    root: Path | None,
+    download: bool,
+    image_size: int | None = None,
+    crop_bottom: int = 0,
+    **own: str | None,
 ) -> tuple[Source, Request]:
     name, _, argument = spec.partition(":")
     if name not in SOURCES:
@@ -145,4 +154,4 @@ def _understand(
         owner = next(other for other in SOURCES if foreign[0] in SOURCES[other].takes)
         kind = "columns" if owner == "parquet" else "list files"
         raise DataError(f"{given} has no meaning for {spec!r}: only {owner} sources have {kind}; leave it out")
-    return source, Request(spec, argument, split, data_root(root), download, image_size, **own)
+    return source, Request(spec, argument, split, data_root(root), download, image_size, crop_bottom, **own)

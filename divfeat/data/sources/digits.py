@@ -32,7 +32,7 @@ def load(request: Request) -> ImageSet:
     images = np.rint(pixels[rows] * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 1, 8, 8)
     fine = fine[rows]
     return ImageSet(
-        resize_images(images, request.image_size),
+        resize_images(images, **request.framing),
         fine,
         fine // 2,
         tuple(str(digit) for digit in range(10)),

@@ -36,9 +36,7 @@ def load(request: Request) -> ImageSet:
         found = sorted(_images(folders[key])) if key in folders else []
         files += found
         fine += [label] * len(found)
-    images = decode_images(
-        len(files), lambda i: Image.open(files[i]), lambda i: f"file {files[i]}", image_size=request.image_size
-    )
+    images = decode_images(len(files), lambda i: Image.open(files[i]), lambda i: f"file {files[i]}", **request.framing)
     labels = np.array(fine, dtype=np.int64)
     if len(keys[0]) == 1:
         return ImageSet(images, labels, None, fine_names, None)

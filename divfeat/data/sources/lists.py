@@ -45,7 +45,7 @@ def load(request: Request) -> ImageSet:
         len(wanted.paths),
         lambda i: Image.open(folder / wanted.paths[i]),
         lambda i: f"file {folder / wanted.paths[i]} (line {wanted.lines[i]} of {wanted.file})",
-        image_size=request.image_size,
+        **request.framing,
     )
     return ImageSet(images, wanted.labels, None, tuple(map(str, range(classes))), None)
 

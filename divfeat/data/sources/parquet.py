@@ -72,7 +72,7 @@ def load(request: Request) -> ImageSet:
             raise DataError(f"{where(i)} has no image bytes: export the set with its images embedded")
         return Image.open(io.BytesIO(data))
 
-    images = decode_images(int(starts[-1]), open_image, where, image_size=request.image_size)
+    images = decode_images(int(starts[-1]), open_image, where, **request.framing)
     return ImageSet(images, labels["fine"], labels.get("coarse"), names["fine"], names.get("coarse"))
 
 

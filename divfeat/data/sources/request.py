@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from divfeat.errors import ConfigError, DataError
 
@@ -47,6 +47,7 @@ class Request:
         root: folder of local data sets, if one is known.
         download: whether missing data may be fetched.
         image_size: side in pixels, or None.
+        crop_bottom: rows of pixels to be cut off at the bottom.
         image_column: Parquet column of the images, or None for the usual names.
         fine_column: Parquet column of the fine labels, likewise.
         coarse_column: Parquet column of the coarse labels, likewise.
@@ -61,12 +62,18 @@ class Request:
     root: Path | None = None
     download: bool = False
     image_size: int | None = None
+    crop_bottom: int = 0
     image_column: str | None = None
     fine_column: str | None = None
     coarse_column: str | None = None
     train_list: str | None = None
     val_list: str | None = None
     test_list: str | None = None
+
+    @property
+    def framing(self) -> dict[str, Any]:
+        """What `divfeat.data.decode` takes of how an image is cut and resized."""
+        return {"image_size": self.image_size, "crop_bottom": self.crop_bottom}
 
     def candidates(self) -> list[Path]:
         """Places where the path of the spec may lie: as it is (from the working directory), then under the root.

@@ -154,11 +154,11 @@ def _part(request: Request, entry: _Set, arguments: dict[str, Any]) -> ImageSet:
         def where(i: int) -> str:
             return f"image {i} of {request.spec} ({request.split}) in {request.root}"
 
-        images = decode_images(len(dataset), lambda i: dataset[i][0], where, image_size=request.image_size)
+        images = decode_images(len(dataset), lambda i: dataset[i][0], where, **request.framing)
     else:
         images = np.asarray(images)
         images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        images = resize_images(images, request.image_size)
+        images = resize_images(images, **request.framing)
     return ImageSet(images, _fine_labels(dataset), coarse, tuple(names), coarse_names)
 
 

@@ -128,6 +128,9 @@ def test_aircraft_has_families(tmp_path: Path) -> None:
     assert train.fine.tolist() == [2, 0, 1]
     assert train.fine_to_coarse.tolist() == [0, 1, 1]
     assert load_source("torchvision:FGVCAircraft", split="test", root=tmp_path, image_size=6).fine.tolist() == [1, 0]
+    cut = load_source("torchvision:FGVCAircraft", split="train", root=tmp_path, crop_bottom=2)
+    whole = load_source("torchvision:FGVCAircraft", split="train", root=tmp_path)
+    np.testing.assert_array_equal(cut.images, whole.images[:, :, :-2])
     put(data / "images" / "1.jpg", 1, (20, 9))
     with pytest.raises(
         DataError, match=r"image 1 of torchvision:FGVCAircraft \(train\) in .* is 20 x 9.*set image_size"
