@@ -316,6 +316,30 @@ def test_long_tail_presets_hold_the_published_recipe(name: str) -> None:
     assert (made.data.boundary, made.search.family) == (50, "free_boundary" if name == "cifar10-lt" else "major_minor")
 
 
+def test_hierarchy_presets_hold_the_published_recipe() -> None:
+    """HAFrame's released code: 100 epochs of 64, plain momentum, 0.1 at the head and a tenth of it in the backbone."""
+    found = {}
+    for name, neck, numbers in (("cifar100", 0.1, (2, 0.4)), ("aircraft", 1.0, (1, 0.5))):
+        made = found[name] = make_configs(f"{name}-hierarchy")[0]
+        train = made.train
+        assert (train.epochs, train.batch_size, train.lr, train.nesterov, train.weight_decay) == (
+            100,
+            64,
+            0.1,
+            False,
+            5e-4,
+        )
+        assert (train.backbone_lr, train.neck_lr, train.schedule, train.augment) == (0.1, neck, "cosine", "crop_flip")
+        assert (made.search.method.name, made.search.method.gamma, made.search.method.cosine) == ("hinge_haf", *numbers)
+        assert made.data.hierarchy == name and not made.protocol.learning_rates
+        # HAFrame stands among the baselines at the numbers of its own set.
+        assert ("haframe" if name == "cifar100" else "no_cones") in made.protocol.baselines
+    assert found["cifar100"].model.options == {"negative_slope": 0.1, "bn_momentum": 0.001}
+    aircraft = found["aircraft"]
+    assert (aircraft.model.plain_neck, aircraft.model.hidden_units) == ("elu", 600) and aircraft.model.weights
+    assert (aircraft.data.image_size, aircraft.data.crop_bottom) == (224, 20)
+
+
 def test_unknown_presets_name_the_closest() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'digit'. Did you mean 'digits'\? Known: "):
         load_preset("digit")

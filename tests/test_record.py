@@ -20,6 +20,7 @@ from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.files import read_json, write_json
 from divfeat.models import FeatureExtractor
+from divfeat.settings import merge
 from divfeat.validation import build
 
 
@@ -87,8 +88,32 @@ def test_only_what_is_asked_for_is_kept(tmp_path: Path) -> None:
 def test_correctness_comes_back_without_pickle(tmp_path: Path) -> None:
     record.save_arrays(tmp_path, result(), weights=False, features=False)
     with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
-        assert set(arrays) == {"accuracy", "fine_probe", "label", "fine"}
+        assert set(arrays) == {"accuracy", "fine_probe", "label", "fine", "predicted"}
         assert all(np.array_equal(arrays[key], result().correct[key]) for key in arrays)
+        assert arrays["predicted"].dtype == np.int64 and arrays["predicted"].shape == arrays["label"].shape
+        assert np.array_equal(arrays["predicted"] == arrays["label"], arrays["accuracy"])
+
+
+@pytest.mark.parametrize("tree", [None, "flat"])
+@pytest.mark.parametrize("role", ["search", "confirm"])
+def test_angles_between_classes_are_kept_of_a_confirmation_with_a_tree(
+    tmp_path: Path, role: str, tree: str | None
+) -> None:
+    changes = {"role": role, "data": {"hierarchy": tree}}
+    found = run(build(ExperimentConfig, merge(config().to_dict(), changes)))
+    record.save_arrays(tmp_path, found, weights=False, features=False)
+    kept = {"angles.npz"} if (role, tree) == ("confirm", "flat") else set()
+    assert files(tmp_path) == {"correct.npz"} | kept
+    if not kept:
+        return
+    with np.load(tmp_path / "angles.npz", allow_pickle=False) as angles:
+        assert set(angles) == {"axes", "means"}
+        for name in angles:
+            assert angles[name].dtype == np.float32 and angles[name].shape == (5, 5)
+            np.testing.assert_allclose(angles[name].diagonal(), 1, atol=1e-5)
+        features, labels = found.features["train"].after, found.features["train"].labels("coarse")
+        means = torch.nn.functional.normalize(torch.stack([features[labels == k].mean(0) for k in range(5)]), dim=1)
+        np.testing.assert_allclose(angles["means"], (means @ means.T).cpu(), atol=1e-4)
 
 
 def test_the_extractor_is_rebuilt_to_the_same_features(tmp_path: Path) -> None:
