@@ -78,8 +78,8 @@ def recorded(study, name, metric, percent):
     """[S] straight from the records."""
     method = protocol.confirmed_methods(study.trained, study.winner["winner"], study.tuned)[name]
     made = protocol.confirmation_experiments(study.trained, method, study.winner["strengths"])
-    values = [study.ledger.record(config.key)["metrics"].get(metric, math.nan) for config in made]
-    return (100 if percent else 1) * np.array(values)
+    values = [study.ledger.record(config.key)["metrics"].get(metric) for config in made]  # a ledger has no NaN
+    return (100 if percent else 1) * np.array([math.nan if value is None else value for value in values])
 
 
 def known(values):
