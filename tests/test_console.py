@@ -89,7 +89,7 @@ def test_doctor_on_this_machine(tmp_path, capsys, monkeypatch):
     assert {word for word, _ in found.values()} == {"ok"}
     assert list(found) == ["packages", "device", "storage", "MLflow", "Ray", "data"]
     assert f"torch {torch.__version__.partition('+')[0]}" in found["packages"][1]
-    assert "here for digits, digits-lt; not for cifar10, " in found["data"][1]
+    assert "here for digits, digits-hierarchy, digits-lt; not for aircraft-hierarchy, cifar10, " in found["data"][1]
     assert not any(tmp_path.iterdir())
 
 

@@ -72,7 +72,7 @@ def _check_groups(study: StudyConfig, data: PreparedData) -> None:
     for name, what in asked.items():
         if name in OF_TREES and data.hierarchy is None:
             raise ConfigError(
-                f"{what} needs a tree of the classes: set data.hierarchy to flat, coarse, cifar10, cifar100 or a file"
+                f"{what} needs a tree of the classes: set data.hierarchy to flat, coarse, cifar10, cifar100, aircraft or a file"
             )
         if OF_TREES.get(name, 0) > len(counts):
             raise ConfigError(

@@ -12,7 +12,7 @@ from divfeat.losses import RELEASES
 from divfeat.methods import canonical, parts_of
 from divfeat.search import protocol, workload
 from divfeat.search.jobs import SEARCH_SEED, Job, baseline, experiment, seed_of
-from divfeat.search.subjects import baseline_subject, threshold_method
+from divfeat.search.subjects import baseline_subject, own_params, threshold_method
 from divfeat.search.tuning import tunable, tuned_methods
 from divfeat.second import SECONDS
 from divfeat.settings import preset_names
@@ -431,9 +431,11 @@ def jobs_of(study, trials, release="gate"):
     def run(jobs):
         for job in jobs:
             if table(job.key) is None:
-                scale = 1e-3 if protocol.method_key(job.experiment.method) in starts else 1.0
-                accuracies = {name: scale * rng.random() for name in ("val/accuracy", "val/accuracy_balanced")}
-                table.put(job.experiment, scale * rng.random(), **accuracies)
+                start = protocol.method_key(job.experiment.method) in starts
+                scale = 1e-3 if start else 1.0
+                scores = {name: scale * rng.random() for name in ("val/accuracy", "val/accuracy_balanced")}
+                distances = {one.validation: rng.random() + start for one in protocol.objectives(study) if one.sign < 0}
+                table.put(job.experiment, scale * rng.random(), **scores, **distances)
         return jobs
 
     made = run(protocol.calibration_jobs(study))
@@ -447,7 +449,9 @@ def jobs_of(study, trials, release="gate"):
     for number in range(trials):
         first = started and number == 0
         angles = plain if first else {side.name: float(rng.uniform(side.low, side.high)) for side in space}
-        method = threshold_method(study, {**angles, "release": release})
+        scale = 1.0 if first else float(rng.uniform(0.9, 1.1))
+        own = {name: scale * value for name, value in own_params(study.search.method, study.search.own).items()}
+        method = threshold_method(study, {**angles, "release": release, **own})
         config = experiment(study, method, seed_of(study, SEARCH_SEED))
         proposals[number] = {"number": number, "key": config.key, "name": str(number)}
         made += run([Job(config, "search", str(number), number)])
