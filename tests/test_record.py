@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.files import read_json, write_json
+from divfeat.hierarchy import Hierarchy
 from divfeat.models import FeatureExtractor
 from divfeat.validation import build
 
@@ -87,7 +89,7 @@ def test_only_what_is_asked_for_is_kept(tmp_path: Path) -> None:
 def test_correctness_comes_back_without_pickle(tmp_path: Path) -> None:
     record.save_arrays(tmp_path, result(), weights=False, features=False)
     with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
-        assert set(arrays) == {"accuracy", "fine_probe", "label", "fine"}
+        assert set(arrays) == {"accuracy", "fine_probe", "label", "fine", "predicted"}
         assert all(np.array_equal(arrays[key], result().correct[key]) for key in arrays)
 
 
@@ -112,6 +114,20 @@ def test_features_come_back_split_by_split(tmp_path: Path) -> None:
             assert np.array_equal(read[name], expected.numpy())
     with pytest.raises(DataError, match=r"features\.parquet holds no features of split 'test'"):
         record.load_features(tmp_path / "features.parquet", "test")
+
+
+def test_a_confirmation_keeps_its_tree(tmp_path: Path) -> None:
+    tree = Hierarchy.from_nested({"x": ["b", {"y": ["a", "d"]}], "z": ["c", "e"]}).aligned("abcde")
+    searched = replace(result(), hierarchy=tree)
+    confirmed = replace(searched, provenance={**result().provenance, "role": "confirm"})
+    record.save_arrays(tmp_path / "search", searched, weights=False, features=False)
+    record.save_arrays(tmp_path / "confirm", confirmed, weights=False, features=False)
+    assert files(tmp_path / "search") == {"correct.npz"} and record.load_tree(tmp_path / "search") is None
+    assert files(tmp_path / "confirm") == {"correct.npz", "hierarchy.json"}
+    assert record.load_tree(tmp_path / "confirm") == tree
+    write_json(tmp_path / "confirm" / "hierarchy.json", {"names": ["a"]})
+    with pytest.raises(DataError, match="holds no tree of names, parents and num_classes"):
+        record.load_tree(tmp_path / "confirm")
 
 
 def test_features_without_coarse_labels(tmp_path: Path) -> None:
