@@ -6,7 +6,7 @@ Everything here is a pure function of plain arrays, and the study itself selects
 `verdict`, so a simulation of these functions is a simulation of the study.
 """
 
-from divfeat.statistics._common import ZERO_SPREAD, listed
+from divfeat.statistics._common import ZERO_SPREAD, listed, t_half_width
 from divfeat.statistics.best import MIN_GRID, MIN_GRID_SEEDS, AsGood, as_good_as_best, dunnett_critical
 from divfeat.statistics.comparison import MIN_SEEDS, Comparison, Verdict, VerdictName, verdict
 from divfeat.statistics.hypervolume import hypervolume
@@ -43,5 +43,6 @@ __all__ = [
     "optimism",
     "pareto_front",
     "select_top",
+    "t_half_width",
     "verdict",
 ]

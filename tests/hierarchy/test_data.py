@@ -50,8 +50,11 @@ def test_trees_of_the_labels_alone() -> None:
 def test_without_images_all_but_coarse_are_made_of_names(tree_file: Path) -> None:
     names = tuple("0123456789")
     assert tree_of_names("flat", names).sizes == [10]
-    assert tree_of_names(str(tree_file), names) == prepare(DataConfig(**BASE, hierarchy=str(tree_file)), "search").hierarchy
-    with pytest.raises(ConfigError, match="data.hierarchy=coarse: which coarse label"):
+    assert (
+        tree_of_names(str(tree_file), names)
+        == prepare(DataConfig(**BASE, hierarchy=str(tree_file)), "search").hierarchy
+    )
+    with pytest.raises(ConfigError, match=r"data.hierarchy=coarse: which coarse label"):
         tree_of_names("coarse", names)
 
 
