@@ -23,6 +23,7 @@ from divfeat.data.prepare import PreparedData, prepare
 from divfeat.data.sources.request import data_root, found_file
 from divfeat.errors import ConfigError
 from divfeat.features import FeatureSet, extract
+from divfeat.hierarchy import Hierarchy
 from divfeat.losses.objective import Objective
 from divfeat.methods import BuiltMethod, build_method, method_named, parts_of, train_of
 from divfeat.models import FeatureExtractor, build_extractor, load_weights
@@ -58,6 +59,7 @@ class ExperimentResult:
         extractor: The trained network, on its device, in evaluation mode.
         axes: [D, K] class axes.
         notes: Sentences a reader of the numbers must know.
+        hierarchy: Tree of the trained classes, or None.
     """
 
     metrics: dict[str, float]
@@ -70,6 +72,7 @@ class ExperimentResult:
     axes: Tensor
     notes: list[str] = field(default_factory=list)
     angles: dict[str, np.ndarray] = field(default_factory=dict)
+    hierarchy: Hierarchy | None = None
 
 
 def _as_trained(config: ExperimentConfig) -> ExperimentConfig:
@@ -265,6 +268,7 @@ def run(
         "images_per_second": round(images / seconds, 1) if seconds else None,
     }
     result = ExperimentResult({}, history, [], provenance, features, {}, learner.extractor, axes)
+    result.hierarchy = data.hierarchy
     result.notes += [note for note in (data.note, _late_weights(method.objective, config)) if note]
     if rank == 0:
         scores = measure(features, axes, learner.head.bias, config, data, method.tau_plus)

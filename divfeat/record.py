@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from divfeat.config import ExperimentConfig
 from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult
 from divfeat.features import FeatureSet
-from divfeat.files import append_line, read_lines, write_json
+from divfeat.files import append_line, read_lines, read_mapping, write_json
+from divfeat.hierarchy import Hierarchy
 
 #: Of records and of the study's folder around them.
 FORMAT = 1
+#: The tree of the classes, in the folder of a confirmation.
+TREE = "hierarchy.json"
 
 
 def completed(config: ExperimentConfig, result: ExperimentResult) -> dict[str, Any]:
@@ -95,12 +99,14 @@ def faults(folder: Path) -> list[dict[str, Any]]:
 
 
 def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, features: bool) -> None:
-    """Files of an experiment: `correct.npz` always, `angles.npz` of a confirmation with a tree, `extractor/` and
-    `features.parquet` where asked."""
+    """Files of an experiment: `correct.npz` always, `angles.npz` and `hierarchy.json` of a confirmation with a tree, `extractor/`
+    and `features.parquet` where asked."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "correct.npz", **result.correct)  # type: ignore[arg-type]
     if result.angles and result.provenance["role"] == "confirm":
         np.savez_compressed(folder / "angles.npz", **result.angles)  # type: ignore[arg-type]
+    if result.hierarchy is not None and result.provenance["role"] == "confirm":
+        write_json(folder / TREE, asdict(result.hierarchy))
     if weights:
         (folder / "extractor").mkdir(exist_ok=True)
         write_json(folder / "extractor" / "config.json", result.extractor.config)
@@ -109,6 +115,21 @@ def save_arrays(folder: Path, result: ExperimentResult, *, weights: bool, featur
     if features:
         np.save(folder / "axes.npy", result.axes.cpu().float().numpy())
         save_features(folder / "features.parquet", result.features)
+
+
+def load_tree(folder: Path) -> Hierarchy | None:
+    """The tree of classes that `save_arrays` wrote, which no file of the data set can change any more; None where it wrote none.
+
+    Raises:
+        DataError: what is there is no tree.
+    """
+    found = read_mapping(folder / TREE)
+    if found is None:
+        return None
+    try:
+        return Hierarchy(tuple(found["names"]), tuple(found["parents"]), found["num_classes"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / TREE} holds no tree of names, parents and num_classes") from error
 
 
 def save_features(path: Path, features: Mapping[str, FeatureSet]) -> None:

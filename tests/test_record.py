@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from divfeat.errors import DataError
 from divfeat.experiment import ExperimentResult, run
 from divfeat.features import FeatureSet
 from divfeat.files import read_json, write_json
+from divfeat.hierarchy import Hierarchy
 from divfeat.models import FeatureExtractor
 from divfeat.settings import merge
 from divfeat.validation import build
@@ -102,7 +104,7 @@ def test_angles_between_classes_are_kept_of_a_confirmation_with_a_tree(
     changes = {"role": role, "data": {"hierarchy": tree}}
     found = run(build(ExperimentConfig, merge(config().to_dict(), changes)))
     record.save_arrays(tmp_path, found, weights=False, features=False)
-    kept = {"angles.npz"} if (role, tree) == ("confirm", "flat") else set()
+    kept = {"angles.npz", "hierarchy.json"} if (role, tree) == ("confirm", "flat") else set()
     assert files(tmp_path) == {"correct.npz"} | kept
     if not kept:
         return
@@ -137,6 +139,20 @@ def test_features_come_back_split_by_split(tmp_path: Path) -> None:
             assert np.array_equal(read[name], expected.numpy())
     with pytest.raises(DataError, match=r"features\.parquet holds no features of split 'test'"):
         record.load_features(tmp_path / "features.parquet", "test")
+
+
+def test_a_confirmation_keeps_its_tree(tmp_path: Path) -> None:
+    tree = Hierarchy.from_nested({"x": ["b", {"y": ["a", "d"]}], "z": ["c", "e"]}).aligned("abcde")
+    searched = replace(result(), hierarchy=tree)
+    confirmed = replace(searched, provenance={**result().provenance, "role": "confirm"})
+    record.save_arrays(tmp_path / "search", searched, weights=False, features=False)
+    record.save_arrays(tmp_path / "confirm", confirmed, weights=False, features=False)
+    assert files(tmp_path / "search") == {"correct.npz"} and record.load_tree(tmp_path / "search") is None
+    assert files(tmp_path / "confirm") == {"correct.npz", "hierarchy.json"}
+    assert record.load_tree(tmp_path / "confirm") == tree
+    write_json(tmp_path / "confirm" / "hierarchy.json", {"names": ["a"]})
+    with pytest.raises(DataError, match="holds no tree of names, parents and num_classes"):
+        record.load_tree(tmp_path / "confirm")
 
 
 def test_features_without_coarse_labels(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from divfeat.data.images import ImageSet, Level
@@ -29,15 +30,32 @@ def tree_of(name: str, images: ImageSet, level: Level, root: Path | None = None)
     Raises:
         ConfigError, DataError: no such tree or file, or one of other classes: names the setting.
     """
-    names = images.class_names(level)
+    return tree_of_names(name, images.class_names(level), level, root, coarse=lambda: _coarse(images, level))
+
+
+def tree_of_names(
+    name: str,
+    class_names: Sequence[str],
+    level: Level,
+    root: Path | None = None,
+    *,
+    coarse: Callable[[], Hierarchy] | None = None,
+) -> Hierarchy:
+    """The same without the images, which only `coarse` needs: None refuses it.
+
+    Raises:
+        ConfigError, DataError: as `tree_of`.
+    """
     try:
         if name == FLAT:
-            return Hierarchy.flat(names)
+            return Hierarchy.flat(class_names)
         if name == COARSE:
-            return _coarse(images, level)
+            if coarse is None:
+                raise ConfigError("which coarse label is above a class, only the images tell")
+            return coarse()
         if name == AIRCRAFT:
-            return _aircraft(level, root).aligned(names)
-        return (shipped(name) if name in SHIPPED else Hierarchy.load(_file(name, root))).of(names)
+            return _aircraft(level, root).aligned(class_names)
+        return (shipped(name) if name in SHIPPED else Hierarchy.load(_file(name, root))).of(class_names)
     except (ConfigError, DataError) as error:
         raise type(error)(f"data.hierarchy={name}: {error}") from error
 

@@ -249,6 +249,25 @@ class Hierarchy:
                 found[node] = found[self.parents[node]] + 1
         return tuple(found)
 
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Of every node, in the order of `names`."""
+        found: list[list[int]] = [[] for _ in self.names]
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                found[parent].append(node)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def depth_first(self) -> tuple[int, ...]:
+        """Labels as they come from the top of a drawn tree to its bottom: the classes of every node stand together."""
+        order, waiting = [], [len(self.names) - 1]
+        while waiting:
+            node = waiting.pop()
+            order += [node] * (node < self.num_classes)
+            waiting += reversed(self.children[node])
+        return tuple(order)
+
     def ancestors(self, node: int) -> Iterator[int]:
         """A node and all above it, upwards."""
         while node >= 0:
@@ -334,14 +353,11 @@ class Hierarchy:
 
     def __str__(self) -> str:
         """The tree, a line a node, for people."""
-        children: dict[int, list[int]] = {}
-        for node, parent in enumerate(self.parents):
-            children.setdefault(parent, []).append(node)
         lines: list[str] = []
 
         def draw(node: int, lead: str, tail: str) -> None:
             lines.append(lead + self.names[node])
-            below = children.get(node, [])
+            below = self.children[node]
             for place, child in enumerate(below):
                 last = place == len(below) - 1
                 draw(child, tail + ("└── " if last else "├── "), tail + ("    " if last else "│   "))

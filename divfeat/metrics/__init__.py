@@ -28,6 +28,7 @@ from divfeat.metrics.cones import (
     cone_occupancy_at,
     feature_norms,
 )
+from divfeat.metrics.edges import crossed_edges
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.metrics.mistakes import (
     Mistakes,
@@ -76,6 +77,7 @@ __all__ = [
     "cone_occupancy",
     "cone_occupancy_at",
     "confusion",
+    "crossed_edges",
     "expected_calibration_error",
     "feature_norms",
     "hierarchical_distance_at_k",

@@ -310,6 +310,7 @@ def confirmation(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         "about what it loses from search to selection; from validation to test the images change too, and the training set may "
         "grow.",
     )
+    yield from figures_of(plots, "severity_by_accuracy")
 
 
 def noise(summary: StudySummary, plots: Plots) -> Iterator[Block]:
@@ -379,12 +380,13 @@ def collapse(summary: StudySummary, plots: Plots) -> Iterator[Block]:
         )
         yield Paragraph(terminal_text(summary))
     yield from figures_of(
-        plots, "diversity_by_threshold", "collapse_by_count", "cosines", "features_train", "features_test"
-    )
+        plots, "diversity_by_threshold", "collapse_by_count", "cosines", "angular", "class_cosines", "features_train",
+        "features_test",
+    )  # fmt: skip
 
 
 def classes(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     """Accuracy and gain of each class, whether the classes form groups or not."""
-    if found := list(figures_of(plots, "accuracy_by_count", "gain_by_count", "gain_by_class")):
+    if found := list(figures_of(plots, "accuracy_by_count", "gain_by_count", "gain_by_class", "mistakes_on_tree")):
         yield Heading("Class by class")
         yield from found

@@ -22,6 +22,7 @@ from divfeat.report.figures._canvas import Place
 from divfeat.report.lines import of_many, on_validation, worth_a_line
 from divfeat.report.outcomes import class_rows
 from divfeat.report.summary import WINNER, Runs, StudySummary
+from divfeat.report.tree_plots import tree_plots
 from divfeat.search.ledger import Ledger
 from divfeat.thresholds import family_named
 
@@ -58,7 +59,7 @@ def draw(summary: StudySummary, folder: Path) -> dict[str, Plot]:
 
 def applicable(summary: StudySummary) -> Iterator[tuple[str, str, Draw]]:
     """Name, title and what draws it, of each figure that the study has something to show in."""
-    for part in (_confirmation, _thresholds, class_plots, _training, _features, _gains, _search):
+    for part in (_confirmation, _thresholds, class_plots, _training, _features, _gains, tree_plots, _search):
         yield from part(summary)
 
 

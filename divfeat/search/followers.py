@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from divfeat.config import MethodConfig
 from divfeat.methods import method_named, parts_of
 from divfeat.parts import OFF
+from divfeat.record import TREE
 from divfeat.search.jobs import Job
 from divfeat.search.ledger import Ledger
 from divfeat.search.protocol import method_key
@@ -115,7 +116,7 @@ class TrackingFollower:
                 pq.write_table(pa.Table.from_pylist(record["per_class"]), half)
                 half.replace(table)
             files["per_class.parquet"] = table
-        for name in ("features.parquet", "axes.npy", "extractor", "correct.npz", "angles.npz"):
+        for name in ("features.parquet", "axes.npy", "extractor", "correct.npz", "angles.npz", TREE):
             if record.get("config", {}).get("role") == "confirm" and (folder / name).exists():
                 files[name] = folder / name
         return files

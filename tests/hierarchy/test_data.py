@@ -9,6 +9,7 @@ import torch
 from divfeat import record
 from divfeat.config import DataConfig
 from divfeat.data.prepare import prepare
+from divfeat.data.trees import tree_of_names
 from divfeat.errors import ConfigError, DataError
 from divfeat.experiment import run
 from divfeat.metrics import hierarchical_distance_at_k, mistake_severity
@@ -44,6 +45,17 @@ def test_trees_of_the_labels_alone() -> None:
     coarse = prepare(DataConfig(**BASE, hierarchy="coarse"), "search").hierarchy
     assert coarse is not None and coarse.sizes == [5, 10]
     assert coarse.distances()[0].tolist() == [0, 1, *[2] * 8]
+
+
+def test_without_images_all_but_coarse_are_made_of_names(tree_file: Path) -> None:
+    names = tuple("0123456789")
+    assert tree_of_names("flat", names, "fine").sizes == [10]
+    assert (
+        tree_of_names(str(tree_file), names, "fine")
+        == prepare(DataConfig(**BASE, hierarchy=str(tree_file)), "search").hierarchy
+    )
+    with pytest.raises(ConfigError, match=r"data.hierarchy=coarse: which coarse label"):
+        tree_of_names("coarse", names, "fine")
 
 
 def test_coarse_labels_are_inner_nodes_of_a_tree_of_fine_ones(tmp_path: Path) -> None:
@@ -90,7 +102,7 @@ def test_an_experiment_says_how_bad_its_mistakes_are(tree_file: Path) -> None:
     data = prepare(config.data, "search")
     result = run(config, data)
     scored, tree = result.features["val"], data.hierarchy
-    assert tree is not None
+    assert tree is not None and result.hierarchy == tree
     labels, predictions = scored.labels("fine"), scored.logits.argmax(1)
     found = result.metrics
     assert found["val/mistake_severity"] == float(mistake_severity(predictions, labels, tree))

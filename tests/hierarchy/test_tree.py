@@ -80,6 +80,17 @@ def test_subtrees_are_what_lies_below(tree: Hierarchy) -> None:
             assert torch.equal(tree.subtree(tree.path(node)), found[node])
 
 
+@given(trees())
+def test_depth_first_the_classes_of_every_node_stand_together(tree: Hierarchy) -> None:
+    order = list(tree.depth_first)
+    assert sorted(order) == list(range(tree.num_classes))
+    for below in tree.subtrees():
+        places = [order.index(label) for label in below.nonzero().squeeze(1).tolist()]
+        assert max(places) - min(places) == len(places) - 1
+    for node, children in enumerate(tree.children):
+        assert list(children) == [child for child, parent in enumerate(tree.parents) if parent == node]
+
+
 @given(trees(), st.randoms())
 def test_alignment_is_by_name(tree: Hierarchy, random) -> None:
     names = list(tree.classes)
@@ -111,6 +122,7 @@ def test_a_ragged_tree_by_hand() -> None:
     assert tree.height == 3 and tree.sizes == [2, 3, 4]
     assert tree.subtree("animal").tolist() == [True, True, True, False]
     assert tree.subtree("animal > dog").tolist() == [True, True, False, False]
+    assert [tree.classes[label] for label in tree.depth_first] == ["cat", "pug", "husky", "cup"]
     assert str(tree).splitlines() == [
         "root", "├── animal", "│   ├── cat", "│   └── dog", "│       ├── pug", "│       └── husky", "└── thing", "    └── cup",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from divfeat.hierarchy import Hierarchy
 from divfeat.report import figures
 from divfeat.report.arrays import mean_of, mean_sd, sd_of
 from divfeat.report.figures._canvas import plain
@@ -25,6 +26,7 @@ GRID = np.arange(0, 18, 2) * math.pi / 36
 HOSTILE = "_$\\frac{<b>\n\x00%s " + "x" * 80
 RNG = np.random.default_rng(0)
 THREE = np.repeat([0, 1, 2], 3)
+FLAT = Hierarchy.flat([HOSTILE, "b", "c"])
 
 
 @pytest.fixture
@@ -650,6 +652,19 @@ DEGENERATE = {
     ),
     "no study of one angle": lambda p: figures.trials_by_threshold([], p),
     "a hostile panel": lambda p: figures.trials_by_threshold([Trials(HOSTILE, [0.1], [5.0], [HOSTILE], HOSTILE)], p),
+    "a chain": lambda p: figures.tree(Hierarchy.from_nested({HOSTILE: {"b": {"c": [HOSTILE, "d"]}}}), p),
+    "no predictions": lambda p: figures.mistakes_on_tree({}, FLAT, p),
+    "no mistakes": lambda p: figures.mistakes_on_tree({HOSTILE: [NAN] * 4, "b": [0.0] * 4}, FLAT, p),
+    "no matrices": lambda p: figures.class_cosines({}, FLAT, p),
+    "no means": lambda p: figures.class_cosines({HOSTILE: (np.eye(3), np.full((3, 3), NAN))}, FLAT, p),
+    "no severity": lambda p: figures.severity_by_accuracy({}, p),
+    "one severity": lambda p: figures.severity_by_accuracy(
+        {"a": ([50.0, NAN], [2.0, NAN]), HOSTILE: ([NAN], [1.0])},
+        p,
+        trials=[{"number": 0, "values": (1.0, 2.0), "feasible": True, "front": True}],
+    ),
+    "no angular": lambda p: figures.angular_over_epochs({}, p),
+    "one angular": lambda p: figures.angular_over_epochs({HOSTILE: {"epoch": [1], "angular": [[0.5], [NAN]]}}, p),
     "failed pairs": lambda p: figures.two_thresholds([0.1, NAN], [0.2, 0.3], [NAN, 1], p),
 }
 

@@ -9,15 +9,20 @@ from divfeat.report.figures.class_thresholds import angles_by_count, group_accur
 from divfeat.report.figures.comparison import confirmation, gain_by_class
 from divfeat.report.figures.features import feature_projection
 from divfeat.report.figures.front import pareto_front
+from divfeat.report.figures.gram import class_cosines
 from divfeat.report.figures.held import score_by_held_loss
+from divfeat.report.figures.severity import severity_by_accuracy
 from divfeat.report.figures.thresholds import accuracy_by_threshold, diversity_by_threshold, two_thresholds
 from divfeat.report.figures.tradeoff import group_tradeoff
-from divfeat.report.figures.training import cosines_over_epochs, optimisation_history
+from divfeat.report.figures.training import angular_over_epochs, cosines_over_epochs, optimisation_history
+from divfeat.report.figures.trees import mistakes_on_tree, tree
 
 __all__ = [
     "accuracy_by_count",
     "accuracy_by_threshold",
     "angles_by_count",
+    "angular_over_epochs",
+    "class_cosines",
     "collapse_by_count",
     "confirmation",
     "cosines_over_epochs",
@@ -28,9 +33,12 @@ __all__ = [
     "gain_by_count",
     "group_accuracy_by_threshold",
     "group_tradeoff",
+    "mistakes_on_tree",
     "optimisation_history",
     "pareto_front",
     "score_by_held_loss",
+    "severity_by_accuracy",
+    "tree",
     "trials_by_threshold",
     "two_thresholds",
 ]

@@ -96,6 +96,13 @@ def say_empty(ax: Axes, reason: str = "no finite value to show") -> None:
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=MUTED, fontsize=10, wrap=True)
 
 
+def size_of(ax: Axes) -> Floats:
+    """Width and height of the axes in points of 1/72 inch, as what is drawn so far leaves them."""
+    ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    box = ax.get_window_extent()
+    return np.array([box.width, box.height]) * 72 / DOTS_PER_INCH
+
+
 def legend(ax: Axes, handles: Sequence[Any] | None = None, *, columns: int = 1, **where: Any) -> None:
     """A legend where there is something to name; by default right of the axes, so that it never covers data."""
     if handles is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from divfeat.report.arrays import mean_sd
+from divfeat.report.arrays import Floats, mean_sd
 from divfeat.report.figures._canvas import COLOURS, INK, MUTED, Place, canvas, label, legend, plain, save, say_empty
 
 
@@ -37,6 +38,32 @@ def pareto_front(
     """
     figure, axes = canvas(width=8.0, height=5.0)
     ax = axes[0, 0]
+    told = draw_trials(ax, trials, directions, winner)
+    for place, (name, values) in enumerate((baselines or {}).items()):
+        point = [float(mean_sd(np.atleast_1d(np.asarray(column, dtype=np.float64)))[0]) for column in values]
+        if np.isfinite(point).all():
+            colour = COLOURS[1 + place % (len(COLOURS) - 1)]
+            ax.plot(*point, "D", color=colour, markersize=7, markerfacecolor="white", label=plain(name))
+    label(ax, "The search over both objectives", plain(names[0]), plain(names[1]))
+    legend(ax, drawn_lines(ax))
+    better = " and ".join(
+        f"{'more' if direction == 'maximize' else 'less'} of {name}"
+        for name, direction in zip(("the first", "the second"), directions, strict=True)
+    )
+    caption = f"{told}; one seed a trial, looking for {better}."
+    if baselines:
+        caption += " Diamonds: means of baselines over the selection seeds."
+    return save(figure, path, caption)
+
+
+def draw_trials(
+    ax: Axes, trials: Sequence[Mapping[str, Any]], directions: tuple[str, str], winner: int | None = None
+) -> str:
+    """Both values of every trial with the front as a line of steps; arguments as of `pareto_front`.
+
+    Returns:
+        How many trials there are, on the front, and short of a constraint, in words.
+    """
     table = np.array([trial["values"] for trial in trials], dtype=np.float64).reshape(len(trials), 2)
     drawn = np.isfinite(table).all(axis=1)
     front, kept, won = (
@@ -46,29 +73,22 @@ def pareto_front(
     missed = drawn & ~kept
     ax.plot(*table[kept & ~front].T, "o", color=COLOURS[5], markersize=6, label="trial")
     ax.plot(*table[missed].T, "x", color=MUTED, markersize=6, label="infeasible trial")
-    corners = table[front][np.argsort(table[front][:, 0])]
-    # What a front reaches falls off at once beyond each of its trials, towards the worse side of the first objective.
-    where = "pre" if directions[0] == "maximize" else "post"
-    ax.step(*corners.T, where=where, color=COLOURS[0], linewidth=1.5, marker="o", markersize=7, label="Pareto front")
+    draw_steps(ax, table[front], directions[0], linewidth=1.5, marker="o", markersize=7)
     ax.plot(*table[won].T, "o", color=INK, markersize=13, markerfacecolor="none", markeredgewidth=1.6, label="winner")
-    for place, (name, values) in enumerate((baselines or {}).items()):
-        point = [float(mean_sd(np.atleast_1d(np.asarray(column, dtype=np.float64)))[0]) for column in values]
-        if np.isfinite(point).all():
-            colour = COLOURS[1 + place % (len(COLOURS) - 1)]
-            ax.plot(*point, "D", color=colour, markersize=7, markerfacecolor="white", label=plain(name))
     if not drawn.any():
         say_empty(ax, "no finished trial")
-    handles = [line for line in ax.lines if isinstance(line, Line2D) and len(np.atleast_1d(line.get_xdata()))]
-    label(ax, "The search over both objectives", plain(names[0]), plain(names[1]))
-    legend(ax, handles)
-    caption = f"{int(kept.sum())} trials, {int(front.sum())} of them on the front"
-    if missed.any():
-        caption += f"; {int(missed.sum())} more miss a constraint (crosses)"
-    better = " and ".join(
-        f"{'more' if direction == 'maximize' else 'less'} of {name}"
-        for name, direction in zip(("the first", "the second"), directions, strict=True)
-    )
-    caption += f"; one seed a trial, looking for {better}."
-    if baselines:
-        caption += " Diamonds: means of baselines over the selection seeds."
-    return save(figure, path, caption)
+    text = f"{int(kept.sum())} trials, {int(front.sum())} of them on the front"
+    return f"{text}; {int(missed.sum())} more miss a constraint (crosses)" if missed.any() else text
+
+
+def draw_steps(ax: Axes, points: Floats, direction: str, **look: Any) -> None:
+    """A front [P, 2] as a line of steps; `direction` of its first objective."""
+    corners = points[np.argsort(points[:, 0])]
+    # What a front reaches falls off at once beyond each of its points, towards the worse side of the first objective.
+    where: Literal["pre", "post"] = "pre" if direction == "maximize" else "post"
+    ax.step(corners[:, 0], corners[:, 1], where=where, color=COLOURS[0], label="Pareto front", **look)
+
+
+def drawn_lines(ax: Axes) -> list[Line2D]:
+    """Handles of the lines that hold a point."""
+    return [line for line in ax.lines if len(np.atleast_1d(line.get_xdata()))]

@@ -1,4 +1,4 @@
-"""Figures over time: cosines over the epochs of a training, objective over the trials of a search."""
+"""Figures over time: cosines and angular collapse over the epochs of a training, objective over the trials of a search."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -44,29 +45,66 @@ def cosines_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: Pl
         The caption, also printed on the figure.
     """
     figure, axes = canvas(1, 2, width=9.6, height=4.0)
-    shown: dict[str, Floats] = {}  # [S] finite where the seed has a curve
+    shown: dict[str, Floats] = {}
     for place, (key, title) in enumerate((("own", "Cosine to the own axis"), ("other", "Cosine to the other axes"))):
         ax = axes[0, place]
-        for number, (name, curves) in enumerate(methods.items()):
-            epochs = np.asarray(curves["epoch"], dtype=np.float64).reshape(-1)
-            table = np.atleast_2d(np.asarray(curves[key], dtype=np.float64))
-            mean, sd = mean_sd(table, axis=0)
-            if not np.isfinite(mean).any():
-                continue
-            shown.setdefault(name, mean_sd(table)[0])
-            colour = COLOURS[number % len(COLOURS)]
-            dash = "-" if number == 0 else DASHES[(number - 1) % len(DASHES)]
-            marker = "o" if len(epochs) < 2 else None
-            ax.plot(epochs, mean, color=colour, linestyle=dash, marker=marker, linewidth=1.8, label=plain(name))
-            ax.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.13, linewidth=0)
-        if not ax.lines:
-            say_empty(ax)
+        shown = _curves(ax, methods, key) | shown
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         label(ax, title, "epoch", "mean cosine (no unit)")
         if place == 1:
             legend(ax)
-    seeds = f"; mean and one standard deviation over {seeds_text(shown.values(), 'curve')}" if shown else ""
-    return save(figure, path, f"Training features{seeds}.")
+    return save(figure, path, f"Training features{_over_seeds(shown)}.")
+
+
+def angular_over_epochs(methods: Mapping[str, Mapping[str, ArrayLike]], path: Place) -> str:
+    """How far the angles between class means are from those of the axes that they are to collapse onto.
+
+    Args:
+        methods: name -> {"epoch": [E], "angular": [S, E] or [E]}, as of `cosines_over_epochs`.
+        path: PNG to write, or what takes the figure.
+
+    Returns:
+        The caption, also printed on the figure.
+    """
+    figure, axes = canvas(width=7.6, height=4.8)
+    ax = axes[0, 0]
+    shown = _curves(ax, methods, "angular")
+    epochs = sorted({float(epoch) for curves in methods.values() for epoch in np.ravel(curves["epoch"])})
+    if shown and epochs[0] > 0:
+        ax.set_xscale("log", base=2)
+        # The last epoch is no power of two and may stand close to one that is.
+        ticks = [epoch for epoch in epochs[:-1] if epoch < 0.75 * epochs[-1]] + epochs[-1:]
+        ax.set_xticks(ticks, [f"{epoch:g}" for epoch in ticks])
+        ax.minorticks_off()
+        ax.set_ylim(bottom=0)
+    label(ax, "Angular collapse over training", "epoch", "mean absolute difference of cosines")
+    legend(ax, columns=2, loc="upper left", bbox_to_anchor=(0.0, -0.16))
+    caption = f"Cosines between class means, against those between frozen axes; up to 1,000 training images{_over_seeds(shown)}"
+    return save(figure, path, f"{caption}. 0: collapsed onto the axes.")
+
+
+def _curves(ax: Axes, methods: Mapping[str, Mapping[str, ArrayLike]], key: str) -> dict[str, Floats]:
+    """Mean and band of each method over its epochs; returns [S] of each that is drawn, finite where the seed has a curve."""
+    shown: dict[str, Floats] = {}
+    for number, (name, curves) in enumerate(methods.items()):
+        epochs = np.asarray(curves["epoch"], dtype=np.float64).reshape(-1)
+        table = np.atleast_2d(np.asarray(curves[key], dtype=np.float64))
+        mean, sd = mean_sd(table, axis=0)
+        if not np.isfinite(mean).any():
+            continue
+        shown[name] = mean_sd(table)[0]
+        colour = COLOURS[number % len(COLOURS)]
+        dash = "-" if number == 0 else DASHES[(number - 1) % len(DASHES)]
+        marker = "o" if len(epochs) < 2 else None
+        ax.plot(epochs, mean, color=colour, linestyle=dash, marker=marker, linewidth=1.8, label=plain(name))
+        ax.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.13, linewidth=0)
+    if not ax.lines:
+        say_empty(ax)
+    return shown
+
+
+def _over_seeds(shown: Mapping[str, Floats]) -> str:
+    return f"; mean and one standard deviation over {seeds_text(shown.values(), 'curve')}" if shown else ""
 
 
 def optimisation_history(
