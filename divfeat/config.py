@@ -204,7 +204,7 @@ class MethodConfig(Frozen):
         None,
         description="linear (the projector, where the method has one) or transformation (HAFrame's type II network)",
     )
-    cosine: float | None = Field(None, ge=0, le=1, description="alpha of (1 - alpha) CE + alpha L_COS, on frozen axes")
+    cosine: float | None = Field(None, ge=0, lt=1, description="alpha of (1 - alpha) CE + alpha L_COS, on frozen axes")
     cosine_schedule: CosineSchedule | None = Field(
         None, description="of alpha: constant, or linear in the finished epochs, rising from 0 or falling to it"
     )
@@ -331,10 +331,10 @@ class ExperimentConfig(Frozen):
 
 
 #: Settings that only let a set be fetched, or refuse one: they decide no result.
-NEVER = ("download", "expected_split")
+NEVER = ("download", "expected_split", "weights_hash")
 LATER: Later = {
     "data": (DataConfig, (*_COLUMNS, *_LISTS, "tail", "hierarchy", "crop_bottom")),
-    "model": (ModelConfig, ("plain_neck", "hidden_units", "weights", "weights_hash")),
+    "model": (ModelConfig, ("plain_neck", "hidden_units", "weights")),
     "train": (TrainConfig, ("sampling", "cutout", "mixup", "cutmix", "backbone_lr", "neck_lr")),
 }
 

@@ -226,7 +226,7 @@ def run(
         seed=stream_seed(config.seed, "augment"),
         tau_plus=method.tau_plus,
         moving=method.moving,
-        data=data.split_hash,
+        data=data.split_hash + (learner.extractor.backbone.weights_hash or ""),
         checkpoint=checkpoint(stages, stage_key(config)) if stages else None,
         checkpoint_after=rungs,
         on_checkpoint=on_checkpoint,

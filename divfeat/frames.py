@@ -79,16 +79,28 @@ def hierarchy_aware_frame(
     """
     similarity = hierarchy_similarity(hierarchy, gamma, s_min)
     values, vectors = torch.linalg.eigh(similarity)
-    kept = values > _NO_EIGENVALUE
-    rank = int(kept.sum())
+    values = values.where(values > _NO_EIGENVALUE, 0.0)
+    rank = int((values > 0).sum())
     if dim < rank:
         raise ConfigError(
             f"{hierarchy.num_classes} classes of this hierarchy do not fit in dim={dim}: at gamma={gamma:g} their frame has rank "
             f"{rank}. Use a feature dimension of at least {rank} (model.projector_dim)"
         )
-    rotation = random_orthonormal(dim, rank, generator=generator)
-    frame = rotation * values[kept].sqrt() @ vectors[:, kept].T
+    # A tree's S has equal eigenvalues, whose eigenvectors are anybody's choice: the root of S is not, and gives every machine the
+    # same frame from the same generator.
+    root = vectors * values.sqrt() @ vectors.T
+    basis = torch.eye(len(values), dtype=torch.float64) if rank == len(values) else _range_of(similarity, rank)
+    frame = random_orthonormal(dim, rank, generator=generator) @ (basis.T @ root)
     return (frame / frame.norm(dim=0)).to(dtype)
+
+
+def _range_of(similarity: Tensor, rank: int) -> Tensor:
+    """Orthonormal basis [K, rank] of what S spans: the first columns of the projection onto it, made orthonormal."""
+    values, vectors = torch.linalg.eigh(similarity)
+    null = vectors[:, : len(values) - rank]
+    projector = torch.eye(len(values), dtype=torch.float64) - null @ null.T
+    q, r = torch.linalg.qr(projector[:, :rank])
+    return q * torch.sign(torch.diagonal(r))
 
 
 def hierarchy_similarity(

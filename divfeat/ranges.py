@@ -61,8 +61,6 @@ RANGES: dict[str, Range] = {
     "soft_labels": Range(2.0, 40.0, log=True),
     # 0.1 to 0.6 (Bertinetto et al. 2020, HXE).
     "hierarchical_ce": Range(0.02, 1.0, log=True),
-    # 3 (Garg et al. 2022), which no pair reaches, down to what pairs do reach.
-    "pair_margin": Range(0.05, 5.0, log=True),
     # Their sweep ends at 5 (Lin et al. 2018, table 1b).
     "focal": Range(0.1, 5.0, log=True),
     # 0.9, 0.99, 0.999, 0.9999 (Cui et al. 2019), and one step further.

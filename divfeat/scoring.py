@@ -15,7 +15,7 @@ from divfeat.data.prepare import PreparedData
 from divfeat.errors import NonFiniteError
 from divfeat.features import FeatureSet
 from divfeat.hierarchy import Hierarchy
-from divfeat.methods import method_named, parts_of
+from divfeat.methods import keeps_frozen_axes, parts_of
 from divfeat.metrics.accuracy import accuracy_by_class
 from divfeat.metrics.angular import cosines_between
 from divfeat.metrics.by_class import class_geometry
@@ -142,7 +142,7 @@ def collapse_of(
         config: Of the experiment.
         data: Its images.
     """
-    frozen = method_named(config.method.name).frame
+    frozen = keeps_frozen_axes(config.method)
     return collapse_summary(features, labels, axes, tau_plus, bias=bias, frozen=frozen, hierarchy=data.hierarchy)
 
 

@@ -624,7 +624,11 @@ def read(value: Any, path: tuple[str, ...]) -> Any:
 
 
 #: Decide no result: the images' content hash does.
-NO_RESULT = {("data", "download"): True, ("data", "expected_split"): "0123456789abcdef"}
+NO_RESULT = {
+    ("data", "download"): True,
+    ("data", "expected_split"): "0123456789abcdef",
+    ("model", "weights_hash"): "0123456789abcdef",
+}
 #: They are what is searched, or mean nothing on frozen axes, and are refused where they are given.
 SEARCHED = [
     ("search", "method", *rest)
@@ -696,9 +700,10 @@ def test_parts_out_of_range(part: str, value: Any, message: str) -> None:
 
 @pytest.mark.parametrize("path", NO_RESULT, ids=".".join)
 def test_what_decides_no_result_is_no_part_of_either(path: tuple[str, ...]) -> None:
-    value = NO_RESULT[path]
-    assert build(StudyConfig, changed(study().to_dict(), path, value)).identity == study().identity
-    assert build(ExperimentConfig, changed(experiment().to_dict(), path, value)).key == experiment().key
+    value, along = NO_RESULT[path], ALONG.get(".".join(path), {})
+    bases = merge(study().to_dict(), along), merge(experiment().to_dict(), along)
+    assert build(StudyConfig, changed(bases[0], path, value)).identity == build(StudyConfig, bases[0]).identity
+    assert build(ExperimentConfig, changed(bases[1], path, value)).key == build(ExperimentConfig, bases[1]).key
 
 
 #: Identity, and the keys of CE's search and of the fixed cones' first confirmation, as they were before long tails had more

@@ -230,9 +230,10 @@ def test_alpha_in_time() -> None:
         ("haframe", {"soft_labels": 5}, r"method.cosine=0.4 and method.soft_labels=5.0 are two losses"),
         ("flamingo", {"focal": 1}, r"method.focal=1.0 and method.levels=flamingo are two losses"),
         ("tree_soft_labels", {"label_smoothing": 0.1}, r"label_smoothing=0.1 has no place in the loss that method.soft_labels"),
-        ("haframe", {"levels": "flamingo", "cosine": 0}, r"levels='flamingo' learns a classifier.*axes of 'haframe' are frozen"),
+        ("haframe", {"levels": "flamingo"}, r"levels='flamingo' learns a classifier.*axes of 'haframe' are frozen"),
+        ("ce", {"levels": "hafeature"}, r"says nothing of its pairs: set method.pair_margin too \(published: 3\)"),
         ("flamingo", {"scale": 16}, r"method.scale=16.0 is of a cosine classifier.*set method.scale=0"),
-        ("hafeature", {"second": "crt"}, r"second='crt' goes on from one classifier.*use crm, post_hoc or ncm"),
+        ("hafeature", {"second": "crt"}, r"second='crt' is not offered after .*'hafeature'.*use crm, post_hoc or ncm"),
         ("etf_dr", {"second": "crm"}, r"second='crm' weighs the probabilities of a softmax"),
     ],
 )  # fmt: skip

@@ -2,7 +2,15 @@
 
 from divfeat.methods.building import BuiltMethod, build_method
 from divfeat.methods.checks import OF_CONES
-from divfeat.methods.resolving import canonical, epochs_of, first_stage, parts_of, spelled_out, train_of
+from divfeat.methods.resolving import (
+    canonical,
+    epochs_of,
+    first_stage,
+    keeps_frozen_axes,
+    parts_of,
+    spelled_out,
+    train_of,
+)
 from divfeat.methods.table import METHODS, Method, method_named, with_second
 from divfeat.parts import OFF, Parts
 
@@ -17,6 +25,7 @@ __all__ = [
     "canonical",
     "epochs_of",
     "first_stage",
+    "keeps_frozen_axes",
     "method_named",
     "parts_of",
     "spelled_out",

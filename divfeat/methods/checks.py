@@ -101,6 +101,15 @@ def _check_tree(name: str, method: Method, parts: Parts, given: Mapping[str, Any
             f"method.pair_margin={given['pair_margin']} is of hafeature, and {name!r} has levels={parts.levels!r}: set "
             "method.levels=hafeature too, or leave it out"
         )
+    if parts.levels == "hafeature" and not parts.pair_margin and given["pair_margin"] is None:
+        raise ConfigError(
+            "method.levels='hafeature' says nothing of its pairs: set method.pair_margin too (published: 3), or to 0 for none"
+        )
+    if parts.levels != "none" and method.frame:
+        raise ConfigError(
+            f"method.levels={parts.levels!r} learns a classifier for every level, and the axes of {name!r} are frozen: use "
+            f"{parts.levels}, or a method with a learned classifier"
+        )
     chosen = [part for part in _CRITERIA if getattr(parts, part) != getattr(OFF, part)]
     if len(chosen) > 1:
         first, second = (f"method.{part}={getattr(parts, part)}" for part in chosen[:2])
@@ -112,11 +121,6 @@ def _check_tree(name: str, method: Method, parts: Parts, given: Mapping[str, Any
                 "two to off"
             )
     if parts.levels != "none":
-        if method.frame:
-            raise ConfigError(
-                f"method.levels={parts.levels!r} learns a classifier for every level, and the axes of {name!r} are frozen: use "
-                f"{parts.levels}, or a method with a learned classifier"
-            )
         for part in ("scale", "margin"):
             if getattr(parts, part):
                 raise ConfigError(
@@ -125,7 +129,7 @@ def _check_tree(name: str, method: Method, parts: Parts, given: Mapping[str, Any
                 )
         if parts.second not in ("none", "crm", "post_hoc", "ncm"):
             raise ConfigError(
-                f"method.second={parts.second!r} goes on from one classifier, and method.levels={parts.levels!r} has one for "
+                f"method.second={parts.second!r} is not offered after method.levels={parts.levels!r}, which has a classifier for "
                 "every level: use crm, post_hoc or ncm, or none"
             )
 

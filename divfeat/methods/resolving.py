@@ -11,6 +11,8 @@ from divfeat.parts import OFF, Parts
 from divfeat.second import SECONDS
 from divfeat.thresholds import family_named
 
+#: Second stages after which the first one's axes stand: these move scores by class, or train both again.
+_KEEPING = ("none", "crm", "post_hoc", "m2m")
 #: Parts that replace a setting of `TrainConfig`.
 _OF_TRAINING = ("mixup", "cutmix", "sampling")
 
@@ -32,6 +34,15 @@ def parts_of(config: MethodConfig) -> Parts:
     unread = {"deferred": not parts.class_balanced, "pair_margin": parts.levels != "hafeature"}
     unread |= dict.fromkeys(("gamma", "s_min"), parts.frame != "hierarchy")
     return replace(parts, **{name: getattr(OFF, name) for name, off in unread.items() if off})
+
+
+def keeps_frozen_axes(config: MethodConfig) -> bool:
+    """Whether the axes that are scored with at the end are frozen ones, which features were drawn to: no second stage's own.
+
+    Raises:
+        ConfigError: unknown name, or parts that mean nothing together.
+    """
+    return method_named(config.name).frame and parts_of(config).second in _KEEPING
 
 
 def train_of(config: MethodConfig, train: TrainConfig) -> TrainConfig:

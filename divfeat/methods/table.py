@@ -211,13 +211,11 @@ METHODS: dict[str, Method] = {
         "classifiers of all levels that agree, on the plain network (Garg et al. 2022, HAFeature)",
         projector=False,
         parts=Parts(levels="hafeature", pair_margin=3.0),
-        searched=("pair_margin",),
         tree=True,
     ),
     "hafeature_type2": Method(
         "the same on the type II network",
         parts=replace(_TYPE2, levels="hafeature", pair_margin=3.0),
-        searched=("pair_margin",),
         tree=True,
     ),
     "tree_soft_labels": Method(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.files import finite, read_lines, write_json, write_text
+from divfeat.objectives import OBJECTIVES, OF_TREES
 from divfeat.report.arrays import Floats
 from divfeat.report.document import Block, Cell, Code, Heading, Paragraph, Table, blocks_to_markdown
 from divfeat.report.group_words import difference, spread
@@ -17,7 +18,7 @@ from divfeat.report.groups import BALANCED, PARTITIONS
 from divfeat.report.held import coned, most_inside, taken
 from divfeat.report.published import short_of_published
 from divfeat.report.summary import Runs
-from divfeat.search.fixed import ROWS
+from divfeat.search.fixed import ROWS, STRENGTH
 from divfeat.search.jobs import Job
 from divfeat.statistics import Comparison, verdict
 from divfeat.study_config import StudyConfig
@@ -26,6 +27,10 @@ TEXT = "fixed.md"
 #: Column -> what the cones of a run held.
 HELD = {"inside": most_inside, "of the loss": taken}
 _SCORES = ("accuracy", BALANCED, *(group for partition in PARTITIONS for group in partition))
+#: Linear probes -> metric, a share.
+_PROBES = {"fine probe": "test/fine_top1", "unseen probe": "test/unseen_top1"}
+#: Over a tree -> metric, as it is.
+_MISTAKES = {OBJECTIVES[name].short: OBJECTIVES[name].test for name in OF_TREES}
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class FixedTable:
         return {
             "method": one.method.model_dump(mode="json"),
             "seeds": list(one.seeds),
-            "scores": {score: _points(one, score).tolist() for score in _SCORES},
+            "scores": {score: _points(one, score).tolist() for score in (*_SCORES, *_PROBES)},
+            "mistakes": {name: one.values(metric).tolist() for name, metric in _MISTAKES.items()},
             "minus_reference": asdict(gain) if gain else None,
             "held": {what: _held(one, what).tolist() for what in HELD},
             "terminal_phase": list(one.terminal),
@@ -80,21 +86,42 @@ class FixedTable:
         }
 
     def _blocks(self) -> list[Block]:
-        shown = [score for score in _SCORES if any(np.isfinite(_points(one, score)).any() for one in self.runs)]
+        shown = [
+            score for score in (*_SCORES, *_PROBES) if any(np.isfinite(_points(one, score)).any() for one in self.runs)
+        ]
+        mistakes = [
+            name
+            for name, metric in _MISTAKES.items()
+            if any(np.isfinite(one.values(metric)).any() for one in self.runs)
+        ]
         held = [what for what in HELD if any(np.isfinite(_held(one, what)).any() for one in self.runs)]
-        headers = ["method", *shown, f"balanced minus {self.reference}", "training accuracy", "terminal phase", *held]
+        headers = [
+            "method",
+            *shown,
+            *mistakes,
+            f"balanced minus {self.reference}",
+            "training accuracy",
+            "terminal phase",
+            *held,
+        ]
         caption = (
             "Test, percent: mean and standard deviation over the seeds that finished, last of "
             f"{self.study.train.epochs} epochs. Nothing was searched or chosen. Differences are paired by seed; with all seeds "
             f"there, their intervals hold together at {100 * (1 - self.study.protocol.alpha):g} %. Minor: at most "
-            f"{self.study.data.boundary} training images."
+            f"{self.study.data.boundary} training images. Probes are linear, at a strength of {STRENGTH:g}; unseen: fitted on "
+            "test images, each half predicted from the other."
         )
         if held:
             caption += (
                 " Inside: training images in their cone, in the epoch with most of them. Of the loss: the share of the whole "
                 "training's cross-entropy that images in their cone carried."
             )
-        blocks: list[Block] = [Table(headers, [self._row(one, shown, held) for one in self.runs], caption)]
+        if mistakes:
+            caption += (
+                " Severity: mean distance in the tree of the wrong predictions; hierarchical distance at k: of the first k "
+                "ranks, hits counting 0; both as they are, less is better."
+            )
+        blocks: list[Block] = [Table(headers, [self._row(one, shown, mistakes, held) for one in self.runs], caption)]
         if self.note:
             blocks.append(Paragraph(f"No verdict: {self.note}."))
         if gaps := [gap for one in self.runs for gap in one.gaps]:
@@ -106,11 +133,12 @@ class FixedTable:
             blocks += [Heading("Provenance"), Paragraph(f"{told}; {len(facts)} runs, {hours:.2f} hours of processes.")]
         return [*blocks, Paragraph("Again, or further:"), Code(self.command)]
 
-    def _row(self, one: Runs, shown: Sequence[str], held: Sequence[str]) -> list[Cell]:
+    def _row(self, one: Runs, shown: Sequence[str], mistakes: Sequence[str], held: Sequence[str]) -> list[Cell]:
         gain, (terminal, finished) = self.gains.get(one.name), one.terminal
         return [
             one.name,
             *(spread(_points(one, score)) for score in shown),
+            *(spread(one.values(_MISTAKES[name]), 3) for name in mistakes),
             difference(gain) if gain else "",
             spread(one.points("train/accuracy_eval")),
             f"{terminal} of {finished}",
@@ -170,6 +198,8 @@ def _gains(runs: Sequence[Runs], reference: str, study: StudyConfig, note: str) 
 
 
 def _points(runs: Runs, score: str) -> Floats:
+    if score in _PROBES:
+        return runs.points(_PROBES[score])
     return runs.points("test/accuracy" if score == "accuracy" else f"test/accuracy_{score}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.hierarchy import Hierarchy
-from divfeat.methods import method_named
+from divfeat.methods import keeps_frozen_axes
 from divfeat.objectives import OBJECTIVES
 from divfeat.report import figures
 from divfeat.report.arrays import Floats
@@ -96,7 +96,7 @@ def _angles(summary: StudySummary, tree: Hierarchy) -> Iterator[tuple[str, str, 
     """Of the winner and HAFrame, as far as their axes are frozen: else they are no target."""
     angles: dict[str, tuple[Floats, Floats]] = {}
     for runs in _methods(summary):
-        if runs.name in (WINNER, _FRAMED) and method_named(runs.method.name).frame:
+        if runs.name in (WINNER, _FRAMED) and keeps_frozen_axes(runs.method):
             pair = cosines_of_classes(summary, runs)
             if pair is not None:
                 angles[summary.title(runs.name)] = pair

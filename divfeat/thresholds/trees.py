@@ -80,7 +80,7 @@ def _family(kind: str, number: int, of: str, places: Places, why_not: Callable[[
 
     def requires(context: ThresholdContext) -> str | None:
         if context.hierarchy is None:
-            return "there is no tree of the classes; set data.hierarchy to flat, coarse, cifar10, cifar100 or a file"
+            return "there is no tree of the classes; set data.hierarchy to flat, coarse, cifar10, cifar100, aircraft or a file"
         return why_not(context.hierarchy)
 
     return Family(

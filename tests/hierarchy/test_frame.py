@@ -119,3 +119,30 @@ def test_what_gives_no_frame_is_told(changes, words: str) -> None:
     settings = {"dim": 100, "gamma": 2.0} | changes
     with pytest.raises(ConfigError, match=words):
         hierarchy_aware_frame(shipped("cifar100"), settings.pop("dim"), **settings)
+
+
+@pytest.mark.parametrize("s_min", ["exact", "grid", 0.1])
+def test_a_frame_is_the_same_where_eigenvectors_are_not(monkeypatch: pytest.MonkeyPatch, s_min: float | str) -> None:
+    """A tree's equal eigenvalues leave their eigenvectors to the machine: any basis of theirs gives the same axes."""
+    tree = shipped("cifar100")
+
+    def made() -> torch.Tensor:
+        return hierarchy_aware_frame(tree, 100, gamma=2.0, s_min=s_min, generator=torch.Generator().manual_seed(1))
+
+    plain, eigh = made(), torch.linalg.eigh
+
+    def turned(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Other eigenvectors of the same matrix: turned within those of each value, all signs changed."""
+        values, vectors = eigh(matrix)
+        source = torch.Generator().manual_seed(2)
+        place = 0
+        while place < len(values):
+            alike = int((values[place:] - values[place] < 1e-9).sum())
+            turn, _ = torch.linalg.qr(torch.randn(alike, alike, generator=source, dtype=torch.float64))
+            vectors[:, place : place + alike] = vectors[:, place : place + alike] @ turn
+            place += alike
+        return values, -vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", turned)
+    assert not torch.allclose(turned(torch.eye(3, dtype=torch.float64))[1], eigh(torch.eye(3, dtype=torch.float64))[1])
+    torch.testing.assert_close(made(), plain, rtol=0, atol=1e-9)

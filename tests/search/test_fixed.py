@@ -243,6 +243,33 @@ def test_intervals_of_several_methods_hold_together(done, tmp_path):
         assert (gain["low"], gain["high"]) == pytest.approx(tuple(expected))
 
 
+def test_probes_and_where_there_is_a_tree_mistakes_have_columns(done, tmp_path):
+    jobs, folder, _ = done
+    rows = read_lines(folder / ROWS)
+    rng = np.random.default_rng(0)
+    for row in rows:
+        metrics = row["metrics"] | {
+            "test/mistake_severity": 2 + rng.random(),
+            "test/hierarchical_distance_20": rng.random(),
+        }
+        append_line(tmp_path / ROWS, row | {"metrics": metrics})
+    text = write_fixed(jobs, tmp_path, study(), reference="ce_etf", command="python it")
+    made = [row["metrics"] for row in read_lines(tmp_path / ROWS) if row["name"] == "gate"]
+    header, _, *lines = (line for line in text.splitlines() if line.startswith("|"))
+    heads = [cell.strip() for cell in header.split("|")]
+    cells = next(line for line in lines if line.startswith("| gate |")).split("|")
+    for head, metric, scale, digits in (
+        ("fine probe", "test/fine_top1", 100, 2),
+        ("unseen probe", "test/unseen_top1", 100, 2),
+        ("mistake severity", "test/mistake_severity", 1, 3),
+        ("hierarchical distance at 20", "test/hierarchical_distance_20", 1, 3),
+    ):
+        values = [scale * metrics[metric] for metrics in made]
+        expected = f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+        assert cells[heads.index(head)].strip() == expected
+    assert "hierarchical distance at 5" not in heads  # nothing has it
+
+
 @pytest.mark.parametrize(
     ("row", "said"), [("ce", "lies more than 2 points under"), ("x", "neither ce_no_projector nor ce was run")]
 )

@@ -80,7 +80,7 @@ def confirmed(world: World, name: str) -> list[ExperimentConfig]:
 def test_every_published_number_lies_in_its_range_and_every_method_with_numbers_has_some() -> None:
     without = {name for name, method in METHODS.items() if not method.searched}
     assert without == {"ce", "ce_no_projector", "ce_etf", "hinge_ce", "resampling", "ncm"} | {
-        *("ce_type2", "crm", "crm_type2", "flamingo", "flamingo_type2"),
+        *("ce_type2", "crm", "crm_type2", "flamingo", "flamingo_type2", "hafeature", "hafeature_type2"),
     }
     for name, method in METHODS.items():
         for part in method.searched:
