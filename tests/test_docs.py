@@ -210,6 +210,17 @@ def test_the_readme_says_what_mistakes_over_a_tree_say():
         ]
         assert gain in row and gain in text
     assert "−0.121 [−0.188, −0.053]" in text and "−0.121 [−0.188, −0.053]" in row
+    coarse = read_json(ROOT / "results" / "tin100-hierarchy-coarse" / "fixed.json")["methods"]
+    for name in ("haframe", "cones"):
+        severity, plain = (np.mean(coarse[one]["mistakes"]["mistake severity"]) for one in (name, "ce_no_projector"))
+        probe, other = (np.mean(coarse[one]["scores"]["fine probe"]) for one in (name, "ce_no_projector"))
+        said = (
+            f"({severity:.3f}, {probe:.2f})"
+            if name == "cones"
+            else f"{plain:.3f} to {severity:.3f}, and the fine probe with it, {other:.2f} to {probe:.2f}"
+        )
+        assert said in text
+    assert f"held {np.mean(coarse['cones']['held']['inside']):.2f} % of the images" in text
     ended = {
         key: one["terminal_phase"]
         for key, one in read_json(ROOT / "results" / "digits-hierarchy" / "verdict.json")["methods"].items()
