@@ -7,7 +7,7 @@ from torch import Tensor
 
 from divfeat.errors import ConfigError
 from divfeat.frames import class_mean_frame, hierarchy_aware_frame, orthonormal_frame, simplex_etf
-from divfeat.hierarchy import Hierarchy
+from divfeat.hierarchy import NAME_ONE, Hierarchy
 from divfeat.parts import Parts
 from divfeat.thresholds import ThresholdContext
 
@@ -54,8 +54,5 @@ def tree_of(name: str, why: str, hierarchy: Hierarchy | None) -> Hierarchy:
         ConfigError: there is none.
     """
     if hierarchy is None:
-        raise ConfigError(
-            f"{name!r} ({why}) needs a tree of the classes: set data.hierarchy to flat, coarse, aircraft, cifar10, cifar100 or a "
-            "file"
-        )
+        raise ConfigError(f"{name!r} ({why}) needs a tree of the classes: {NAME_ONE}")
     return hierarchy

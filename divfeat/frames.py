@@ -89,17 +89,19 @@ def hierarchy_aware_frame(
     # A tree's S has equal eigenvalues, whose eigenvectors are anybody's choice: the root of S is not, and gives every machine the
     # same frame from the same generator.
     root = vectors * values.sqrt() @ vectors.T
-    basis = torch.eye(len(values), dtype=torch.float64) if rank == len(values) else _range_of(similarity, rank)
+    basis = (
+        torch.eye(len(values), dtype=torch.float64) if rank == len(values) else _range_beside(vectors[:, values == 0])
+    )
     frame = random_orthonormal(dim, rank, generator=generator) @ (basis.T @ root)
     return (frame / frame.norm(dim=0)).to(dtype)
 
 
-def _range_of(similarity: Tensor, rank: int) -> Tensor:
-    """Orthonormal basis [K, rank] of what S spans: the first columns of the projection onto it, made orthonormal."""
-    values, vectors = torch.linalg.eigh(similarity)
-    null = vectors[:, : len(values) - rank]
-    projector = torch.eye(len(values), dtype=torch.float64) - null @ null.T
-    q, r = torch.linalg.qr(projector[:, :rank])
+def _range_beside(null: Tensor) -> Tensor:
+    """Orthonormal basis [K, K - n] of the complement of the columns of ``null`` [K, n]: the first columns of the projection onto
+    it, made orthonormal. It hangs on what they span alone."""
+    size, missing = null.shape
+    projector = torch.eye(size, dtype=torch.float64) - null @ null.T
+    q, r = torch.linalg.qr(projector[:, : size - missing])
     return q * torch.sign(torch.diagonal(r))
 
 

@@ -341,7 +341,7 @@ class _State:
         if payload["guard"] != self.guard:
             raise DataError(
                 f"checkpoint {path} was written by another training configuration, on other images or with another tree of the "
-                "classes; remove it to start afresh"
+                "classes, or from other first weights; remove it to start afresh"
             )
         self.learner.load_state_dict(payload["learner"])
         self.optimizer.load_state_dict(payload["optimizer"])

@@ -58,9 +58,9 @@ def _studies(flags: argparse.Namespace) -> list[Planned]:
 
 
 def _output(flags: argparse.Namespace) -> Output:
-    from divfeat.report.hierarchy import check_places, write_table
+    from divfeat.report.hierarchy import BLOCK, write_table
 
-    return output_of(flags, "hierarchy-table", check_places, write_table)
+    return output_of(flags, "hierarchy-table", BLOCK.check_places, write_table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

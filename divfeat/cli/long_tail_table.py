@@ -51,9 +51,9 @@ def _studies(flags: argparse.Namespace) -> list[Planned]:
 
 
 def _output(flags: argparse.Namespace) -> Output:
-    from divfeat.report.long_tail import check_places, write_table
+    from divfeat.report.long_tail import BLOCK, write_table
 
-    return output_of(flags, "long-tail-table", check_places, write_table)
+    return output_of(flags, "long-tail-table", BLOCK.check_places, write_table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

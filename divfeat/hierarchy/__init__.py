@@ -3,4 +3,7 @@
 from divfeat.hierarchy.shipped import SHIPPED, shipped
 from divfeat.hierarchy.tree import Hierarchy
 
-__all__ = ["SHIPPED", "Hierarchy", "shipped"]
+#: What to do where there is no tree, for messages.
+NAME_ONE = "set data.hierarchy to flat, coarse, cifar10, cifar100, aircraft or a file"
+
+__all__ = ["NAME_ONE", "SHIPPED", "Hierarchy", "shipped"]

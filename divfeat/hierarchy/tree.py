@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,16 @@ class Hierarchy:
             numbers: dict[int, int] = {}
             rows.append([numbers.setdefault(node, len(numbers)) for node in self.nodes_at(level)])
         return torch.tensor(rows)
+
+    def groups_above(self) -> list[Tensor]:
+        """For each level but the coarsest, int64 [groups]: the group of the level above it that holds each of its groups, both in
+        the numbering of `levels`."""
+        found = []
+        for above, below in pairwise(self.levels()):
+            parents = torch.empty(int(below.max()) + 1, dtype=torch.int64)
+            parents[below] = above
+            found.append(parents)
+        return found
 
     def nodes_at(self, level: int) -> list[int]:
         """The node of each class on a level: its ancestor that many steps below the root, itself where it lies higher."""

@@ -66,6 +66,7 @@ class HierarchyAwareFeatures(nn.Module):
         if not margin >= 0:
             raise ConfigError(f"pair_margin={margin} of hafeature must be at least 0")
         self.register_buffer("levels", hierarchy.levels())
+        self.parents = hierarchy.groups_above()
         self.margin = margin
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor, step: Step) -> Tensor:
@@ -75,12 +76,12 @@ class HierarchyAwareFeatures(nn.Module):
             loss = loss + step.penalty.to(loss)
         scores = [*step.coarse, logits]
         probabilities = [torch.softmax(at_least_float32(one), -1) for one in scores]
-        for level, (above, below) in enumerate(pairwise(probabilities)):
-            parents = self.levels[level].new_empty(below.shape[-1])
-            parents[self.levels[level + 1]] = self.levels[level]
-            summed = torch.zeros_like(above).index_add(-1, parents, below)
+        for groups, parents, (above, below) in zip(
+            self.levels[:-1], self.parents, pairwise(probabilities), strict=True
+        ):
+            summed = torch.zeros_like(above).index_add(-1, parents.to(above.device), below)
             first, second = _to_mean(summed, above)
-            loss = loss + (first + second) / 2 + self._pairs(above, self.levels[level][labels])
+            loss = loss + (first + second) / 2 + self._pairs(above, groups[labels])
         return loss
 
     def _pairs(self, probabilities: Tensor, groups: Tensor) -> Tensor:

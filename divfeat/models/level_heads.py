@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +86,7 @@ class HierarchyAwareHead(_LevelHead):
     def __init__(self, dim: int, hierarchy: Hierarchy, seed: int = 0) -> None:
         super().__init__()
         self.levels = _linears([dim] * len(hierarchy.sizes), hierarchy.sizes, seed)
-        self.parents = parents_by_level(hierarchy)
+        self.parents = hierarchy.groups_above()
 
     @property
     def axes(self) -> Tensor:
@@ -116,17 +115,6 @@ class HierarchyAwareHead(_LevelHead):
             summed = torch.zeros_like(above).index_add(0, parents.to(above.device), below)
             penalty = penalty - nn.functional.cosine_similarity(above, summed, dim=1).mean()
         return Outputs(features, logits, coarse, penalty)
-
-
-def parents_by_level(hierarchy: Hierarchy) -> list[Tensor]:
-    """For each level but the coarsest, int64 [groups]: the group above each of its groups, in the numbering of `levels`."""
-    levels = hierarchy.levels()
-    found = []
-    for above, below in pairwise(levels):
-        parents = torch.empty(int(below.max()) + 1, dtype=torch.int64)
-        parents[below] = above
-        found.append(parents)
-    return found
 
 
 def _chunks(dim: int, levels: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.errors import DataError, DivfeatError
-from divfeat.files import check_writable, finite, write_json, write_text
+from divfeat.files import finite, write_json, write_text
 from divfeat.report.arrays import Floats, half_width_of, mean_of, sd_of
 from divfeat.report.columns import (
     confirmed_studies,
@@ -138,27 +138,16 @@ def write_table(folders: Sequence[str | Path], place: Path, readme: Path | None 
         readme: A file whose marked block shows the first study's first table, or None.
 
     Raises:
-        DataError: as `hierarchy_table` and `check_places`, with nothing written.
+        DataError: as `hierarchy_table` and `MarkedBlock.check_places`, with nothing written.
     """
     table = hierarchy_table(folders)
-    check_places(place, readme)
+    BLOCK.check_places(place, readme)
     write_text(place / TEXT, table.markdown + "\n")
     write_json(place / NUMBERS, table.to_dict())
     if readme is not None:
         first = blocks_to_markdown([_mistakes(table.sections[0])])
         BLOCK.show(readme, first, "Differences by seed, collapse, provenance", place / TEXT)
     return table
-
-
-def check_places(place: Path, readme: Path | None = None) -> None:
-    """Refuse places that `write_table` could not write to; it can be asked before the studies are run.
-
-    Raises:
-        DataError: `place` is no folder or cannot be made, or `readme` is missing or lacks its marks.
-    """
-    check_writable(place, "the table's folder")
-    if readme is not None:
-        BLOCK.read(readme)
 
 
 # --- from ledgers -----------------------------------------------------------------------------------------------------------

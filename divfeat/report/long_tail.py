@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from divfeat.errors import DataError, DivfeatError
-from divfeat.files import check_writable, finite, write_json, write_text
+from divfeat.files import finite, write_json, write_text
 from divfeat.report.arrays import Floats, mean_of, sd_of
 from divfeat.report.columns import (
     WINNER_ROW,
@@ -135,10 +135,10 @@ def write_table(folders: Sequence[str | Path], place: Path, readme: Path | None 
         readme: A file whose marked block is rebuilt from what was written, or None.
 
     Raises:
-        DataError: as `long_tail_table` and `check_places`, with nothing written.
+        DataError: as `long_tail_table` and `MarkedBlock.check_places`, with nothing written.
     """
     table = long_tail_table(folders)
-    check_places(place, readme)
+    BLOCK.check_places(place, readme)
     write_text(place / TEXT, table.markdown + "\n")
     write_json(place / "long_tail.json", table.to_dict())
     if readme is not None:
@@ -157,17 +157,6 @@ def rebuild_readme(readme: Path, place: Path) -> None:
         raise DataError(f"{place / TEXT}: there is no such file; give the studies to make the table from")
     overview = (place / TEXT).read_text(encoding="utf-8").partition("\n#### ")[0].strip()
     BLOCK.show(readme, overview, "By groups of classes, with provenance", place / TEXT)
-
-
-def check_places(place: Path, readme: Path | None) -> None:
-    """Refuse places that `write_table` could not write to; it can be asked before the studies are run, which takes hours.
-
-    Raises:
-        DataError: `place` is no folder or cannot be made, or `readme` is missing or lacks its marks.
-    """
-    check_writable(place, "the table's folder")
-    if readme is not None:
-        BLOCK.read(readme)
 
 
 # --- from ledgers -----------------------------------------------------------------------------------------------------------

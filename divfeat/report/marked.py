@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from divfeat.errors import DataError
-from divfeat.files import write_text
+from divfeat.files import check_writable, write_text
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,17 @@ class MarkedBlock:
         except DataError as error:
             raise DataError(f"--readme {page}: {error}") from error
         return text
+
+    def check_places(self, place: Path, page: Path | None = None) -> None:
+        """Refuse places that a table and its page could not be written to; it can be asked before the studies are run, which
+        takes hours.
+
+        Raises:
+            DataError: `place` is no folder or cannot be made, or `page` is missing or lacks its marks.
+        """
+        check_writable(place, "the table's folder")
+        if page is not None:
+            self.read(page)
 
     def show(self, page: Path, block: str, more: str, whole: Path) -> None:
         """Write `block` into the page, and after it `more` with a link to the file `whole`.

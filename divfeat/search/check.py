@@ -11,6 +11,7 @@ from divfeat.data.prepare import PreparedData, prepare
 from divfeat.data.sources import find_source
 from divfeat.errors import ConfigError
 from divfeat.experiment import build
+from divfeat.hierarchy import NAME_ONE
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.objectives import OF_TREES
 from divfeat.search.jobs import SEARCH_SEED, baseline, experiment, seed_of, training_key
@@ -71,9 +72,7 @@ def _check_groups(study: StudyConfig, data: PreparedData) -> None:
     asked = {one.metric: f"constraint {one.name!r}" for one in search.constraints} | asked
     for name, what in asked.items():
         if name in OF_TREES and data.hierarchy is None:
-            raise ConfigError(
-                f"{what} needs a tree of the classes: set data.hierarchy to flat, coarse, cifar10, cifar100, aircraft or a file"
-            )
+            raise ConfigError(f"{what} needs a tree of the classes: {NAME_ONE}")
         if OF_TREES.get(name, 0) > len(counts):
             raise ConfigError(
                 f"{what} looks at the first {OF_TREES[name]} of only {len(counts)} classes; use distance or severity"

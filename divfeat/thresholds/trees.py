@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import ConfigError
-from divfeat.hierarchy import Hierarchy
+from divfeat.hierarchy import NAME_ONE, Hierarchy
 from divfeat.thresholds.family import PAPER_ANGLE, Family, Parameters, ThresholdContext
 from divfeat.thresholds.per_class import MOST_FREE
 
@@ -80,7 +80,7 @@ def _family(kind: str, number: int, of: str, places: Places, why_not: Callable[[
 
     def requires(context: ThresholdContext) -> str | None:
         if context.hierarchy is None:
-            return "there is no tree of the classes; set data.hierarchy to flat, coarse, cifar10, cifar100, aircraft or a file"
+            return f"there is no tree of the classes; {NAME_ONE}"
         return why_not(context.hierarchy)
 
     return Family(
