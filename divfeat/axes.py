@@ -42,17 +42,23 @@ def frame_of(name: str, parts: Parts, dim: int, context: ThresholdContext, seed:
     return hierarchy_aware_frame(tree, dim, gamma=parts.gamma, s_min=s_min, generator=generator)  # type: ignore[arg-type]
 
 
-def tree_of(name: str, why: str, hierarchy: Hierarchy | None) -> Hierarchy:
+def tree_of(name: str, why: str, hierarchy: Hierarchy | None, *, uneven: bool = False) -> Hierarchy:
     """`hierarchy`, if there is one.
 
     Args:
         name: Of the method, for the message.
         why: What needs it.
         hierarchy: Of the classes, or None.
+        uneven: Whether what needs it is nothing but cross-entropy where all classes are at one distance.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or one that is even.
     """
     if hierarchy is None:
         raise ConfigError(f"{name!r} ({why}) needs a tree of the classes: {NAME_ONE}")
+    if uneven and hierarchy.is_even:
+        raise ConfigError(
+            f"{name!r} ({why}) is cross-entropy by another name where all classes are at one distance, as in the tree that "
+            f"data.hierarchy names: name one of several levels, or use ce_no_projector"
+        )
     return hierarchy

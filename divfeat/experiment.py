@@ -85,11 +85,13 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
 
     Raises:
         ConfigError: unknown backbone or method, weights, thresholds or dimensions that do not fit, a cutout above the images'
-            size, cones that open in no epoch, or a second stage that cannot work on these data.
+            size, cones that open in no epoch, a cosine loss that has no weight in any, or a second stage that cannot work
+            on these data.
     """
     parts = parts_of(config.method)
+    context = class_context(data, config.data.boundary, means=parts.frame == "class_means")
     if parts.second != "none":
-        SECONDS[parts.second].check(_as_trained(config), parts, data.class_counts)
+        SECONDS[parts.second].check(_as_trained(config), parts, context)
     height, width = data.train.image_shape[1:]
     if config.train.cutout > min(height, width):
         raise ConfigError(f"train.cutout={config.train.cutout} is more than the images' {height} x {width} pixels")
@@ -106,9 +108,13 @@ def build(config: ExperimentConfig, data: PreparedData) -> tuple[Learner, BuiltM
     )
     if config.model.weights is not None:
         load_weights(extractor.backbone, _weights(config.model.weights), config.model.weights_hash)
-    context = class_context(data, config.data.boundary, means=parts.frame == "class_means")
     method = build_method(config.method, extractor.feature_dim, context, seed=stream_seed(config.seed, "frame"))
     _check_cones_open(parts, method.objective, config.train.epochs)
+    if parts.cosine_schedule == "rising" and config.train.epochs == 1:
+        raise ConfigError(
+            "method.cosine_schedule='rising' begins at 0, and train.epochs=1 leaves no epoch in which the cosine loss has "
+            "weight: raise train.epochs, or use constant"
+        )
     return Learner(extractor, method.head), method
 
 

@@ -251,7 +251,26 @@ def test_without_a_tree_the_setting_is_named() -> None:
             made(name, without)
     made("ce_type2", without)
     with pytest.raises(ConfigError, match=r"'crm' \(method.second='crm'\) needs a tree of the classes"):
-        run(config(method={"name": "crm"}, data={"hierarchy": None}))
+        prepare_and_build(method={"name": "crm"}, data={"hierarchy": None})
+
+
+@pytest.mark.parametrize("name", ["crm", "crm_type2", "flamingo", "flamingo_type2", "hierarchical_ce"])
+def test_cross_entropy_by_another_name_is_told(name: str) -> None:
+    """Before anything is trained: where all classes are at one distance these have nothing to say."""
+    with pytest.raises(ConfigError, match=rf"'{name}' \(method\..*\) is cross-entropy by another name.*data.hierarchy"):
+        prepare_and_build(method={"name": name}, data={"hierarchy": "flat"})
+
+
+@pytest.mark.parametrize("name", ["haframe", "hinge_haf", "hafeature", "tree_soft_labels"])
+def test_a_flat_tree_where_it_means_something(name: str) -> None:
+    prepare_and_build(method={"name": name}, data={"hierarchy": "flat"})
+
+
+def test_a_rising_weight_needs_a_second_epoch() -> None:
+    settings: dict[str, Any] = {"method": {"name": "haframe", "cosine_schedule": "rising"}}
+    with pytest.raises(ConfigError, match=r"cosine_schedule='rising' begins at 0, and train.epochs=1 leaves no epoch"):
+        prepare_and_build(**settings, train={"epochs": 1})
+    prepare_and_build(**settings, train={"epochs": 2})
 
 
 # --- run on digits --------------------------------------------------------------------------------------------------------
@@ -266,6 +285,11 @@ BASE: dict[str, Any] = {
 
 def config(**settings: Any) -> ExperimentConfig:
     return build(ExperimentConfig, merge(BASE, settings))
+
+
+def prepare_and_build(**settings: Any) -> None:
+    made = config(**settings)
+    assembled(made, prepare(made.data, "search"))
 
 
 @lru_cache

@@ -251,6 +251,12 @@ class Hierarchy:
         return tuple(found)
 
     @cached_property
+    def is_even(self) -> bool:
+        """Whether any two classes are at one distance, as in a flat tree: it then says nothing that their number does not."""
+        apart = self.distances()[~torch.eye(self.num_classes, dtype=torch.bool)]
+        return bool((apart == apart[:1]).all())
+
+    @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
         """Of every node, in the order of `names`."""
         found: list[list[int]] = [[] for _ in self.names]

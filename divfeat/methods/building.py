@@ -59,8 +59,8 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
     The frame's rotation is drawn from a generator keyed by `seed`, apart from every other stream.
 
     Raises:
-        ConfigError: parts that mean nothing together, a tree that is not there, thresholds given to a method without any, more
-            classes than dim + 1, angles that do not fit, a class without images under a part that counts them.
+        ConfigError: parts that mean nothing together, a tree that is not there or says nothing, thresholds given to a method
+            without any, more classes than dim + 1, angles that do not fit, a class without images under a part that counts them.
     """
     method, parts = method_named(config.name), parts_of(config)
     if not method.hinge and config.thresholds.family != "none":
@@ -80,7 +80,7 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
     elif parts.soft_labels:
         criterion = SoftLabels(tree_of(config.name, "method.soft_labels", context.hierarchy), parts.soft_labels)
     elif parts.hierarchical_ce:
-        tree = tree_of(config.name, "method.hierarchical_ce", context.hierarchy)
+        tree = tree_of(config.name, "method.hierarchical_ce", context.hierarchy, uneven=True)
         criterion = HierarchicalCrossEntropy(tree, parts.hierarchical_ce)
     if method.frame:
         frame = frame_of(config.name, parts, dim, context, seed)
@@ -100,7 +100,8 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
                 frame, parts.cosine, parts.label_smoothing, schedule=parts.cosine_schedule, cone=cone
             )
     elif parts.levels != "none":
-        tree = tree_of(config.name, f"method.levels={parts.levels!r}", context.hierarchy)
+        uneven = parts.levels == "flamingo"
+        tree = tree_of(config.name, f"method.levels={parts.levels!r}", context.hierarchy, uneven=uneven)
         if parts.levels == "flamingo":
             head, criterion = FlamingoHead(dim, tree, seed=seed), LevelCrossEntropy(tree)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from divfeat.axes import tree_of
+from divfeat.config import ExperimentConfig
 from divfeat.errors import ConfigError
 from divfeat.hierarchy import Hierarchy
 from divfeat.metrics.mistakes import lowest_risk
@@ -12,6 +13,7 @@ from divfeat.models import Head, Outputs, Taps
 from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage
+from divfeat.thresholds import ThresholdContext
 
 
 class LowestRiskHead(Head):
@@ -61,7 +63,12 @@ class LowestRisk(SecondStage):
                 "method with cross-entropy"
             )
 
+    def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
+        """Needs a tree."""
+        tree_of(config.method.name, "method.second='crm'", classes.hierarchy, uneven=True)
+
     def run(self, first: FirstStage) -> tuple[Learner, TrainResult]:
         """The trained network with other scores."""
-        tree = tree_of(first.config.method.name, "method.second='crm'", first.data.hierarchy)
-        return Learner(first.learner.extractor, LowestRiskHead(first.learner.head, tree)), TrainResult()
+        assert first.data.hierarchy is not None, "checked before training"
+        head = LowestRiskHead(first.learner.head, first.data.hierarchy)
+        return Learner(first.learner.extractor, head), TrainResult()

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
 from divfeat.config import ExperimentConfig
 from divfeat.data.augment import Augment
 from divfeat.data.batches import Batch, BatchStream
@@ -20,7 +18,7 @@ from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_present
 from divfeat.second.translation import STEPS, Translation
-from divfeat.thresholds import family_named
+from divfeat.thresholds import ThresholdContext, family_named
 
 
 class SwitchedBatches:
@@ -52,9 +50,9 @@ class MajorToMinor(SecondStage):
                 "none: use crt, lws or ncm here"
             )
 
-    def check(self, config: ExperimentConfig, parts: Parts, class_counts: np.ndarray) -> None:
+    def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
         """Needs epochs left after the start, unmixed images, thresholds that stand still, and classes of several sizes."""
-        check_present("m2m", class_counts, "translates images into every class")
+        check_present("m2m", classes.class_counts, "translates images into every class")
         epochs = config.train.epochs
         if first_epoch(parts, epochs) >= epochs:
             raise ConfigError(
@@ -70,10 +68,10 @@ class MajorToMinor(SecondStage):
                 f"method.second='m2m' trains two networks, and the thresholds of family {config.method.thresholds.family!r} "
                 "move with the features of one: use a family that stands still"
             )
-        if len(set(class_counts.tolist())) == 1:
+        if len(set(classes.class_counts.tolist())) == 1:
             raise ConfigError(
                 f"method.second='m2m' translates images of larger classes into smaller ones, and all have "
-                f"{class_counts[0]} training images: set data.imbalance, or leave m2m out"
+                f"{classes.class_counts[0]} training images: set data.imbalance, or leave m2m out"
             )
 
     def epochs(self, parts: Parts, epochs: int) -> int:

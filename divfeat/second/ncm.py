@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from divfeat.models import Head
 from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_present
+from divfeat.thresholds import ThresholdContext
 
 
 class MeanHead(Head):
@@ -49,9 +49,9 @@ def centred(features: Tensor, centre: Tensor) -> Tensor:
 class NearestMean(SecondStage):
     """Means over the training images, without augmentation; the centre is the mean image's, so large classes move it most."""
 
-    def check(self, config: ExperimentConfig, parts: Parts, class_counts: np.ndarray) -> None:
+    def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
         """Needs a mean of every class."""
-        check_present("ncm", class_counts, "needs a mean of every class")
+        check_present("ncm", classes.class_counts, "needs a mean of every class")
 
     def run(self, first: FirstStage) -> tuple[Learner, TrainResult]:
         """Nothing is trained."""

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.ncm import class_means
 from divfeat.second.stage import FirstStage, SecondStage, check_epochs, check_present
+from divfeat.thresholds import ThresholdContext
 
 #: Of the reachability, and of the cosine classifier's logits.
 REACH, SCALE = 10.0, 16.0
@@ -109,9 +109,9 @@ class OpenLongTail(SecondStage):
         """Needs an epoch."""
         check_epochs("oltr", parts)
 
-    def check(self, config: ExperimentConfig, parts: Parts, class_counts: np.ndarray) -> None:
+    def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
         """Needs a centroid of every class."""
-        check_present("oltr", class_counts, "needs a centroid of every class")
+        check_present("oltr", classes.class_counts, "needs a centroid of every class")
 
     def trainings(self, parts: Parts, epochs: int) -> float:
         """Its epochs train the whole network."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from divfeat.models import Head
 from divfeat.parts import Parts
 from divfeat.pretrain import Learner, TrainResult
 from divfeat.second.stage import FirstStage, SecondStage, check_present
+from divfeat.thresholds import ThresholdContext
 
 
 class AdjustedHead(Head):
@@ -64,9 +64,9 @@ class PostHocAdjustment(SecondStage):
                 "lws or ncm here"
             )
 
-    def check(self, config: ExperimentConfig, parts: Parts, class_counts: np.ndarray) -> None:
+    def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
         """Needs a prior of every class."""
-        check_present("post_hoc", class_counts, "divides by every class's share")
+        check_present("post_hoc", classes.class_counts, "divides by every class's share")
 
     def run(self, first: FirstStage) -> tuple[Learner, TrainResult]:
         """Nothing is trained."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from divfeat.losses.objective import Objective
 from divfeat.parts import Parts
 from divfeat.pretrain import CHECKPOINT_SECONDS, EpochCallback, Learner, TrainResult, train
 from divfeat.seeding import stream_seed
+from divfeat.thresholds import ThresholdContext
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,13 @@ class SecondStage:
             ConfigError: with the reason and the remedy.
         """
 
-    def check(self, config: ExperimentConfig, parts: Parts, class_counts: np.ndarray) -> None:
-        """Refuse an experiment or data that it cannot work on, before anything is trained.
+    def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
+        """Refuse an experiment or classes that it cannot work on, before anything is trained.
+
+        Args:
+            config: With the settings of training that its method replaces.
+            parts: Of the method.
+            classes: Their training images, and their tree.
 
         Raises:
             ConfigError: with the reason and the remedy.
@@ -186,13 +191,13 @@ def check_epochs(second: str, parts: Parts) -> None:
         )
 
 
-def check_present(second: str, class_counts: Sequence[int] | np.ndarray, why: str) -> None:
+def check_present(second: str, class_counts: Tensor, why: str) -> None:
     """Refuse classes without training images.
 
     Raises:
         ConfigError: names the classes.
     """
-    absent = [str(k) for k, count in enumerate(class_counts) if count == 0]
+    absent = [str(k) for k, count in enumerate(class_counts.tolist()) if count == 0]
     if absent:
         raise ConfigError(
             f"method.second={second!r} {why}, but {len(absent)} of {len(class_counts)} classes have no training images "

@@ -134,6 +134,19 @@ def test_a_flat_tree_has_one_distance() -> None:
     assert tree.height == 1 and tree.sizes == [3]
 
 
+@given(trees())
+def test_a_tree_is_even_where_no_class_is_nearer_than_another(tree: Hierarchy) -> None:
+    found = tree.distances()
+    apart = {int(found[i, j]) for i in range(tree.num_classes) for j in range(tree.num_classes) if i != j}
+    assert tree.is_even == (len(apart) <= 1)
+
+
+def test_even_trees_by_hand() -> None:
+    assert Hierarchy.flat(["a", "b", "c"]).is_even
+    assert Hierarchy.from_nested({"x": ["a"], "y": ["b"], "z": ["c"]}).is_even
+    assert not Hierarchy.from_nested({"x": ["a", "b"], "y": ["c"]}).is_even
+
+
 def test_names_of_inner_nodes_may_come_twice_and_then_need_a_path() -> None:
     tree = Hierarchy.from_nested({"Boeing": {"747": ["747-100", "747-200"]}, "model": {"747": ["toy", "kit"]}})
     with pytest.raises(ConfigError, match=r"2 nodes .* '747'; give a path: 'Boeing > 747', 'model > 747'"):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from divfeat import experiment
 from divfeat.config import MethodConfig
@@ -12,6 +13,7 @@ from divfeat.methods import METHODS, canonical, first_stage, parts_of
 from divfeat.parts import OFF
 from divfeat.second import SECONDS
 from divfeat.stages import second_key, stage_key
+from divfeat.thresholds import ThresholdContext
 from tests.second.samples import config, data
 
 CONE = {"thresholds": {"family": "global", "angles": {"tau": 0.5}}}
@@ -143,7 +145,7 @@ def test_a_class_without_images_is_told_before_training(second: str) -> None:
     with pytest.raises(
         ConfigError, match=rf"second='{second}' .*but 1 of 10 classes have no training images \(class 7\)"
     ):
-        SECONDS[second].check(made, parts_of(made.method), counts)
+        SECONDS[second].check(made, parts_of(made.method), ThresholdContext(torch.as_tensor(counts)))
 
 
 def test_what_stages_cost() -> None:
