@@ -79,7 +79,8 @@ def hierarchy_aware_frame(
     """
     similarity = hierarchy_similarity(hierarchy, gamma, s_min)
     values, vectors = torch.linalg.eigh(similarity)
-    values = values.where(values > _NO_EIGENVALUE, 0.0)
+    rounding = max(_NO_EIGENVALUE, 4 * len(values) * torch.finfo(values.dtype).eps * float(values.max()))
+    values = values.where(values > rounding, 0.0)
     rank = int((values > 0).sum())
     if dim < rank:
         raise ConfigError(
@@ -116,7 +117,8 @@ def hierarchy_similarity(
         hierarchy: Of K classes.
         gamma: Above 0.
         s_min: ``exact`` for the smallest value that leaves S positive semidefinite, in closed form; ``grid`` for the published
-            search over 100 values from -1/(K-1) to -1; or the value itself, below 1.
+            search over 100 values from -1/(K-1) to -1; or the value itself, below 1, where one at most 1e-5 below the bound, as
+            it is printed with five digits, is the bound.
 
     Returns:
         Float64 [K, K].
@@ -140,15 +142,16 @@ def hierarchy_similarity(
         if not bound - _SLACK <= chosen < 1:
             raise ConfigError(
                 f"s_min={chosen:g} of a hierarchy-aware frame: with gamma={gamma:g} on these {len(decay)} classes it must lie in "
-                f"[{bound:.6f}, 1), else no vectors have such cosines"
+                f"[{math.ceil(bound * 1e6) / 1e6:.6f}, 1), else no vectors have such cosines"
             )
+        chosen = max(chosen, bound)
     return ((1 - chosen) * decay + chosen).fill_diagonal_(1.0)
 
 
-#: Eigenvalues up to here are rounding.
+#: Eigenvalues up to here are rounding; of large matrices, larger ones too.
 _NO_EIGENVALUE = 1e-12
-#: A bound that was copied with few digits is the bound.
-_SLACK = 1e-9
+#: A bound that was copied with five digits is the bound.
+_SLACK = 1e-5
 #: The published search: so many values, eigenvalues within this of zero taken as zero.
 _GRID, _GRID_ZERO = 100, 1e-6
 

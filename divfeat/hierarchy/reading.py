@@ -11,7 +11,7 @@ from typing import Any
 from divfeat.errors import DataError
 from divfeat.hierarchy.tree import Hierarchy
 
-#: Columns of a table that name no level.
+#: Columns of a table that name no level where they hold whole numbers.
 _NO_LEVEL = ("id", "index", "label")
 
 
@@ -20,7 +20,8 @@ def load(path: Path) -> Hierarchy:
 
     Args:
         path: `.json`: nested mappings, or iNaturalist's list of categories with their taxa; `.csv` and `.parquet`: one row a
-            class, one column a level from the coarsest to the class, empty where a class lies higher; `.txt`: one relation a
+            class, one column a level from the coarsest to the class, empty where a class lies higher; columns of whole
+            numbers called id, index or label are left out; `.txt`: one relation a
             line, parent and child divided by a tab or else by blanks.
 
     Raises:
@@ -71,7 +72,7 @@ def _taxa(rows: Sequence[dict[str, Any]]) -> Hierarchy:
 
 def _csv(path: Path) -> Hierarchy:
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        header, *rows = [row for row in csv.reader(file) if row] or [[]]
     return _table(header, rows)
 
 
@@ -89,9 +90,15 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Hierarchy:
     for place, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"row {place} has {len(row)} cells, the header {len(header)}")
-    levels = [place for place, name in enumerate(header) if name not in _NO_LEVEL]
-    cells = [[None if row[at] is None else str(row[at]).strip() for at in levels] for row in rows]
-    return Hierarchy.from_table(cells)
+    cells = [["" if cell is None else str(cell).strip() for cell in row] for row in rows]
+    numbers = [at for at, name in enumerate(header) if name in _NO_LEVEL and all(row[at].isdecimal() for row in cells)]
+    try:
+        return Hierarchy.from_table([[cell for at, cell in enumerate(row) if at not in numbers] for row in cells])
+    except DataError as error:
+        if not numbers:
+            raise
+        out = ", ".join(repr(header[at]) for at in numbers)
+        raise DataError(f"{error} (left out as no level: {out}; give it another name if it is one)") from error
 
 
 def _edges(path: Path) -> Hierarchy:

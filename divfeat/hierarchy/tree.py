@@ -117,8 +117,11 @@ class Hierarchy:
                     raise DataError(f"the hierarchy has a cycle, {ARROW.join(cycle)}: leave one of these relations out")
                 path.insert(0, parents[0])
             paths.append(tuple(path))
-        if not paths and edges:
-            raise DataError("the hierarchy has a cycle: every node has a child, and none is a class")
+        if classes is None and (apart := nodes.keys() - {name for path in paths for name in path}):
+            raise DataError(
+                f"the hierarchy has a cycle: of {', '.join(sorted(apart)[:5])}{', ...' if len(apart) > 5 else ''} each has a "
+                "child, and no class lies below; leave one of these relations out"
+            )
         roots = list(dict.fromkeys(path[0] for path in paths))
         if len(roots) > 1:
             raise DataError(
@@ -166,6 +169,11 @@ class Hierarchy:
         """
         known = {name: place for place, name in enumerate(self.classes)}
         missing = [name for name in class_names if name not in known]
+        if inner := [name for name in missing if name in self.names]:
+            raise DataError(
+                f"the data set's class {inner[0]!r} has classes below it in the hierarchy, and labels are its leaves: cut the "
+                "tree there, or give the label a leaf of its own"
+            )
         if missing:
             raise DataError(
                 f"{unknown('class', missing[0], known)}. The hierarchy lacks {len(missing)} of the data set's "

@@ -11,6 +11,7 @@ from torch import Tensor
 from divfeat.errors import ConfigError
 from divfeat.frames import hierarchy_aware_frame, hierarchy_similarity, simplex_etf
 from divfeat.hierarchy import Hierarchy, shipped
+from tests.hierarchy.published import AIRCRAFT, INATURALIST, tree_of_sizes
 from tests.hierarchy.test_tree import trees
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -57,16 +58,49 @@ def bound_of(tree: Hierarchy, gamma: float) -> float:
     return (similarity - decay) / (1 - decay)
 
 
-def test_the_published_values_of_cifar100() -> None:
+@pytest.mark.parametrize(
+    ("tree", "sizes", "gamma", "s_min", "exact", "cosines"),
+    [
+        (shipped("cifar100"), [2, 4, 8, 20, 100], 2.0, -0.30007, -0.30574, (0.571, 0.284, 0.0915, -0.0376, -0.1241)),
+        (tree_of_sizes(AIRCRAFT), [30, 70, 100], 1.0, -0.61004, -0.61467, (0.5436, 0.2166, -0.0177)),
+        (tree_of_sizes(INATURALIST), [3, 4, 9, 34, 57, 72, 1010], 5.0, -0.03126, -0.03202,
+         (0.474, 0.216, 0.090, 0.028, -0.002, -0.017, -0.024)),
+    ],
+    ids=["cifar100", "aircraft", "inaturalist19"],
+)  # fmt: skip
+def test_the_published_values(tree: Hierarchy, sizes: list, gamma: float, s_min: float, exact: float, cosines) -> None:
     """methods.md 3.1: s_min by the grid and exactly, and the cosine at each distance."""
-    tree = shipped("cifar100")
-    assert bound_of(tree, 2.0) == pytest.approx(-0.30574, abs=5e-6)
-    grid = hierarchy_similarity(tree, 2.0, "grid")
-    assert float(grid.min()) == pytest.approx((1 + 0.30007) * math.exp(-2) - 0.30007, abs=1e-5)
+    assert tree.sizes == sizes
+    assert bound_of(tree, gamma) == pytest.approx(exact, abs=5e-6)
+    grid = hierarchy_similarity(tree, gamma, "grid")
+    assert float(grid.min()) == pytest.approx((1 - s_min) * math.exp(-gamma) + s_min, abs=1e-5)
     distances = tree.distances()
-    for distance, value in zip(range(1, 6), (0.571, 0.284, 0.0915, -0.0376, -0.1241), strict=True):
-        assert float(grid[distances == distance].mean()) == pytest.approx(value, abs=5e-4)
+    for distance, value in enumerate(cosines, 1):
+        assert float(grid[distances == distance].mean()) == pytest.approx(value, abs=6e-4)
         assert float(grid[distances == distance].std()) < 1e-12
+
+
+@settings(max_examples=40)
+@given(tree=trees(), gamma=st.floats(0.1, 10), digits=st.integers(5, 7))
+def test_a_bound_that_is_copied_is_taken(tree: Hierarchy, gamma: float, digits: int) -> None:
+    """From a table, rounded either way, and from the message."""
+    bound = bound_of(tree, gamma)
+    with pytest.raises(ConfigError, match=r"must lie in \[") as told:
+        hierarchy_similarity(tree, gamma, bound - 0.01)
+    said = float(str(told.value).split("must lie in [")[1].split(",")[0])
+    assert bound <= said < bound + 2e-6
+    for s_min in (round(bound, digits), said):
+        found = hierarchy_similarity(tree, gamma, s_min)
+        torch.testing.assert_close(found, naive(tree, gamma, max(s_min, bound)), **EXACT)
+        hierarchy_aware_frame(tree, tree.num_classes, gamma=gamma, s_min=s_min)
+
+
+@pytest.mark.parametrize("gamma", [0.001, 0.01, 1])
+def test_the_rank_of_a_large_tree(gamma: float) -> None:
+    """One less than there are classes at the exact s_min, however slowly cosines fall."""
+    tree = tree_of_sizes(INATURALIST)
+    frame = hierarchy_aware_frame(tree, tree.num_classes - 1, gamma=gamma)
+    torch.testing.assert_close(gram(frame), hierarchy_similarity(tree, gamma), **EXACT)
 
 
 @settings(max_examples=20)

@@ -41,6 +41,12 @@ def test_all_forms_give_one_tree(tmp_path: Path) -> None:
     assert Hierarchy.load(str(paths[1])).classes == ("pug", "husky", "cat", "cup")
 
 
+def test_a_column_of_names_is_a_level_whatever_it_is_called(tmp_path: Path) -> None:
+    """And a line without anything is none."""
+    path = written(tmp_path, "a.csv", "kind,label\na,x\n\na,y\nb,z\n\n")
+    assert Hierarchy.load(path) == Hierarchy.from_nested({"a": ["x", "y"], "b": ["z"]})
+
+
 def test_categories_of_inaturalist(tmp_path: Path) -> None:
     """The competition's form: a list of categories with their ranks, labels by id, under `categories` in annotation files."""
     animals = [("Animalia", "Chordata", "Aves", "Pici", "Picidae", genus) for genus in ("Picus", "Dryocopus")]
@@ -93,6 +99,8 @@ def test_the_tree_of_tin100(real_data: Path) -> None:
         ("a.csv", "", "the table is empty"),
         ("a.csv", "kind,class\n", "the table is empty"),
         ("a.csv", "kind,class\na,x\nb\n", "row 3 has 1 cells, the header 2"),
+        ("a.csv", "kind,label\na,0\na,1\n", r"'a' .*more than once.*left out as no level: 'label'"),
+        ("a.txt", "r x\nr y\nq z\nz q\n", "has a cycle: of q, z each has a child, and no class lies below"),
         ("a.csv", "kind,class\na,x\n,\n", "row 2 of the hierarchy is empty"),
         ("a.txt", "a b c\n", "line 1 is no pair of parent and child: 'a b c'"),
         ("a.txt", "# nothing\n", "holds no relations"),

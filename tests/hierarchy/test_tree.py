@@ -199,6 +199,11 @@ def test_classes_that_do_not_match_are_named() -> None:
         tree.aligned(["pug", "husky", "Cat", "cup"])
     with pytest.raises(DataError, match="has 4 classes, the data set 3; only the hierarchy has husky"):
         tree.aligned(["pug", "cat", "cup"])
+    for told in (tree.aligned, tree.of):
+        with pytest.raises(
+            DataError, match="class 'dog' has classes below it in the hierarchy, and labels are its leaves"
+        ):
+            told(["dog", "cat", "cup"])
     with pytest.raises(DataError, match="some names come twice"):
         tree.aligned(["pug", "husky", "cat", "cup", "cup"])
 
