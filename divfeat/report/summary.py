@@ -18,7 +18,7 @@ from divfeat.record import cause_of
 from divfeat.report.arrays import Floats
 from divfeat.report.stability import Stability
 from divfeat.search.constraints import Limit, feasible_top, violation
-from divfeat.search.protocol import metric_of
+from divfeat.search.protocol import recorded
 from divfeat.statistics import AsGood, CrossedInterval, NoiseFloor, Optimism, Verdict, listed
 from divfeat.study_config import ExecutionConfig, StudyConfig
 
@@ -49,7 +49,7 @@ class Runs:
 
     def values(self, metric: str) -> Floats:
         """[S] values of a metric as recorded, NaN where missing."""
-        found = [metric_of(record, metric) for record in self.records]
+        found = [recorded(record, metric) for record in self.records]
         return np.array([math.nan if value is None else value for value in found], dtype=np.float64)
 
     def points(self, metric: str) -> Floats:

@@ -19,7 +19,7 @@ from divfeat.report.arrays import Floats
 from divfeat.report.outcomes import class_rows
 from divfeat.report.summary import Runs, StudySummary
 from divfeat.search.ledger import Ledger
-from divfeat.search.protocol import metric_of
+from divfeat.search.protocol import recorded
 
 
 def tree_of_study(summary: StudySummary) -> Hierarchy | None:
@@ -65,9 +65,9 @@ def _scored_by(summary: StudySummary, tree: Hierarchy) -> bool:
     """Whether a run's own predictions have the severity in this tree that its record has: a file may have changed since."""
     for runs in summary.confirmed:
         for place, counted in _confusions(summary, runs, tree.num_classes):
-            recorded = metric_of(runs.records[place], OBJECTIVES["severity"].test)
-            if recorded is not None:
-                return math.isclose(Mistakes(counted, tree, {}).severity, recorded, rel_tol=1e-9)
+            known = recorded(runs.records[place], OBJECTIVES["severity"].test)
+            if known is not None:
+                return math.isclose(Mistakes(counted, tree, {}).severity, known, rel_tol=1e-9)
     return False
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from divfeat.config import ExperimentConfig, MethodConfig, Release, ThresholdSpec
 from divfeat.methods import canonical
-from divfeat.objectives import OBJECTIVES, Measure
+from divfeat.objectives import OBJECTIVES, OF_NOTHING, Measure
 from divfeat.search.constraints import Limit, excesses, feasible_top, limits, violation
 from divfeat.search.jobs import (
     CONFIRM_SEED,
@@ -400,9 +400,17 @@ def objective_metrics(study: StudyConfig) -> list[str]:
     return [measure.validation for measure in objectives(study)]
 
 
-def metric_of(record: Record | None, metric: str) -> float | None:
-    """A metric of a completed record, else None."""
+def recorded(record: Record | None, metric: str) -> float | None:
+    """A metric of a completed record, else None; None too where it has nothing to be a mean over."""
     if record is None or record["status"] != "completed":
         return None
     value = record["metrics"].get(metric)
-    return None if value is None else float(value)
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def metric_of(record: Record | None, metric: str) -> float | None:
+    """The same for who compares runs: a mean over nothing counts as something (`divfeat.objectives.OF_NOTHING`)."""
+    value = recorded(record, metric)
+    if value is None and record is not None and record["status"] == "completed" and metric in record["metrics"]:
+        return OF_NOTHING.get(metric)
+    return value

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, DataError
 from divfeat.experiment import build
 from divfeat.search.budget import Limits
 from divfeat.search.check import check_study
@@ -51,6 +51,27 @@ def study_on(images: Path, family: str, boundary: int = 50, **search: Any) -> St
     }
     config = make_study(data=data, search={"family": family, **search}, protocol={"grid_points": 0})
     return Study(config, ExecutionConfig(), images / "study", "study")
+
+
+@pytest.mark.parametrize(
+    ("data", "objectives", "message"),
+    [
+        ({}, ["severity"], r"objective 'severity' needs a tree of the classes: set data.hierarchy"),
+        ({"hierarchy": "coarse"}, ["accuracy", "distance_20"], r"'distance_20' looks at the first 20 of only 10 classes"),
+        ({"hierarchy": "coarse", "train_level": "coarse"}, ["severity"], r"coarse labels have no tree above them"),
+        ({"hierarchy": "nowhere.json"}, ["severity"], r"data.hierarchy=nowhere.json: .*no tree of that name"),
+    ],
+)  # fmt: skip
+def test_objectives_over_a_tree_are_checked_before_training(data: dict, objectives: list[str], message: str) -> None:
+    study = make_study(data={"train_level": "fine"} | data, search={"objectives": objectives})
+    with pytest.raises((ConfigError, DataError), match=message):
+        check_study(study, trials=20)
+
+
+def test_constraints_over_a_tree_are_checked_before_training() -> None:
+    study = make_study(search={"constraints": [{"metric": "severity", "at_most": 2}]})
+    with pytest.raises(ConfigError, match=r"constraint 'severity.*' needs a tree of the classes"):
+        check_study(study, trials=20)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from divfeat import record as records
 from divfeat.errors import ConfigError
+from divfeat.objectives import OBJECTIVES
 from divfeat.search.jobs import experiment
 from divfeat.search.ledger import Ledger
 from divfeat.search.proposals import Proposals, make_sampler, storage_url
@@ -361,6 +362,19 @@ def test_two_objectives_are_told_together(make):
     seen = optuna.load_study(study_name="study", storage=storage_url(driver.folder))
     assert seen.metric_names == ["fine_probe", "accuracy"]
     assert seen.directions == [optuna.study.StudyDirection.MAXIMIZE] * 2
+
+
+@pytest.mark.parametrize("undefined", [None, math.nan])
+def test_a_trial_without_a_mistake_has_a_severity_of_0(make, undefined):
+    """Recorded as null, since there is nothing to take a mean over; it must not be the trial that failed."""
+    severity = OBJECTIVES["severity"].validation
+    driver = make(objectives=["fine_probe", "severity"], sampler="nsga2")
+    job = driver.proposals.ask()
+    driver.proposals.tell(job.number, completed(job.experiment, {METRIC: 1.0, severity: undefined}))
+    assert (driver.trials[0].state, driver.trials[0].values) == (TrialState.COMPLETE, [1.0, 0.0])
+    job = driver.proposals.ask()
+    driver.proposals.tell(job.number, completed(job.experiment, {METRIC: 1.0}))
+    assert driver.trials[job.number].state == TrialState.FAIL  # not recorded at all
 
 
 def test_two_proposals_may_mean_one_experiment(take_up):
