@@ -261,6 +261,10 @@ class ProtocolConfig(Frozen):
     tune: bool = Field(
         False, description="search the baselines' own numbers on validation, with as many trials as ours"
     )
+    own: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="name of a method -> its own numbers where it stands as a baseline, in place of the name's",
+    )
     learning_rates: tuple[float, ...] = Field((), description="tried with CE before the search; empty keeps train.lr")
     weight_decays: tuple[float, ...] = Field(
         (), description="tried with CE before the search; empty keeps the preset's"
@@ -278,6 +282,25 @@ class ProtocolConfig(Frozen):
         lt=100,
         description="percent on test published for CE with this recipe; far under it no verdict is given",
     )
+
+    @model_validator(mode="after")
+    def _own_numbers_of_methods(self) -> ProtocolConfig:
+        from divfeat.methods import method_named, parts_of
+        from divfeat.ranges import RANGES
+
+        for name, values in self.own.items():
+            known = method_named(name).searched
+            for part, value in values.items():
+                if part not in known:
+                    has = f"it has {', '.join(known)}" if known else "it has none"
+                    raise ValueError(f"own: {part!r} is no number of {name!r}'s own that could be given here; {has}")
+                if self.tune and not RANGES[part].holds(value):
+                    raise ValueError(
+                        f"own: {part}={value:g} of {name!r} lies outside the range that protocol.tune searches, {RANGES[part]}; "
+                        "give one inside, or tune=false"
+                    )
+            parts_of(MethodConfig.model_validate({"name": name, **values}))
+        return self
 
     @model_validator(mode="after")
     def _published_is_compared(self) -> ProtocolConfig:
@@ -411,6 +434,6 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     later: Later = {
         **LATER,
         "search": (SearchConfig, ("refine", "constraints", "stop", "method", "own", "promote")),
-        "protocol": (ProtocolConfig, ("published_ce", "tune")),
+        "protocol": (ProtocolConfig, ("published_ce", "tune", "own")),
     }
     return without(settings, NEVER, later)

@@ -107,7 +107,7 @@ def without(settings: Mapping[str, Any], never: tuple[str, ...], later: Later) -
     kept = dict(settings)
     for section, (model, names) in later.items():
         if section in settings:
-            defaults = {name: _plain(model.model_fields[name].default) for name in names}
+            defaults = {name: _plain(model.model_fields[name].get_default(call_default_factory=True)) for name in names}
             kept[section] = {
                 name: value
                 for name, value in settings[section].items()

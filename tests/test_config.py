@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from divfeat import config as module
 from divfeat.config import ExperimentConfig, MethodConfig, ModelConfig, ProbeConfig, ThresholdSpec, deciding
 from divfeat.errors import ConfigError, unknown
+from divfeat.methods import parts_of
 from divfeat.objectives import OBJECTIVES, OF_TREES
+from divfeat.search.jobs import baseline
 from divfeat.second import SECONDS
 from divfeat.settings import load_file, load_preset, make_configs, merge, parse_assignments, preset_names
 from divfeat.study_config import AshaConfig, ExecutionConfig, SearchConfig, StopConfig, StudyConfig
@@ -333,7 +335,9 @@ def test_hierarchy_presets_hold_the_published_recipe() -> None:
         assert (made.search.method.name, made.search.method.gamma, made.search.method.cosine) == ("hinge_haf", *numbers)
         assert made.data.hierarchy == name and not made.protocol.learning_rates
         # HAFrame stands among the baselines at the numbers of its own set.
-        assert ("haframe" if name == "cifar100" else "no_cones") in made.protocol.baselines
+        assert parts_of(baseline("haframe", made)) == parts_of(baseline("no_cones", made))
+        assert parts_of(baseline("haframe_ce", made)).gamma == numbers[0]
+        assert {"haframe", "haframe_ce"} <= {*made.protocol.baselines}
     assert found["cifar100"].model.options == {"negative_slope": 0.1, "bn_momentum": 0.001}
     aircraft = found["aircraft"]
     assert (aircraft.model.plain_neck, aircraft.model.hidden_units) == ("elu", 600) and aircraft.model.weights
@@ -607,6 +611,8 @@ def another(path: tuple[str, ...], value: Any) -> Any:
         return 50
     if name == "protocol.published_ce":
         return 70.4
+    if name == "protocol.own":
+        return {"ldam": {"margin": 0.4}}
     raise AssertionError(f"give another value of {name} here")
 
 

@@ -147,9 +147,11 @@ def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     yield Heading("The baselines' own numbers")
     if not summary.config.protocol.tune:
         names = [one.name for one in summary.own_numbers]
+        given = [name for name in names if summary.config.protocol.own.get(name)]
+        but = f", {listed(given)} at the numbers that protocol.own gives" if given else ""
         yield Paragraph(
-            f"Not searched (protocol.tune is off): {listed(names)} {'stand' if len(names) > 1 else 'stands'} as published. A "
-            "baseline that was not tuned is not beaten."
+            f"Not searched (protocol.tune is off): {listed(names)} {'stand' if len(names) > 1 else 'stands'} as published{but}. "
+            "A baseline that was not tuned is not beaten."
         )
         return
     rows: list[list[Cell]] = [

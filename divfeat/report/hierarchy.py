@@ -271,7 +271,7 @@ def _features(section: Section) -> Table:
     caption = (
         "Training images, as above. Self-duality: distance of normalised class means and frozen axes. NC1: spread within classes "
         "over spread between them; of a level: with its groups as classes. Terminal phase: training accuracy at least 99.9 %. "
-        "Trials: that its own numbers were searched with; dash: as published."
+        "Trials: that its own numbers were searched with; dash: as published, or as the preset gives them."
     )
     heads = ["method", "configuration", *(one.head for one in section.features)]
     return Table([*heads, "terminal phase", "trials", "parameters", "feature dim."], rows, caption)

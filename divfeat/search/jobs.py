@@ -79,7 +79,8 @@ def experiment(
 
 
 def baseline(name: str, study: StudyConfig) -> MethodConfig:
-    """A baseline by name, its own numbers as published: a method without thresholds, or one with the paper's fixed thresholds.
+    """A baseline by name, its own numbers as published or as `protocol.own` has them: a method without thresholds, or one with
+    the paper's fixed thresholds.
 
     `no_cones` is the searched method (`search.method`) without thresholds. `hinge_fixed` is the searched method, by default
     HingeCE, and `hinge_la` HingeCE with logit adjustment, at tau+ = 13/36 pi for every class (tables 1 and 3); on a
@@ -98,7 +99,7 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
         )
     if name not in known:
         raise ConfigError(unknown("baseline", name, known))
-    method = study.search.method if name in _OF_THE_SEARCH else MethodConfig(name=name)
+    method = study.search.method if name in _OF_THE_SEARCH else _named(name, study)
     if name == "no_cones" or not method_named(method.name).hinge:
         return method
     families = [family_named(name) for name in (*study.search.refine, study.search.family)]
@@ -108,6 +109,10 @@ def baseline(name: str, study: StudyConfig) -> MethodConfig:
     else:
         thresholds = ThresholdSpec(family="global", angles={"tau": PAPER_ANGLE})
     return method.model_copy(update={"thresholds": thresholds, "release": "paper"})
+
+
+def _named(name: str, study: StudyConfig) -> MethodConfig:
+    return MethodConfig.model_validate({"name": name, **study.protocol.own.get(name, {})})
 
 
 def every_baseline(study: StudyConfig) -> tuple[str, ...]:

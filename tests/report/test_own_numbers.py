@@ -133,6 +133,13 @@ def test_untuned_baselines_are_said_to_be_as_published(tmp_path):
     assert "focal and ldam stand as published. A baseline that was not tuned is not beaten." in text
 
 
+def test_untuned_baselines_at_given_numbers_are_said_to_be(tmp_path):
+    rules = {**QUIET, "baselines": ["ce_etf", "focal", "ldam"], "own": {"ldam": {"scale": 20}}}
+    text = text_of(build_report(Studied(tmp_path / "a", protocol=rules, **NO_FIGURES).all().ledger.folder))
+    assert "focal and ldam stand as published, ldam at the numbers that protocol.own gives. A baseline" in text
+    assert "ldam scale=20" in text
+
+
 @pytest.fixture(scope="module")
 def adjusted(tmp_path_factory):
     search = {

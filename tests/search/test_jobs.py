@@ -23,6 +23,7 @@ from divfeat.search.jobs import (
     seed_of,
 )
 from divfeat.search.protocol import method_key
+from divfeat.search.subjects import baseline_subject
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import as_first_shipped, hinge, make_study
 
@@ -250,6 +251,39 @@ def test_every_method_is_a_baseline(name):
     assert parts_of(method) == METHODS[name].parts
     assert (method.thresholds.family != "none") == METHODS[name].hinge
     assert experiment(study, method, 0).key == experiment(study, canonical(method), 0).key
+
+
+def test_own_numbers_of_a_baseline_replace_those_of_its_name():
+    """As FGVC-Aircraft's HAFrame has others than CIFAR-100's; what is left out stays as the name has it."""
+    rules = {"own": {"haframe": {"gamma": 1}, "ldam": {}}}
+    study = make_study("digits-hierarchy", protocol=rules)
+    assert baseline("haframe", study) == MethodConfig(name="haframe", gamma=1)
+    assert parts_of(baseline("haframe", study)).cosine == METHODS["haframe"].parts.cosine == 0.4
+    for name in ("haframe_ce", "ldam"):
+        assert baseline(name, study) == MethodConfig(name=name)
+    assert study.identity != make_study("digits-hierarchy").identity
+    assert make_study(protocol={"own": {}}).identity == make_study().identity
+    aircraft = make_study("aircraft-hierarchy")
+    published = {"gamma": 1.0, "cosine": 0.5}
+    assert baseline("haframe", aircraft) == MethodConfig(name="haframe", **published)
+    assert canonical(baseline("no_cones", aircraft)) == canonical(baseline("haframe", aircraft))
+    assert baseline_subject(aircraft, "haframe").first == [published]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"own": {"haframes": {}}}, "unknown method 'haframes'. Did you mean 'haframe'"),
+        ({"own": {"haframe": {"beta": 1}}}, "'beta' is no number of 'haframe''s own that .* here; it has gamma, cosine"),
+        ({"own": {"ce": {"gamma": 1}}}, "'gamma' is no number of 'ce''s own that could be given here; it has none"),
+        ({"own": {"haframe": {"cosine": 1.5}}}, "cosine=1.5"),
+        ({"own": {"haframe": {"gamma": 0}}}, "set method.gamma too"),
+        ({"own": {"haframe": {"gamma": 20}}, "tune": True}, "gamma=20 of 'haframe' lies outside the range .* 0.5 to 8, log"),
+    ],
+)  # fmt: skip
+def test_own_numbers_that_mean_nothing_are_told(rules, message):
+    with pytest.raises(ConfigError, match=message):
+        make_study("digits-hierarchy", protocol=rules)
 
 
 def test_every_baseline_leaves_out_what_a_study_trains_alike():
