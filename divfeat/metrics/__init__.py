@@ -14,7 +14,7 @@ from divfeat.metrics.accuracy import (
     balanced_accuracy,
     confusion,
 )
-from divfeat.metrics.angular import AngularCollapse, angular_collapse, self_duality
+from divfeat.metrics.angular import AngularCollapse, angular_collapse, cophenetic_correlation, self_duality
 from divfeat.metrics.by_class import class_geometry
 from divfeat.metrics.calibration import Calibration, CalibrationAccumulator, expected_calibration_error
 from divfeat.metrics.collapse import NC4Accumulator, NC4Result, cdnv, nc2, nc3, nc4, nearest_mean_agreement
@@ -77,6 +77,7 @@ __all__ = [
     "cone_occupancy",
     "cone_occupancy_at",
     "confusion",
+    "cophenetic_correlation",
     "crossed_edges",
     "expected_calibration_error",
     "feature_norms",

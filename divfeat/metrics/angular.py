@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from divfeat.errors import DataError
+from divfeat.hierarchy import Hierarchy
 from divfeat.metrics.statistics import check_frame
 
 
@@ -53,6 +54,40 @@ def angular_collapse(means: Tensor, frame: Tensor) -> AngularCollapse:
         return AngularCollapse(nothing, nothing, nothing)
     absolute = difference.abs()
     return AngularCollapse(absolute.mean(), difference.std(unbiased=False), absolute.std(unbiased=False))
+
+
+def cophenetic_correlation(means: Tensor, hierarchy: Hierarchy) -> Tensor:
+    """How well the angles between class means follow the distances of a tree, whatever the axes (Sokal and Rohlf, 1962).
+
+    Pearson's correlation, over pairs of classes, of one minus the cosine of their means with their distance in the tree: 1 where
+    means of near classes are near in proportion, 0 where the tree says nothing of them, as on a simplex.
+
+    Args:
+        means: [K, D], raw class means of features; NaN stands for an absent class, which is left out.
+        hierarchy: Of the K classes.
+
+    Returns:
+        Float64 scalar, NaN where either is the same for all pairs.
+
+    Raises:
+        DataError: not as many means as the tree has classes.
+    """
+    if means.ndim != 2 or len(means) != hierarchy.num_classes:
+        raise DataError(
+            f"class means {tuple(means.shape)}: the tree has {hierarchy.num_classes} classes, and they are [K, D]"
+        )
+    rows, columns = torch.triu_indices(len(means), len(means), 1, device=means.device)
+    apart = torch.stack([1 - cosines_between(means), hierarchy.distances().to(means.device).double()])[:, rows, columns]
+    apart = apart[:, ~apart.isnan().any(0)]
+    apart = apart - apart.mean(1, keepdim=True)
+    lengths = apart.norm(dim=1)
+    if not len(apart.T) or float(lengths.min()) <= _NO_SPREAD * len(apart.T):
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    return apart[0] @ apart[1] / lengths.prod()
+
+
+#: Cosines that differ by less are rounding.
+_NO_SPREAD = 1e-12
 
 
 def self_duality(means: Tensor, frame: Tensor, *, squared: bool = False) -> Tensor:

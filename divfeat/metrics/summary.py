@@ -8,7 +8,7 @@ from torch import Tensor
 from divfeat.errors import DataError
 from divfeat.hierarchy import Hierarchy
 from divfeat.metrics._inputs import check_features, chunks, class_count
-from divfeat.metrics.angular import angular_collapse, self_duality
+from divfeat.metrics.angular import angular_collapse, cophenetic_correlation, self_duality
 from divfeat.metrics.collapse import NC4Accumulator
 from divfeat.metrics.cones import ConeAccumulator, feature_norms
 from divfeat.metrics.rank import NumericalRankAccumulator
@@ -40,7 +40,8 @@ def collapse_summary(
         frozen: Whether the frame is one that features are to collapse onto: with `collapse/angular`, how far the angles of the
             raw class means are from its (mean over pairs of the absolute difference of cosines), `collapse/angular_std` and
             `collapse/angular_std_signed`, and `collapse/self_duality` with its square, which the published code logs.
-        hierarchy: Of the classes: with `collapse/nc1_level_<l>`, NC1 of the groups of each level above them.
+        hierarchy: Of the classes: with `collapse/nc1_level_<l>`, NC1 of the groups of each level above them, and
+            `collapse/cophenetic`, how well angles between class means follow the tree, whatever the axes.
 
     Returns:
         Name -> value, NaN where a measure is undefined for these features (a run that diverged or collapsed must not
@@ -92,6 +93,8 @@ def collapse_summary(
         present = statistics.present.cpu()
         duality = self_duality(statistics.means[statistics.present], frame[:, present.to(frame.device)])
         values["collapse/self_duality"], values["collapse/self_duality_squared"] = duality, duality.square()
+    if hierarchy is not None:
+        values["collapse/cophenetic"] = cophenetic_correlation(statistics.means, hierarchy)
     for level, groups in enumerate([] if hierarchy is None else hierarchy.levels()[:-1], 1):
         values[f"collapse/nc1_level_{level}"] = _nc1(features, groups.to(labels.device)[labels], int(groups.max()) + 1)
     if frame is not None and agreement is not None and cones is not None:

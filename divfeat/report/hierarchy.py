@@ -167,6 +167,7 @@ def _section(title: str, summary: StudySummary) -> Section:
         Metric("severity", SEVERITY),
         *numbered(r"test/hierarchical_distance_(\d+)", "distance at {}"),
         Metric("angular collapse", "collapse/angular", digits=4),
+        Metric("tree correlation", "collapse/cophenetic"),
         Metric("fine probe", "test/fine_top1", share=True, digits=2),
         Metric("unseen probe", "test/unseen_top1", share=True, digits=2),
     ]
@@ -222,7 +223,9 @@ def _mistakes(section: Section) -> Table:
         "level of the tree, 1 the coarsest), fine probe (linear, on fine labels) and unseen probe (the same, fitted on images "
         "that the network never saw). Severity: mean distance in the tree of wrong predictions; distance at k: of the first k "
         "ranks, hits counting 0; less is better. Angular collapse: mean absolute difference of the cosines of class means "
-        "(training images) from those of the frozen axes, 0 at collapse to them. Dash: not defined there, or no run."
+        "(training images) from those of the method's own frozen axes, 0 at collapse to them. "
+        "Tree correlation: of one minus these cosines with distances in the tree, over pairs of classes (cophenetic), whatever "
+        "the axes. Dash: not defined there, or no run."
     )
     return Table(["method", "seeds", *(one.head for one in section.mistakes)], rows, caption)
 

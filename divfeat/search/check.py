@@ -14,7 +14,7 @@ from divfeat.experiment import build
 from divfeat.hierarchy import NAME_ONE
 from divfeat.metrics.groups import by_boundary, by_shots
 from divfeat.objectives import OF_TREES
-from divfeat.search.jobs import SEARCH_SEED, baseline, experiment, seed_of, training_key
+from divfeat.search.jobs import SEARCH_SEED, baseline, experiment, name_of, seed_of, training_key
 from divfeat.search.subjects import baseline_subject, corners, own_space, search_space, threshold_method
 from divfeat.search.tuning import tunable
 from divfeat.study_config import StudyConfig
@@ -50,7 +50,11 @@ def check_study(study: StudyConfig, trials: int, root: Path | None = None) -> Pr
         for corner in family.corners(search.low, search.high):
             for own in corners(own_space(search.own)):
                 method = threshold_method(study, {**corner, **own, "release": release}, family.name)
-                build(experiment(study, method, seed), data)
+                try:
+                    build(experiment(study, method, seed), data)
+                except ConfigError as error:
+                    corner_of = f"{name_of(method)!r}, a corner of what search.low, search.high and search.own span"
+                    raise ConfigError(f"{error} (told of {corner_of})") from error
     for name in study.protocol.baselines:  # after what was asked for by name: they rest on it
         try:
             build(experiment(study, baseline(name, study), seed), data)

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from divfeat.config import MethodConfig, ThresholdSpec
 from divfeat.errors import ConfigError
+from divfeat.methods import parts_of
 from divfeat.ranges import RANGES
 from divfeat.search.jobs import baseline, own_numbers, own_values_of, searched_method
 from divfeat.study_config import StudyConfig
@@ -74,18 +75,22 @@ def tried_first(study: StudyConfig, name: str | None = None, release: str | None
         release: The one way of letting go for all of them.
 
     Under `theorem` an angle is at most 45 degrees: beyond half the angle between axes the loss cannot fall below log K
-    (`divfeat.losses.theorem_tau_minus`), and that half is above 45 degrees for any number of classes.
+    (`divfeat.losses.theorem_tau_minus`), and that half is above 45 degrees for any number of classes on a simplex. On other
+    frames it is at most half of `search.high`, which has been checked to stay below the angle between axes.
     """
     family = family_named(name or study.search.family)
     box = {side.name: side for side in family.space(study.search.low, study.search.high)}
     releases = (release,) if release else study.search.releases
     own = own_params(study.search.method, study.search.own)
     rows: list[dict[str, Any]] = []
+    simplex = parts_of(study.search.method).frame == "simplex"
     for index, setting in enumerate(family.tried_first):
         if any(not box[name].low <= value <= box[name].high for name, value in setting.items()):
             continue
         for way in releases if index == 0 and setting else releases[:1]:
-            widest = math.pi / 4 if way == "theorem" else math.pi
+            widest = (
+                math.pi if way != "theorem" else math.pi / 4 if simplex else min(math.pi / 4, study.search.high / 2)
+            )
             values = {
                 name: value if family.other(name) else max(box[name].low, min(value, widest))
                 for name, value in setting.items()

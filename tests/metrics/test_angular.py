@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from divfeat.errors import DataError
 from divfeat.frames import hierarchy_aware_frame, random_orthonormal, simplex_etf
-from divfeat.hierarchy import shipped
-from divfeat.metrics import angular_collapse, self_duality
+from divfeat.hierarchy import Hierarchy, shipped
+from divfeat.metrics import angular_collapse, cophenetic_correlation, self_duality
+from tests.hierarchy.test_tree import trees
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -66,3 +68,33 @@ def test_an_absent_class_is_left_out() -> None:
 def test_shapes_that_do_not_fit(means, frame) -> None:
     with pytest.raises(DataError, match="same K >= 2"):
         angular_collapse(torch.zeros(means), torch.zeros(frame))
+
+
+@given(tree=trees(), seed=st.integers(0, 999), dim=st.integers(2, 7))
+def test_the_cophenetic_correlation_is_that_of_a_plain_loop(tree: Hierarchy, seed: int, dim: int) -> None:
+    means, distances = drawn(seed, tree.num_classes, dim), tree.distances().tolist()
+    pairs = [(i, j) for i in range(tree.num_classes) for j in range(i)]
+    gaps = [float(1 - torch.cosine_similarity(means[i], means[j], dim=0)) for i, j in pairs]
+    apart = [distances[i][j] for i, j in pairs]
+    found = cophenetic_correlation(means, tree)
+    if tree.is_even:
+        assert found.isnan()
+    else:
+        assert float(found) == pytest.approx(stats.pearsonr(gaps, apart).statistic, abs=1e-9)
+        scaled = cophenetic_correlation(3 * means @ random_orthonormal(dim, dim), tree)
+        assert float(scaled) == pytest.approx(float(found), abs=1e-9)
+
+
+def test_the_cophenetic_correlation_of_axes() -> None:
+    """High on hierarchy-aware ones, 1 where cosines fall alike a level, undefined on a simplex; absent classes are left out."""
+    tree = shipped("cifar100")
+    axes = hierarchy_aware_frame(tree, 100, gamma=2.0).T
+    assert 0.97 < float(cophenetic_correlation(axes, tree)) < 1
+    assert cophenetic_correlation(simplex_etf(100, 100).T, tree).isnan()
+    linear = torch.linalg.cholesky(1 - tree.distances().double() / 10)
+    assert float(cophenetic_correlation(linear, tree)) == pytest.approx(1)
+    absent = linear.clone()
+    absent[3] = math.nan
+    assert float(cophenetic_correlation(absent, tree)) == pytest.approx(1)
+    with pytest.raises(DataError, match="the tree has 100 classes"):
+        cophenetic_correlation(axes[:99], tree)

@@ -17,6 +17,7 @@ from divfeat.search.check import check_study
 from divfeat.search.jobs import PAPER_MINOR, baseline, experiment
 from divfeat.search.plan import Plan, make_plan
 from divfeat.search.study import Study
+from divfeat.search.subjects import tried_first
 from divfeat.study_config import ExecutionConfig
 from divfeat.thresholds import PAPER_ANGLE
 from tests.search.samples import make_study
@@ -66,6 +67,20 @@ def test_objectives_over_a_tree_are_checked_before_training(data: dict, objectiv
     study = make_study(data={"train_level": "fine"} | data, search={"objectives": objectives})
     with pytest.raises((ConfigError, DataError), match=message):
         check_study(study, trials=20)
+
+
+def test_a_searched_corner_that_no_tau_minus_fits_is_named() -> None:
+    """Axes of near classes come nearer as gamma falls, and a cone of 85 degrees is wider than that."""
+    settings = {"releases": ["theorem"]}
+    message = r"closest axes \d+\.\d deg.*\(told of 'hinge_haf theorem 85.0 deg gamma=0.5 .*search.high"
+    with pytest.raises(ConfigError, match=message):
+        check_study(make_study("digits-hierarchy", search=settings), trials=20)
+    narrow = make_study("digits-hierarchy", search=settings | {"high": 0.9})
+    check_study(narrow, trials=20)
+    # Half the angle between axes, beyond which the loss cannot fall below log K, is at least half of that.
+    assert max(params["tau"] for params in tried_first(narrow)) == pytest.approx(0.45)
+    flat = tried_first(make_study(search=settings))
+    assert max(params["tau"] for params in flat) == pytest.approx(np.pi / 4)
 
 
 def test_constraints_over_a_tree_are_checked_before_training() -> None:
