@@ -14,7 +14,7 @@ from torch import nn
 from divfeat.axes import frame_of
 from divfeat.config import ExperimentConfig, MethodConfig, ThresholdSpec
 from divfeat.data.prepare import PreparedData, prepare
-from divfeat.errors import ConfigError
+from divfeat.errors import ConfigError, DataError
 from divfeat.experiment import ExperimentResult, class_context, run
 from divfeat.experiment import build as assembled
 from divfeat.frames import class_mean_frame, hierarchy_similarity, orthonormal_frame, simplex_etf
@@ -341,6 +341,29 @@ def test_the_plain_network_of_larger_images_is_that_of_the_methods_without_a_pro
     assert found.metrics["train/accuracy"] > 0.3 and found.provenance["feature_dim"] == 20
     images = torch.from_numpy(prepared().evaluation.images)
     torch.testing.assert_close(found.features["val"].before, found.extractor(images).before)
+
+
+def test_a_checkpoint_is_not_taken_up_with_another_tree(tmp_path: Path) -> None:
+    """The file that the configuration names may have changed since."""
+    path, stages = tmp_path / "tree.json", tmp_path / "stages"
+    path.write_text(json.dumps({"low": list("01234"), "high": list("56789")}))
+    made = config(method={"name": "flamingo"}, data={"hierarchy": str(path)})
+
+    def kill(epoch: int, metrics: Any) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(made, None, kill, stages=stages, checkpoint_seconds=0.0)
+    path.write_text(json.dumps({"low": list("01235"), "high": list("46789")}))
+    with pytest.raises(
+        DataError, match=r"on other images or with another tree of the classes.*remove it to start afresh"
+    ):
+        run(made, None, stages=stages)
+    path.write_text(json.dumps({"low": list("01234"), "high": list("56789")}))
+    epochs: list[int] = []
+    run(made, None, lambda epoch, metrics: epochs.append(epoch), stages=stages)
+    assert epochs == [1, 2]
 
 
 def test_crm_ranks_what_the_plain_network_knows() -> None:
