@@ -198,6 +198,12 @@ def test_the_readme_says_what_mistakes_over_a_tree_say():
         assert min(found, key=found.get) == "crm"
     angles = [f"{mean(digits, name, 'collapse/angular'):.3f}" for name in ("haframe", "haframe_ce")]
     assert f"come to {angles[0]} of those of the frame, {angles[1]} without it" in text
+    follow = [
+        f"{mean(digits, name, 'collapse/cophenetic'):.2f}"
+        for name in ("haframe", "haframe_ce", "ce_no_projector", "hafeature")
+    ]
+    said = "with its distances is {}, against {} without that loss, {} for cross-entropy and {} for HAFeature"
+    assert said.format(*follow) in text
     angles = [f"{mean(photos, name, 'collapse/angular'):.3f}" for name in ("haframe", "haframe_ce")]
     assert f"further away with it ({angles[0]}) than without ({angles[1]})" in text
     rows = (ROOT / "results" / "hierarchy" / "hierarchy.md").read_text(encoding="utf-8").splitlines()

@@ -54,6 +54,7 @@ REFERENCE = "ce_no_projector"
 TEXT, NUMBERS = "hierarchy.md", "hierarchy.json"
 BLOCK = MarkedBlock("hierarchy-table")
 ACCURACY, SEVERITY = "test/accuracy", "test/mistake_severity"
+COPHENETIC = "collapse/cophenetic"
 #: Compared with the reference, and what a verdict calls the one that is no score.
 _COMPARED = {ACCURACY: "", SEVERITY: "mistake severity"}
 
@@ -167,7 +168,7 @@ def _section(title: str, summary: StudySummary) -> Section:
         Metric("severity", SEVERITY),
         *numbered(r"test/hierarchical_distance_(\d+)", "distance at {}"),
         Metric("angular collapse", "collapse/angular", digits=4),
-        Metric("tree correlation", "collapse/cophenetic"),
+        Metric("tree correlation", COPHENETIC),
         Metric("fine probe", "test/fine_top1", share=True, digits=2),
         Metric("unseen probe", "test/unseen_top1", share=True, digits=2),
     ]
@@ -217,6 +218,12 @@ def _mistakes(section: Section) -> Table:
         [name, len(runs.completed), *(estimate(one.values(runs), one.digits) for one in section.mistakes)]
         for name, runs in section.runs.items()
     ]
+    follows = (
+        "Tree correlation: of one minus these cosines with distances in the tree, over pairs of classes (cophenetic), whatever "
+        "the axes. "
+        if any(one.key == COPHENETIC for one in section.mistakes)
+        else ""
+    )
     caption = (
         "Test, mean ± half the width of the 95 % Student-t interval over the confirmation seeds that finished, each cell for "
         f"itself; last of {section.summary.config.train.epochs} epochs. Percent: accuracy, level (the group predicted on that "
@@ -224,8 +231,7 @@ def _mistakes(section: Section) -> Table:
         "that the network never saw). Severity: mean distance in the tree of wrong predictions; distance at k: of the first k "
         "ranks, hits counting 0; less is better. Angular collapse: mean absolute difference of the cosines of class means "
         "(training images) from those of the method's own frozen axes, 0 at collapse to them. "
-        "Tree correlation: of one minus these cosines with distances in the tree, over pairs of classes (cophenetic), whatever "
-        "the axes. Dash: not defined there, or no run."
+        f"{follows}Dash: not defined there, or no run."
     )
     return Table(["method", "seeds", *(one.head for one in section.mistakes)], rows, caption)
 
