@@ -30,7 +30,9 @@ _SCORES = ("accuracy", BALANCED, *(group for partition in PARTITIONS for group i
 #: Linear probes -> metric, a share.
 _PROBES = {"fine probe": "test/fine_top1", "unseen probe": "test/unseen_top1"}
 #: Over a tree -> metric, as it is.
-_MISTAKES = {OBJECTIVES[name].short: OBJECTIVES[name].test for name in OF_TREES}
+_MISTAKES = {OBJECTIVES[name].short: OBJECTIVES[name].test for name in OF_TREES} | {
+    "tree correlation": "collapse/cophenetic"
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ class FixedTable:
         if mistakes:
             caption += (
                 " Severity: mean distance in the tree of the wrong predictions; hierarchical distance at k: of the first k "
-                "ranks, hits counting 0; both as they are, less is better."
+                "ranks, hits counting 0; both as they are, less is better. Tree correlation: over pairs of classes, of one minus "
+                "the cosine of their means (training images) with their distance in the tree."
             )
         blocks: list[Block] = [Table(headers, [self._row(one, shown, mistakes, held) for one in self.runs], caption)]
         if self.note:

@@ -251,6 +251,7 @@ def test_probes_and_where_there_is_a_tree_mistakes_have_columns(done, tmp_path):
         metrics = row["metrics"] | {
             "test/mistake_severity": 2 + rng.random(),
             "test/hierarchical_distance_20": rng.random(),
+            "collapse/cophenetic": rng.random(),
         }
         append_line(tmp_path / ROWS, row | {"metrics": metrics})
     text = write_fixed(jobs, tmp_path, study(), reference="ce_etf", command="python it")
@@ -263,6 +264,7 @@ def test_probes_and_where_there_is_a_tree_mistakes_have_columns(done, tmp_path):
         ("unseen probe", "test/unseen_top1", 100, 2),
         ("mistake severity", "test/mistake_severity", 1, 3),
         ("hierarchical distance at 20", "test/hierarchical_distance_20", 1, 3),
+        ("tree correlation", "collapse/cophenetic", 1, 3),
     ):
         values = [scale * metrics[metric] for metrics in made]
         expected = f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
