@@ -79,7 +79,7 @@ def hierarchy_aware_frame(
     """
     similarity = hierarchy_similarity(hierarchy, gamma, s_min)
     values, vectors = torch.linalg.eigh(similarity)
-    rounding = max(_NO_EIGENVALUE, 4 * len(values) * torch.finfo(values.dtype).eps * float(values.max()))
+    rounding = max(_AT_THE_BOUND, 4 * len(values) * torch.finfo(values.dtype).eps * float(values.max()))
     values = values.where(values > rounding, 0.0)
     rank = int((values > 0).sum())
     if dim < rank:
@@ -148,8 +148,10 @@ def hierarchy_similarity(
     return ((1 - chosen) * decay + chosen).fill_diagonal_(1.0)
 
 
-#: Eigenvalues up to here are rounding; of large matrices, larger ones too.
+#: Eigenvalues up to here are rounding.
 _NO_EIGENVALUE = 1e-12
+#: The same at the bound of s_min, which is computed itself; of large matrices, larger ones too. Gram matrices stay true to 1e-9.
+_AT_THE_BOUND = 1e-10
 #: A bound that was copied with five digits is the bound.
 _SLACK = 1e-5
 #: The published search: so many values, eigenvalues within this of zero taken as zero.

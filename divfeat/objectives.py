@@ -144,9 +144,9 @@ OBJECTIVES: dict[str, Measure] = {
 #: Those that need a tree of the classes (`data.hierarchy`), and the deepest rank each looks at.
 OF_TREES: dict[str, int] = {"severity": 1, "distance": 1, "distance_5": 5, "distance_20": 20}
 
-#: What a metric counts as where runs are compared and it has nothing to be a mean over, by the name of the metric: without a
-#: mistake there is no severity (recorded as null), and no mistake is better than the smallest.
-OF_NOTHING: dict[str, float] = {OBJECTIVES["severity"].validation: 0.0, OBJECTIVES["severity"].test: 0.0}
+#: What a validation metric counts as in a search where it has nothing to be a mean over: without a mistake there is no severity
+#: (recorded as null), and no mistake is better than the smallest. On test it stays undefined, and the seed without a score.
+OF_NOTHING: dict[str, float] = {OBJECTIVES["severity"].validation: 0.0}
 
 #: Metrics of an epoch, on which a training can be ended (`search.stop`). Those that begin with `followed/` are measured on
 #: up to 1,000 training images after 1, 2, 4, 8, ... epochs and the last.

@@ -56,6 +56,11 @@ class Parts:
         """Names of the parts that do something."""
         return frozenset(name for name, value in self.other_than(OFF).items() if value not in (0, "natural"))
 
+    @property
+    def nothing_on_an_even_tree(self) -> bool:
+        """Whether it is cross-entropy by another name where all classes are at one distance."""
+        return self.second == "crm" or self.levels == "flamingo" or bool(self.hierarchical_ce)
+
     def other_than(self, base: Parts) -> dict[str, Any]:
         """The values in which this differs from `base`, by name."""
         return {name: value for name in NAMES if (value := getattr(self, name)) != getattr(base, name)}

@@ -23,7 +23,7 @@ from divfeat.config import (
 from divfeat.errors import ConfigError, unknown
 from divfeat.objectives import EPOCH_METRICS, OBJECTIVES
 from divfeat.storage import PATIENCE_SECONDS, is_uri, parse
-from divfeat.validation import Frozen, Later, digest, without
+from divfeat.validation import Frozen, Later, build, digest, without
 
 #: Samplers that keep no state besides the trials, so that they can take over those of a plainer family.
 REFINING = ("tpe", "gp", "random")
@@ -299,7 +299,10 @@ class ProtocolConfig(Frozen):
                         f"own: {part}={value:g} of {name!r} lies outside the range that protocol.tune searches, {RANGES[part]}; "
                         "give one inside, or tune=false"
                     )
-            parts_of(MethodConfig.model_validate({"name": name, **values}))
+            try:
+                parts_of(build(MethodConfig, {"name": name, **values}))
+            except ConfigError as error:
+                raise ValueError(f"own: baseline {name!r} with {values}: {error}") from error
         return self
 
     @model_validator(mode="after")

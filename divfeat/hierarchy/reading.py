@@ -11,7 +11,7 @@ from typing import Any
 from divfeat.errors import DataError
 from divfeat.hierarchy.tree import Hierarchy
 
-#: Columns of a table that name no level where they hold whole numbers.
+#: Columns of a table that name no level; `label` does where it is the last one and holds names.
 _NO_LEVEL = ("id", "index", "label")
 
 
@@ -20,8 +20,8 @@ def load(path: Path) -> Hierarchy:
 
     Args:
         path: `.json`: nested mappings, or iNaturalist's list of categories with their taxa; `.csv` and `.parquet`: one row a
-            class, one column a level from the coarsest to the class, empty where a class lies higher; columns of whole
-            numbers called id, index or label are left out; `.txt`: one relation a
+            class, one column a level from the coarsest to the class, empty where a class lies higher; columns called
+            id, index or label are left out, but for a last one called label that holds names; `.txt`: one relation a
             line, parent and child divided by a tab or else by blanks.
 
     Raises:
@@ -91,13 +91,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Hierarchy:
         if len(row) != len(header):
             raise DataError(f"row {place} has {len(row)} cells, the header {len(header)}")
     cells = [["" if cell is None else str(cell).strip() for cell in row] for row in rows]
-    numbers = [at for at, name in enumerate(header) if name in _NO_LEVEL and all(row[at].isdecimal() for row in cells)]
+    left_out = [at for at, name in enumerate(header) if name in _NO_LEVEL]
+    last = len(header) - 1
+    if header[last] == "label" and not all(row[last].isdecimal() for row in cells):
+        left_out.remove(last)
     try:
-        return Hierarchy.from_table([[cell for at, cell in enumerate(row) if at not in numbers] for row in cells])
+        return Hierarchy.from_table([[cell for at, cell in enumerate(row) if at not in left_out] for row in cells])
     except DataError as error:
-        if not numbers:
+        if not left_out:
             raise
-        out = ", ".join(repr(header[at]) for at in numbers)
+        out = ", ".join(repr(header[at]) for at in left_out)
         raise DataError(f"{error} (left out as no level: {out}; give it another name if it is one)") from error
 
 

@@ -80,7 +80,7 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
     elif parts.soft_labels:
         criterion = SoftLabels(tree_of(config.name, "method.soft_labels", context.hierarchy), parts.soft_labels)
     elif parts.hierarchical_ce:
-        tree = tree_of(config.name, "method.hierarchical_ce", context.hierarchy, uneven=True)
+        tree = tree_of(config.name, "method.hierarchical_ce", context.hierarchy, uneven=parts.nothing_on_an_even_tree)
         criterion = HierarchicalCrossEntropy(tree, parts.hierarchical_ce)
     if method.frame:
         frame = frame_of(config.name, parts, dim, context, seed)
@@ -100,8 +100,8 @@ def build_method(config: MethodConfig, dim: int, context: ThresholdContext, seed
                 frame, parts.cosine, parts.label_smoothing, schedule=parts.cosine_schedule, cone=cone
             )
     elif parts.levels != "none":
-        uneven = parts.levels == "flamingo"
-        tree = tree_of(config.name, f"method.levels={parts.levels!r}", context.hierarchy, uneven=uneven)
+        why = f"method.levels={parts.levels!r}"
+        tree = tree_of(config.name, why, context.hierarchy, uneven=parts.nothing_on_an_even_tree)
         if parts.levels == "flamingo":
             head, criterion = FlamingoHead(dim, tree, seed=seed), LevelCrossEntropy(tree)
         else:

@@ -35,7 +35,7 @@ def collapse_summary(
         labels: int64 [N].
         frame: [D, K] class axes. None leaves out `collapse/nc3`, `collapse/nc4` and every `cone/` entry.
         tau: thresholds in radians, a float or [K]. None leaves out `cone/occupancy` and `cone/clamped`.
-        num_classes: K; None means the frame's, and without a frame one more than the largest label.
+        num_classes: K; None means the frame's, without a frame the tree's, and without either one more than the largest label.
         bias: [K] of the classifier whose agreement with the nearest mean `collapse/nc4` is; None for a frame.
         frozen: Whether the frame is one that features are to collapse onto: with `collapse/angular`, how far the angles of the
             raw class means are from its (mean over pairs of the absolute difference of cosines), `collapse/angular_std` and
@@ -59,6 +59,8 @@ def collapse_summary(
     if frame is not None:
         check_frame(frame, features.shape[1], num_classes)
         num_classes = frame.shape[1]
+    if num_classes is None and hierarchy is not None:
+        num_classes = hierarchy.num_classes
     num_classes = class_count(labels, num_classes)
 
     statistics = class_statistics(features, labels, num_classes)

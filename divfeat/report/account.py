@@ -167,11 +167,12 @@ def own_numbers(summary: StudySummary, plots: Plots) -> Iterator[Block]:
     ]
     ranges = {part: RANGES[part] for one in summary.own_numbers for part in one.published}
     yield Table(
-        ["baseline", "trials", "completed", "as published", "found", f"{summary.score_name}{summary.measure.suffix}"],
+        ["baseline", "trials", "completed", "at first", "found", f"{summary.score_name}{summary.measure.suffix}"],
         rows,
         "Searched on validation the way the thresholds are, one search a baseline: the same seed, objective, sampler"
-        f"{', constraints' * bool(summary.bounds)} and number of trials, the published values first; of the best few, again on "
-        "the selection seeds, the rule that decides the winner takes one, whose mean is given. "
+        f"{', constraints' * bool(summary.bounds)} and number of trials, first the values that are published, or given "
+        "(protocol.own); of the best few, again on the selection seeds, the rule that decides the winner takes one, whose mean "
+        "is given. "
         f"Ranges: {'; '.join(f'{part} {side}' for part, side in ranges.items())}.",
     )
 

@@ -46,13 +46,17 @@ def check_study(study: StudyConfig, trials: int, root: Path | None = None) -> Pr
     seed = seed_of(study, SEARCH_SEED)
     search = study.search
     families = [family_named(name) for name in (*search.refine, search.family)]
+    built = False
     for family, release in itertools.product(families, search.releases):
         for corner in family.corners(search.low, search.high):
             for own in corners(own_space(search.own)):
                 method = threshold_method(study, {**corner, **own, "release": release}, family.name)
                 try:
                     build(experiment(study, method, seed), data)
+                    built = True
                 except ConfigError as error:
+                    if not built:  # of the study, not of its corners
+                        raise
                     corner_of = f"{name_of(method)!r}, a corner of what search.low, search.high and search.own span"
                     raise ConfigError(f"{error} (told of {corner_of})") from error
     for name in study.protocol.baselines:  # after what was asked for by name: they rest on it

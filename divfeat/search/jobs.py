@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from divfeat.config import ExperimentConfig, MethodConfig, Release, ThresholdSpec
+from divfeat.data.trees import FLAT
 from divfeat.errors import ConfigError, unknown
-from divfeat.methods import METHODS, OF_CONES, canonical, method_named, parts_of, spelled_out
+from divfeat.methods import METHODS, OF_CONES, Method, canonical, method_named, parts_of, spelled_out
 from divfeat.study_config import StudyConfig
 from divfeat.thresholds import PAPER_ANGLE, Number, Offset, family_named
 from divfeat.validation import digest
@@ -118,7 +119,7 @@ def _named(name: str, study: StudyConfig) -> MethodConfig:
 def every_baseline(study: StudyConfig) -> tuple[str, ...]:
     """Names of all baselines that mean something beside each other: of two names of one training here the first, and what belongs
     to tables over a tree where there is one."""
-    known = [name for name, method in METHODS.items() if not method.tree or study.data.hierarchy is not None]
+    known = [name for name, method in METHODS.items() if not method.tree or _says_something(method, study)]
     return distinct([name for name in (*known, *_OF_THE_SEARCH) if name != "hinge_ce"], study)
 
 
@@ -126,9 +127,18 @@ def every_tree_baseline(study: StudyConfig) -> tuple[str, ...]:
     """Names of the baselines of tables over a tree: the plain network and the methods of such tables that have no thresholds, on
     the plain network first, frozen axes last; of two names of one training here the first."""
     known = [
-        name for name, method in METHODS.items() if (method.tree or name == "ce_no_projector") and not method.hinge
+        name
+        for name, method in METHODS.items()
+        if not method.hinge and ((method.tree and _says_something(method, study)) or name == "ce_no_projector")
     ]
     return distinct(sorted(known, key=lambda name: METHODS[name].structure), study)
+
+
+def _says_something(method: Method, study: StudyConfig) -> bool:
+    """Whether there is a tree, and for a method that is cross-entropy by another name on a flat one, not that."""
+    return study.data.hierarchy is not None and not (
+        method.parts.nothing_on_an_even_tree and study.data.hierarchy == FLAT
+    )
 
 
 def distinct(names: Sequence[str], study: StudyConfig) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class LowestRisk(SecondStage):
 
     def check(self, config: ExperimentConfig, parts: Parts, classes: ThresholdContext) -> None:
         """Needs a tree."""
-        tree_of(config.method.name, "method.second='crm'", classes.hierarchy, uneven=True)
+        tree_of(config.method.name, "method.second='crm'", classes.hierarchy, uneven=parts.nothing_on_an_even_tree)
 
     def run(self, first: FirstStage) -> tuple[Learner, TrainResult]:
         """The trained network with other scores."""

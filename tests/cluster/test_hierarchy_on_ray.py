@@ -49,7 +49,6 @@ def test_the_table_over_a_tree_runs_to_its_end(on_cluster: Command, tmp_path: Pa
     for seed in {seed for _, seed in confirmed}:
         plain, crm = (found[confirmed[name, seed]]["metrics"] for name in ("ce_no_projector", "crm"))
         assert plain["collapse/nc1"] == crm["collapse/nc1"] and plain["test/fine_top1"] == crm["test/fine_top1"]
-        assert crm["test/hierarchical_distance_5"] <= plain["test/hierarchical_distance_5"]
     for key in confirmed.values():
         with np.load(study / "runs" / key / "correct.npz") as arrays:
             right = (arrays["predicted"] == arrays["label"]).mean()

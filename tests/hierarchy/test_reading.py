@@ -44,7 +44,14 @@ def test_all_forms_give_one_tree(tmp_path: Path) -> None:
 def test_a_column_of_names_is_a_level_whatever_it_is_called(tmp_path: Path) -> None:
     """And a line without anything is none."""
     path = written(tmp_path, "a.csv", "kind,label\na,x\n\na,y\nb,z\n\n")
-    assert Hierarchy.load(path) == Hierarchy.from_nested({"a": ["x", "y"], "b": ["z"]})
+    expected = Hierarchy.from_nested({"a": ["x", "y"], "b": ["z"]})
+    assert Hierarchy.load(path) == expected
+    for header, *rows in (
+        ("id,kind,class", "n01,a,x", "n02,a,y", ",b,z"),
+        ("label,kind,index,class", "0,a,0.0,x", "1,a,1.0,y", "2,b,,z"),
+        ("kind,class,id", "a,x,7", "a,y,8", "b,z,9"),
+    ):
+        assert Hierarchy.load(written(tmp_path, "b.csv", "\n".join([header, *rows]))) == expected
 
 
 def test_categories_of_inaturalist(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from divfeat.errors import DataError
+from divfeat.hierarchy import Hierarchy
 from divfeat.metrics import (
     _inputs,
     axis_cosines,
@@ -111,6 +112,12 @@ def test_few_samples_give_nan_where_undefined():
     assert math.isnan(values["collapse/numerical_rank"])
     assert values["collapse/singleton_classes"] == 3
     close(values["collapse/nc2"], 0.0)
+
+
+def test_a_tree_says_how_many_classes_there_are():
+    tree = Hierarchy.from_nested({"a": ["x", "y"], "b": ["z", "w"]})
+    found = collapse_summary(normal((12, 4), 0), torch.arange(12) % 3, hierarchy=tree)  # none of w
+    assert found["collapse/absent_classes"] == 1 and -1 <= found["collapse/cophenetic"] <= 1
 
 
 def test_input_that_does_not_fit():

@@ -75,6 +75,8 @@ def test_a_searched_corner_that_no_tau_minus_fits_is_named() -> None:
     message = r"closest axes \d+\.\d deg.*\(told of 'hinge_haf theorem 85.0 deg gamma=0.5 .*search.high"
     with pytest.raises(ConfigError, match=message):
         check_study(make_study("digits-hierarchy", search=settings), trials=20)
+    with pytest.raises(ConfigError, match=r"^unknown backbone 'nope'.*wrn<depth>_<k>$"):  # of no corner
+        check_study(make_study("digits-hierarchy", search=settings, model={"backbone": "nope"}), trials=20)
     narrow = make_study("digits-hierarchy", search=settings | {"high": 1.15})
     check_study(narrow, trials=20)
     # Half the angle between axes, beyond which the loss cannot fall below log K, is at least half of that.

@@ -17,6 +17,7 @@ from divfeat.search.jobs import (
     baseline,
     canonical,
     every_baseline,
+    every_tree_baseline,
     experiment,
     name_of,
     own_numbers,
@@ -251,6 +252,14 @@ def test_every_method_is_a_baseline(name):
     assert parts_of(method) == METHODS[name].parts
     assert (method.thresholds.family != "none") == METHODS[name].hinge
     assert experiment(study, method, 0).key == experiment(study, canonical(method), 0).key
+
+
+def test_tables_over_a_flat_tree_leave_out_what_is_cross_entropy_there():
+    study = make_study("digits-lt", data={"hierarchy": "flat"})
+    names = {"crm", "crm_type2", "flamingo", "flamingo_type2", "hierarchical_ce"}
+    for rows in (every_baseline, every_tree_baseline):
+        assert set(rows(make_study("digits-lt", data={"hierarchy": "coarse"}))) - set(rows(study)) == names
+    assert {"haframe", "hafeature", "tree_soft_labels"} <= {*every_tree_baseline(study)}
 
 
 def test_own_numbers_of_a_baseline_replace_those_of_its_name():
