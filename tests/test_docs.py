@@ -20,6 +20,7 @@ from divfeat.files import read_json
 from divfeat.methods import METHODS
 from divfeat.ranges import RANGES
 from divfeat.report import long_tail
+from divfeat.report.columns import WINNER_ROW
 from divfeat.report.commands import extractor_lines
 from divfeat.report.reading import read_summary
 from divfeat.report.words import interval, signed
@@ -216,17 +217,27 @@ def test_the_readme_says_what_mistakes_over_a_tree_say():
         ]
         assert gain in row and gain in text
     assert "−0.121 [−0.188, −0.053]" in text and "−0.121 [−0.188, −0.053]" in row
-    coarse = read_json(ROOT / "results" / "tin100-hierarchy-coarse" / "fixed.json")["methods"]
-    for name in ("haframe", "cones"):
-        severity, plain = (np.mean(coarse[one]["mistakes"]["mistake severity"]) for one in (name, "ce_no_projector"))
-        probe, other = (np.mean(coarse[one]["scores"]["fine probe"]) for one in (name, "ce_no_projector"))
-        said = (
-            f"({severity:.3f}, {probe:.2f})"
-            if name == "cones"
-            else f"{plain:.3f} to {severity:.3f}, and the fine probe with it, {other:.2f} to {probe:.2f}"
-        )
-        assert said in text
-    assert f"held {np.mean(coarse['cones']['held']['inside']):.2f} % of the images" in text
+    tree, cones = read_json(ROOT / "results" / "hierarchy-coarse" / "hierarchy.json")["data"]
+    probes = {name: mean(tree, name, "test/fine_top1") for name in tree["methods"]}
+    severities = {name: mean(tree, name, "test/mistake_severity") for name in tree["methods"]}
+    assert f"(`haframe` {probes['haframe']:.2f}, `ce_etf` {probes['ce_etf']:.2f})" in text
+    assert f"severity of {severities['haframe']:.3f} against {severities['ce_etf']:.3f}" in text
+    assert tree["methods"][WINNER_ROW]["configuration"] == "hinge_haf gate 65.0 deg"
+    assert f"one of 65 degrees: {probes[WINNER_ROW]:.2f} at {severities[WINNER_ROW]:.3f}" in text
+    assert cones["methods"][WINNER_ROW]["configuration"] == "ce_etf"
+    assert max(probes, key=probes.get) == "ce_no_projector"
+    page = (ROOT / "results" / "hierarchy-coarse" / "hierarchy.md").read_text(encoding="utf-8")
+    sizes = re.findall(r"\| \d of 5 \|.*\| (\d+) \|\n", page)
+    assert len(sizes) == 8 and set(sizes) == {"128"}
+    verdict = read_json(ROOT / "results" / "tin100-coarse-tree" / "verdict.json")["objectives"][0]
+    assert {one["verdict"] for one in verdict["comparisons"]} == {"not shown"}
+    verdict = read_json(ROOT / "results" / "tin100-coarse-cones" / "verdict.json")["objectives"][0]
+    (lost,) = [one for one in verdict["comparisons"] if one["name"] == "ce_no_projector"]
+    by = f"{-lost['mean']:.2f} [{-lost['high']:.2f}, {-lost['low']:.2f}]"
+    assert lost["verdict"] == "worse" and f"keeps most: {probes['ce_no_projector']:.2f}, {by} points above" in text
+    fixed = read_json(ROOT / "results" / "tin100-hierarchy-coarse" / "fixed.json")["methods"]
+    other, probe = (np.mean(fixed[name]["scores"]["fine probe"]) for name in ("ce_no_projector", "haframe"))
+    assert f"the probe fell further, {other:.2f} to {probe:.2f}" in text
     ended = {
         key: one["terminal_phase"]
         for key, one in read_json(ROOT / "results" / "digits-hierarchy" / "verdict.json")["methods"].items()
