@@ -59,6 +59,6 @@ def tree_of(name: str, why: str, hierarchy: Hierarchy | None, *, uneven: bool = 
     if uneven and hierarchy.is_even:
         raise ConfigError(
             f"{name!r} ({why}) is cross-entropy by another name where all classes are at one distance, as in the tree that "
-            f"data.hierarchy names: name one in which some are nearer than others, or use ce_no_projector"
+            "data.hierarchy names: name one in which some are nearer than others, or use ce_no_projector"
         )
     return hierarchy

@@ -60,7 +60,7 @@ def cophenetic_correlation(means: Tensor, hierarchy: Hierarchy) -> Tensor:
     """How well the angles between class means follow the distances of a tree, whatever the axes (Sokal and Rohlf, 1962).
 
     Pearson's correlation, over pairs of classes, of one minus the cosine of their means with their distance in the tree: 1 where
-    means of near classes are near in proportion, 0 where the tree says nothing of them, as on a simplex.
+    means of near classes are near in proportion, 0 where the tree says nothing of them.
 
     Args:
         means: [K, D], raw class means of features; NaN stands for an absent class, which is left out.

@@ -83,14 +83,14 @@ def tried_first(study: StudyConfig, name: str | None = None, release: str | None
     releases = (release,) if release else study.search.releases
     own = own_params(study.search.method, study.search.own)
     rows: list[dict[str, Any]] = []
-    simplex = parts_of(study.search.method).frame == "simplex"
+    narrow = math.pi / 4
+    if parts_of(study.search.method).frame != "simplex":
+        narrow = min(narrow, study.search.high / 2)
     for index, setting in enumerate(family.tried_first):
         if any(not box[name].low <= value <= box[name].high for name, value in setting.items()):
             continue
         for way in releases if index == 0 and setting else releases[:1]:
-            widest = (
-                math.pi if way != "theorem" else math.pi / 4 if simplex else min(math.pi / 4, study.search.high / 2)
-            )
+            widest = narrow if way == "theorem" else math.pi
             values = {
                 name: value if family.other(name) else max(box[name].low, min(value, widest))
                 for name, value in setting.items()
